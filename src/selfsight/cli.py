@@ -1,0 +1,86 @@
+"""The verbs on the command line, generated from their signatures. Nothing is decided here."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import sys
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from selfsight import __version__
+from selfsight.errors import SelfsightError
+
+VERBS = ("pretrain", "embed", "evaluate", "report", "demo")
+
+app = App(
+    name="selfsight",
+    version=__version__,
+    help="Self-supervised learning for machine vision: pretrain on images without labels, prove it worked, use it.",
+)
+
+
+def _command(name: str) -> None:
+    """Put a verb on the command line: `--out` is also `-o`, and every verb has `--json`.
+
+    A verb module holds the verb, `show` that prints its result for people, and `summary` where the
+    result is not already plain.
+    """
+    module = importlib.import_module(f"selfsight.verbs.{name}")
+    verb = getattr(module, name)
+    signature = inspect.signature(verb, eval_str=False)
+    hints = inspect.get_annotations(verb, eval_str=False)
+
+    def run(*args: Any, json_: bool = False, **kwargs: Any) -> None:
+        result = verb(*args, **kwargs)
+        plain = module.summary(result) if hasattr(module, "summary") else result
+        if json_:
+            print(json.dumps(plain))
+        else:
+            module.show(plain)
+
+    parameters = []
+    for parameter in signature.parameters.values():
+        hint = (
+            eval(hints[parameter.name], vars(module))
+            if isinstance(hints[parameter.name], str)
+            else hints[parameter.name]
+        )
+        names = ("--out", "-o") if parameter.name == "out" else None
+        parameters.append(parameter.replace(annotation=Annotated[hint, Parameter(name=names, negative_none=())]))
+    parameters.append(
+        inspect.Parameter(
+            "json_",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object on stdout.")],
+        )
+    )
+    run.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    run.__doc__ = verb.__doc__
+    app.command(run, name=name)
+
+
+for _name in VERBS:
+    _command(_name)
+
+
+def main() -> None:
+    """Run the command line. A user's mistake is one sentence on stderr and exit code 2."""
+    try:
+        app(result_action="return_value")
+    except SelfsightError as error:
+        print(f"selfsight: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("selfsight: stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

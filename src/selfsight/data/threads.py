@@ -1,0 +1,53 @@
+"""Work done in threads, results in order, a bounded number ahead, with a progress bar on stderr."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_threads(work: Callable[[T], R], inputs: Sequence[T], title: str, ahead: int = 512) -> Iterator[R]:
+    """Yield `work(x)` for each of `inputs`, in order, at most `ahead` of them finished or under way."""
+    waiting: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(max_workers=min(32, 2 * (os.cpu_count() or 1))) as pool:
+        yield from track(_ordered(pool, work, inputs, waiting, ahead), title, len(inputs))
+
+
+def _ordered(
+    pool: ThreadPoolExecutor, work: Callable[[T], R], inputs: Sequence[T], waiting: deque[Future[R]], ahead: int
+) -> Iterator[R]:
+    try:
+        for value in inputs:
+            if len(waiting) == ahead:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(work, value))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # stopped early: what has not begun is not begun
+        for future in waiting:
+            future.cancel()
+
+
+def console():  # type: ignore[no-untyped-def]
+    """The rich console on stderr: stdout is kept for results and `--json`."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def track(items: Iterator[T], title: str, total: int) -> Iterator[T]:
+    """Yield `items` while a bar with count and time left runs on stderr, where stderr is a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console(), transient=True) as progress:
+        task = progress.add_task(title, total=total)
+        for item in items:
+            yield item
+            progress.advance(task)

@@ -1,0 +1,1 @@
+"""timm models behind one interface."""

@@ -1,0 +1,87 @@
+"""Features of a collection's items: decoded as the encoder asks, in float32, in eval mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from selfsight.data.collection import Collection
+from selfsight.data.decoding import Unreadable, decode
+from selfsight.data.threads import in_threads
+from selfsight.encoders.encoder import Encoder, Preprocessing
+
+BATCH = 256
+
+
+def to_input(pixels: np.ndarray, preprocessing: Preprocessing) -> Tensor:
+    """[B, H, W, C] in own depth to normalised [B, C, H, W] float32."""
+    low, high = preprocessing.window
+    images = torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2)
+    images = ((images - low) / (high - low)).clamp_(0.0, 1.0)
+    mean = torch.tensor(preprocessing.mean).view(-1, 1, 1)
+    std = torch.tensor(preprocessing.std).view(-1, 1, 1)
+    return (images - mean) / std
+
+
+def input_batches(
+    collection: Collection, rows: pa.Table, preprocessing: Preprocessing, title: str
+) -> Iterator[tuple[list[int], np.ndarray, dict[int, str]]]:
+    """Batches of (row numbers, pixels [B, S, S, C], {row number: reason} of rows that cannot be decoded)."""
+
+    def read(uri: str) -> np.ndarray | str:
+        try:
+            return decode(collection.file(uri), preprocessing.channels, square=preprocessing.size)
+        except Unreadable as error:
+            return str(error)
+
+    numbers: list[int] = []
+    pixels: list[np.ndarray] = []
+    failed: dict[int, str] = {}
+    for number, image in enumerate(in_threads(read, rows["uri"].to_pylist(), title)):
+        if isinstance(image, str):
+            failed[number] = image
+        else:
+            numbers.append(number)
+            pixels.append(image)
+        if len(pixels) == BATCH or (number == len(rows) - 1 and (pixels or failed)):
+            yield numbers, np.stack(pixels) if pixels else np.empty((0,)), failed
+            numbers, pixels, failed = [], [], {}
+
+
+@torch.inference_mode()
+def pooled(
+    encoder: Encoder, collection: Collection, rows: pa.Table | None = None, device: str = "cpu"
+) -> tuple[pa.Table, np.ndarray, dict[str, str]]:
+    """Pooled features of `rows` (all usable ones if not given), each item encoded once and kept.
+
+    Returns the rows that could be decoded, their features [N, D] float32, and {id: reason} of the rest.
+    """
+    assert not encoder.training, "an encoder is measured in eval mode"
+    rows = collection.usable if rows is None else rows
+    digest = encoder.digest
+    known, kept = collection.read_features(digest, rows)
+    missing = np.flatnonzero(~known)
+    features = np.zeros((len(rows), encoder.dim), dtype=np.float32)
+    if known.any():
+        features[known] = kept
+    bad: dict[str, str] = {}
+    if len(missing):
+        todo = rows.take(missing)
+        fresh = np.zeros((len(todo), encoder.dim), dtype=np.float32)
+        done: list[int] = []
+        encoder = encoder.to(device)
+        for numbers, pixels, failed in input_batches(collection, todo, encoder.preprocessing, "Encoding"):
+            bad |= {todo["id"][i].as_py(): reason for i, reason in failed.items()}
+            if numbers:
+                images = to_input(pixels, encoder.preprocessing).to(device)
+                fresh[numbers] = encoder(images).pooled.float().cpu().numpy()
+                done += numbers
+        features[missing] = fresh
+        if done:
+            collection.add_features(digest, todo.take(done), fresh[done])
+    keep = [i for i, item in enumerate(rows["id"].to_pylist()) if item not in bad]
+    return rows.take(keep), features[keep], bad

@@ -1,0 +1,127 @@
+"""Making, saving and loading encoders. What is saved loads through timm without selfsight."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+
+from selfsight.encoders.encoder import FORMAT_VERSION, Encoder, Preprocessing
+from selfsight.errors import SelfsightError
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def create(
+    name: str, preprocessing: Preprocessing, args: dict[str, Any] | None = None, pretrained: bool = False
+) -> Encoder:
+    """A timm model without classifier, fitted to the channels and, where its shape depends on it, the
+    size of the data. `args` go to the model. Raises `SelfsightError` for a name timm does not know."""
+    name = name.removeprefix("timm/")
+    if not timm.is_model(name.split(".")[0]):
+        close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        raise SelfsightError(f"timm has no model {name!r}. {'Close: ' + ', '.join(close) if close else ''}".strip())
+    args = {"in_chans": preprocessing.channels, "num_classes": 0, **(args or {})}
+    if name.startswith(("vit_", "deit", "eva", "swin", "beit")):
+        args.setdefault("img_size", preprocessing.size)
+    try:
+        net = timm.create_model(name, pretrained=pretrained, **args)
+    except Exception as error:  # timm, the hub and the network raise many kinds
+        what = "load the weights of" if pretrained else "make"
+        raise SelfsightError(f"Cannot {what} {name!r} with {args}: {str(error).splitlines()[0]}") from None
+    cfg: Any = net.pretrained_cfg
+    licence = cfg.get("license", "unknown") if pretrained else "none: trained from random weights"
+    return Encoder(net, preprocessing, {"starting_weights": name if pretrained else None, "licence": licence})
+
+
+def stock(name: str, channels: int, depth: int) -> Encoder:
+    """A pretrained timm model with its own size and normalisation, fitted to `channels`."""
+    base = name.removeprefix("timm/")
+    cfg = timm.get_pretrained_cfg(base, allow_unregistered=False) if timm.is_model(base.split(".")[0]) else None
+    size = cfg.input_size[-1] if cfg else 224
+    mean, std = (cfg.mean, cfg.std) if cfg else IMAGENET
+    if channels != 3:  # the mean filter of RGB, the mean statistics
+        mean, std = (float(np.mean(mean)),) * channels, (float(np.mean(std)),) * channels
+    window = (0.0, 255.0 if depth <= 8 else 65535.0)
+    return create(base, Preprocessing(channels, size, window, tuple(mean), tuple(std)), pretrained=True)
+
+
+def save(encoder: Encoder, folder: str | os.PathLike[str]) -> None:
+    """Write `config.json` and `model.safetensors`. Each file replaces its elder in one step."""
+    from timm.models import save_for_hf
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    p = encoder.preprocessing
+    data_config = {
+        "input_size": (p.channels, p.size, p.size),
+        "mean": p.mean,
+        "std": p.std,
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+        "crop_mode": "squash",
+    }
+    partial = folder / "partial"
+    save_for_hf(encoder.net, str(partial), data_config=data_config, safe_serialization=True)
+    config = partial / "config.json"
+    content = json.loads(config.read_text())
+    content["selfsight"] = {"format_version": FORMAT_VERSION, "window": p.window, **encoder.about}
+    config.write_text(json.dumps(content, indent=2))
+    os.replace(partial / "model.safetensors", folder / "model.safetensors")
+    os.replace(config, folder / "config.json")  # last: its presence says the encoder is whole
+    partial.rmdir()
+
+
+def read_folder(folder: str | os.PathLike[str]) -> Encoder:
+    """The encoder saved in `folder`, in eval mode. Raises `SelfsightError` if it is not one."""
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        about = config.get("selfsight", {})
+        cfg = config["pretrained_cfg"]
+    except (OSError, KeyError, ValueError) as error:
+        raise SelfsightError(f"{folder} holds no encoder ({type(error).__name__}: {error}).") from None
+    if about.get("format_version", 1) > FORMAT_VERSION:
+        raise SelfsightError(f"{folder} was written by a newer selfsight. Run: pip install -U selfsight")
+    window = tuple(about.get("window", (0.0, 255.0)))
+    size = cfg["input_size"]
+    preprocessing = Preprocessing(size[0], size[-1], window, tuple(cfg["mean"]), tuple(cfg["std"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            net = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        except Exception as error:  # a damaged file raises many kinds
+            raise SelfsightError(f"The encoder in {folder} cannot be read: {str(error).splitlines()[0]}") from None
+    rest = {k: v for k, v in about.items() if k not in ("format_version", "window")}
+    return Encoder(net, preprocessing, rest).eval()
+
+
+def load(model: str | os.PathLike[str], channels: int | None = None, depth: int = 8) -> Encoder:
+    """The encoder of a run folder, of an encoder folder, or of a stock timm name.
+
+    `channels` and `depth` (bits) of the data fit a stock model, which brings no data of its own.
+    """
+    path = Path(model)
+    for folder in (path / "encoder", path):
+        if (folder / "config.json").exists():
+            return read_folder(folder)
+    if path.exists() or (os.sep in str(model) and not timm.is_model(str(model).removeprefix("timm/").split(".")[0])):
+        raise SelfsightError(f"{model} holds no encoder. Give a run folder, or the name of a timm model.")
+    return stock(str(model), channels or 3, depth).eval()
+
+
+def random_like(encoder: Encoder, seed: int = 0) -> Encoder:
+    """The same architecture and preprocessing with random weights: the control of every evaluation."""
+    net: Any = encoder.net
+    args = {k: v for k, v in getattr(net, "_model_args", {}).items() if k not in ("num_classes", "in_chans")}
+    name = net.pretrained_cfg["architecture"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = create(name, encoder.preprocessing, args)
+    return fresh.eval()

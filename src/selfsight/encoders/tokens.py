@@ -1,0 +1,36 @@
+"""What timm's ViTs do not offer: computing only some tokens, and putting a mask token in place of others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+
+def is_token_model(net: nn.Module) -> bool:
+    """Whether `keep` and `replace` work with `net`."""
+    return isinstance(net, VisionTransformer)
+
+
+def forward_tokens(
+    net: Any, images: Tensor, keep: Tensor | None, replace: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, tuple[int, int]]:
+    """Tokens [B, P + N, D] of a timm ViT after its last norm, prefix tokens first, and the grid (h, w).
+
+    With `keep` [B, K] only the P prefix tokens and these K tokens pass through the blocks.
+    """
+    x = net.patch_embed(images)  # [B, N, D], or [B, h, w, D] with dynamic image sizes
+    grid = (x.shape[1], x.shape[2]) if x.ndim == 4 else net.patch_embed.dynamic_feat_size(images.shape[2:])
+    if replace is not None:
+        mask, token = replace
+        where = mask.view(*x.shape[:-1], 1)
+        x = torch.where(where, token.to(x.dtype), x)
+    x = net._pos_embed(x)  # the one place where timm adds position and prefix tokens
+    if keep is not None:
+        prefix, rest = x[:, : net.num_prefix_tokens], x[:, net.num_prefix_tokens :]
+        rest = rest.gather(1, keep[:, :, None].expand(-1, -1, rest.shape[2]))  # [B, K, D]
+        x = torch.cat([prefix, rest], dim=1)
+    x = net.norm_pre(net.patch_drop(x))
+    return net.norm(net.blocks(x)), grid

@@ -1,0 +1,175 @@
+"""The objective contract and its registry: one pretext task a file, one module that contains the encoder."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from selfsight.encoders.encoder import Encoder
+from selfsight.errors import SelfsightError
+from selfsight.views.make import View
+from selfsight.views.plan import ViewPlan, same_but_count
+
+
+@dataclass
+class Loss:
+    """total: a float32 scalar to minimise; parts: its named terms, detached; embeddings [V, B, D]: what
+    the monitors look at, detached, one row a view."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    embeddings: Tensor
+
+
+class Objective(nn.Module):
+    """A pretext task around its encoder. The training loop wraps, steps and saves only this module.
+
+    Subclasses write `forward`; `after_step` is for what moves without a gradient
+    (EMA, centres, queues). `progress` in [0, 1] is the part of the budget that is spent: schedules
+    are functions of it, never of a step count.
+    """
+
+    views: ViewPlan
+
+    def __init__(self, encoder: Encoder, views: ViewPlan, **options: Any) -> None:
+        super().__init__()
+        if options:
+            raise SelfsightError(f"{type(self).__name__} has no option {', '.join(options)}.")
+        self.encoder = encoder
+        self.views = views
+
+    def forward(self, views: list[View], progress: float) -> Loss:
+        """The loss of one batch's views, which are in the order of `self.views`."""
+        raise NotImplementedError
+
+    def after_step(self, progress: float) -> None:
+        """Called after each optimiser step."""
+
+    def parameter_groups(self, progress: float) -> list[dict[str, Any]]:
+        """Groups for the optimiser: `params`, `weight_decay_scale` (0 for biases and norms), and
+        `lr_scale`. Called once with progress 0 to build the optimiser, then each step for the scales."""
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                (decayed if parameter.ndim > 1 else plain).append(parameter)
+        return [
+            {"params": decayed, "weight_decay_scale": 1.0, "lr_scale": 1.0},
+            {"params": plain, "weight_decay_scale": 0.0, "lr_scale": 1.0},
+        ]
+
+
+def embed_views(encoder: Encoder, projector: nn.Module, views: Sequence[View]) -> Tensor:
+    """Projected pooled features [V, B, D] in float32. Views of one size pass the encoder together."""
+    out: list[Tensor | None] = [None] * len(views)
+    for size in {view.pixels.shape[-1] for view in views}:
+        which = [i for i, view in enumerate(views) if view.pixels.shape[-1] == size]
+        pixels = torch.cat([views[i].pixels for i in which])
+        if pixels.device.type != "mps" and pixels.shape[1] > 1:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        embedded = projector(encoder(pixels).pooled).float()
+        for i, rows in zip(which, embedded.chunk(len(which)), strict=True):
+            out[i] = rows
+    return torch.stack([rows for rows in out if rows is not None])
+
+
+def projector(widths: Sequence[int]) -> nn.Sequential:
+    """Linear layers of `widths`, with batch norm and ReLU between them (Chen et al. 2020, section 4.2)."""
+    layers: list[nn.Module] = []
+    for i, (a, b) in enumerate(pairwise(widths)):
+        last = i == len(widths) - 2
+        layers.append(nn.Linear(a, b, bias=last))
+        if not last:
+            layers += [nn.BatchNorm1d(b), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def in_float32(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator of a loss whose first argument is its embeddings: float32 inside, whatever autocast does.
+
+    Autocast would run the loss's matrix products in bfloat16 even on float32 inputs.
+    """
+
+    @functools.wraps(loss)
+    def run(embeddings: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return loss(embeddings.float(), *args, **kwargs)
+
+    return run
+
+
+def check_views(embeddings: Tensor) -> None:
+    """Raise `ValueError` where a joint-embedding loss has no meaning: under two views or two samples."""
+    views, batch = embeddings.shape[:2]
+    if views < 2 or batch < 2:
+        raise ValueError(f"needs at least 2 views and 2 samples, got {views} views of {batch} samples")
+
+
+class Joint(Objective):
+    """A weighted sum of objectives that share one encoder, on the union of their view plans."""
+
+    def __init__(self, members: Sequence[Objective], weights: Sequence[float] | None = None) -> None:
+        plan = members[0].views
+        for member in members[1:]:
+            plan = plan.union(member.views)
+        super().__init__(members[0].encoder, plan)
+        if any(member.encoder is not self.encoder for member in members):
+            raise ValueError("the members of a joint objective share one encoder")
+        self.members = nn.ModuleList(members)
+        self.weights = list(weights or [1.0] * len(members))
+
+    def forward(self, views: list[View], progress: float) -> Loss:
+        losses: list[Loss] = [m(self._share(cast(Objective, m).views, views), progress) for m in self.members]
+        total = torch.stack([w * loss.total for w, loss in zip(self.weights, losses, strict=True)]).sum()
+        parts = {f"{i}_{name}": part for i, loss in enumerate(losses) for name, part in loss.parts.items()}
+        return Loss(total, parts, losses[0].embeddings)
+
+    def _share(self, plan: ViewPlan, views: list[View]) -> list[View]:
+        """The views of the union that `plan` asked for, in its order."""
+        chosen: list[View] = []
+        for group in plan.groups:
+            like = next(i for i, mine in enumerate(self.views.groups) if same_but_count(group, mine))
+            chosen += [view for view in views if view.group == like][: group.count]
+        return chosen
+
+    def after_step(self, progress: float) -> None:
+        for member in self.members:
+            member.after_step(progress)  # type: ignore[operator]
+
+
+C = TypeVar("C", bound=type[Objective])
+_REGISTRY: dict[str, type[Objective]] = {}
+
+
+def register(name: str) -> Callable[[C], C]:
+    """Class decorator: make an objective known by `name`."""
+
+    def put(cls: C) -> C:
+        _REGISTRY[name] = cls
+        return cls
+
+    return put
+
+
+def registry() -> dict[str, type[Objective]]:
+    """Every objective by name. A file in this folder that registers one is found by itself."""
+    package = importlib.import_module("selfsight.objectives")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"selfsight.objectives.{module.name}")
+    return dict(sorted(_REGISTRY.items()))
+
+
+def find(name: str) -> type[Objective]:
+    """The objective called `name`. Raises `SelfsightError` with the names there are."""
+    known = registry()
+    if name not in known:
+        raise SelfsightError(f"No objective is called {name!r}. There are: {', '.join(known)}.")
+    return known[name]

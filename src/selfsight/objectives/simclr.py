@@ -1,0 +1,64 @@
+"""SimCLR: views of one image are near, views of others far.
+
+Chen, Kornblith, Norouzi and Hinton, "A Simple Framework for Contrastive Learning of Visual
+Representations", ICML 2020, equation 1 (NT-Xent). Decoupled variant: Yeh et al., "Decoupled
+Contrastive Learning", ECCV 2022, equation 6: the positive leaves the denominator.
+
+For V views the other V - 1 views of an anchor are each its positive in turn, and the mean is taken;
+with V = 2 this is the published loss.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfsight.encoders.encoder import Encoder
+from selfsight.objectives.objective import Loss, Objective, check_views, embed_views, in_float32, projector, register
+from selfsight.views.make import View
+from selfsight.views.plan import ViewPlan
+
+
+@in_float32
+def nt_xent(embeddings: Tensor, temperature: float, decoupled: bool = False) -> Tensor:
+    """NT-Xent of `embeddings` [V, B, D], in float32; not yet normalised.
+
+    The chance level is log(V B - V + 1). Raises `ValueError` for one view or one sample.
+    """
+    check_views(embeddings)
+    views, batch, _ = embeddings.shape
+    z = F.normalize(embeddings, dim=2).flatten(0, 1)  # [V B, D]
+    similarity = z @ z.T / temperature  # [V B, V B]
+    item = torch.arange(batch, device=z.device).repeat(views)
+    same = item[:, None] == item[None, :]
+    negatives = similarity.masked_fill(same, float("-inf")).logsumexp(1)  # [V B]
+    positive = same & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+    scores = similarity[positive].view(len(z), views - 1)
+    denominator = negatives[:, None] if decoupled else torch.logaddexp(negatives[:, None], scores)
+    return (denominator - scores).mean()
+
+
+@register("simclr")
+class SimCLR(Objective):
+    """temperature: of the softmax over similarities. decoupled: leave the positive out of the
+    denominator, which helps small batches. hidden, width: of the projector."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        views: ViewPlan,
+        temperature: float = 0.2,
+        decoupled: bool = False,
+        hidden: int = 1024,
+        width: int = 128,
+    ) -> None:
+        super().__init__(encoder, views)
+        self.temperature = temperature
+        self.decoupled = decoupled
+        self.projector = projector([encoder.dim, hidden, width])
+
+    def forward(self, views: list[View], progress: float) -> Loss:
+        z = embed_views(self.encoder, self.projector, views)  # [V, B, D]
+        loss = nt_xent(z, self.temperature, self.decoupled)
+        return Loss(loss, {"nt_xent": loss.detach()}, z.detach())

@@ -1,0 +1,1 @@
+"""The one loop, optimisers, schedules, checkpoints, monitors, the run folder."""

@@ -1,0 +1,101 @@
+"""Checkpoints: safetensors and JSON, written whole or not at all, the last two kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from selfsight.data.threads import console
+
+KEPT = 2
+
+
+def save_checkpoint(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Write `folder`/step-XXXXXXXX. `state` is JSON and holds at least "step"."""
+    final = folder / f"step-{state['step']:08d}"
+    partial = folder / f"{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in _unshared(module).items()}, partial / "module.safetensors")
+    save_file(_optimiser_tensors(optimiser) | _random_states(), partial / "optimiser.safetensors")
+    (partial / "state.json").write_text(json.dumps(state))
+    for file in partial.iterdir():
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(partial, final)
+    for old in sorted(folder.glob("step-*[0-9]"))[:-KEPT]:
+        shutil.rmtree(old)
+
+
+def load_checkpoint(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any] | None:
+    """Restore the newest readable checkpoint in place and return its state; None if there is none."""
+    for path in sorted(folder.glob("step-*[0-9]"), reverse=True):
+        try:
+            state: dict[str, Any] = json.loads((path / "state.json").read_text())
+            weights = load_file(path / "module.safetensors")
+            tensors = load_file(path / "optimiser.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            console().print(f"{path.name} is damaged ({error}); using the one before it.", style="yellow")
+            continue
+        missing, unexpected = module.load_state_dict(weights, strict=False)
+        shared = set(module.state_dict()) - set(_unshared(module))
+        assert set(missing) <= shared and not unexpected, (missing, unexpected)
+        _restore_optimiser(optimiser, tensors)
+        _restore_random(tensors)
+        return state
+    return None
+
+
+def _unshared(module: nn.Module) -> dict[str, Tensor]:
+    """The state without second names of the same tensor, which a joint objective has for its encoder."""
+    seen: dict[tuple[int, tuple[int, ...]], str] = {}
+    out = {}
+    for name, tensor in module.state_dict().items():
+        key = (tensor.data_ptr(), tuple(tensor.shape))
+        if tensor.numel() and key in seen:
+            continue
+        seen[key] = name
+        out[name] = tensor
+    return out
+
+
+def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Optimiser state by parameter number and name: `12.exp_avg`."""
+    tensors = {}
+    for number, entries in optimiser.state_dict()["state"].items():
+        for name, value in entries.items():
+            if value is not None:
+                tensors[f"{number}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous().clone()
+    return tensors
+
+
+def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, name = key.split(".", 1)
+        if number.isdigit():
+            state.setdefault(int(number), {})[name] = tensor
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _random_states() -> dict[str, Tensor]:
+    """The generators of torch, for what draws from them inside a model (dropout, stochastic depth)."""
+    states = {"random.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["random.cuda"] = torch.cuda.get_rng_state().cpu()
+    return states
+
+
+def _restore_random(tensors: dict[str, Tensor]) -> None:
+    torch.set_rng_state(tensors["random.cpu"])
+    if torch.cuda.is_available() and "random.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random.cuda"])

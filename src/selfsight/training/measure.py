@@ -1,0 +1,60 @@
+"""What a pretraining measures of its data: the normalisation before, the features to whiten after."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfsight.data.batches import Batches
+from selfsight.data.canvases import Canvases
+from selfsight.encoders.encoder import Encoder
+from selfsight.views.make import Normalisation
+
+WHITENING_ITEMS = 8192  # sixteen times the dimension of the widest default encoder
+BATCH = 256
+
+
+def measure_normalisation(canvases: Canvases, items: int = 1000) -> Normalisation:
+    """Mean and deviation per channel over `items` canvases, spread evenly over the collection."""
+    low, high = canvases.window
+    count, total, squares = 0, np.zeros(canvases.channels), np.zeros(canvases.channels)
+    for i in np.unique(np.linspace(0, len(canvases) - 1, items).astype(int)):
+        unit = ((canvases[i].reshape(-1, canvases.channels) - low) / (high - low)).clip(0.0, 1.0)
+        count += len(unit)
+        total += unit.sum(0)
+        squares += (unit**2).sum(0)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
+    return Normalisation(canvases.window, tuple(mean.tolist()), tuple(std.tolist()))
+
+
+@torch.inference_mode()
+def canvas_features(
+    encoder: Encoder, batches: Batches, normalise: Normalisation, items: int = WHITENING_ITEMS
+) -> Tensor:
+    """Pooled features [N, D] float32 of up to `items` whole canvases at the encoder's size, in eval mode."""
+    encoder.eval()
+    size, device = encoder.preprocessing.size, next(encoder.parameters()).device
+    order, out = batches.order(0)[:items], []
+    for start in range(0, len(order), BATCH):
+        batch = batches.gather(order[start : start + BATCH], 0)
+        pixels = normalise.to_unit(batch.pixels[:, 0].to(device))
+        squares = [
+            F.interpolate(p[None, :, :h, :w], (size, size), mode="bicubic", antialias=True).clamp_(0.0, 1.0)
+            for p, (h, w) in zip(pixels, batch.shapes[:, 0].tolist(), strict=True)
+        ]
+        out.append(encoder(normalise(torch.cat(squares))).pooled.float().cpu())
+    return torch.cat(out)
+
+
+def seconds_to_whiten(encoder: Encoder, batches: Batches, normalise: Normalisation) -> float:
+    """Seconds that whitening and saving will take, from a measured batch, with a margin."""
+    items = min(BATCH, len(batches.ids))
+    canvas_features(encoder, batches, normalise, items)  # the first pass is slower than the rest
+    began = time.monotonic()
+    canvas_features(encoder, batches, normalise, items)
+    return 2.0 + 1.3 * (time.monotonic() - began) * min(WHITENING_ITEMS, len(batches.ids)) / items

@@ -1,0 +1,43 @@
+"""The contact sheet: what the objective really sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from selfsight.data.batches import Batches
+from selfsight.views.make import Normalisation, make_views
+from selfsight.views.plan import ViewPlan
+
+ITEMS, TILE, GAP = 8, 96, 4
+
+
+def contact_sheet(batches: Batches, plan: ViewPlan, normalise: Normalisation, seed: int, path: Path) -> None:
+    """Draw the first batch's first items, one a row: the canvas, then its views. Written to `path`."""
+    order = batches.order(0)[: batches.batch_size][:ITEMS]
+    batch = batches.gather(order, 0)
+    rows = [[_tile(normalise.to_unit(torch.from_numpy(batches.canvases[i].transpose(2, 0, 1).copy())))] for i in order]
+    for view in make_views(batch, plan, normalise, seed):
+        pixels = view.pixels if view.pixels.ndim == 4 else view.pixels[:, 1]
+        for row, picture in zip(rows, normalise.undo(pixels), strict=True):
+            row.append(_tile(picture))
+    step = TILE + GAP
+    sheet = Image.new("RGB", (step * len(rows[0]) + 3 * GAP, step * len(rows) + GAP), "white")
+    for y, row in enumerate(rows):
+        for x, tile in enumerate(row):
+            sheet.paste(tile, (GAP + x * step + (2 * GAP if x else 0), GAP + y * step))
+    sheet.save(path)
+
+
+def _tile(picture: torch.Tensor) -> Image.Image:
+    """[C, H, W] in [0, 1] as an RGB tile, aspect kept; grey and first three of other channels."""
+    pixels = (picture.numpy() * 255).round().astype(np.uint8)
+    image = Image.fromarray(pixels[0] if len(pixels) < 3 else pixels[:3].transpose(1, 2, 0)).convert("RGB")
+    factor = TILE / max(image.size)
+    size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+    tile = Image.new("RGB", (TILE, TILE), (235, 235, 235))
+    tile.paste(image.resize(size, Image.Resampling.NEAREST), ((TILE - size[0]) // 2, (TILE - size[1]) // 2))
+    return tile

@@ -1,0 +1,131 @@
+"""From the data and the machine to a recipe, each value with its reason."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from selfsight.training.recipe import Budget, Recipe
+from selfsight.views.plan import Colour, ViewGroup, ViewPlan
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rules look at. side: median shorter side in pixels. depth: bits a sample."""
+
+    items: int
+    side: int
+    channels: int
+    depth: int
+    device: str
+    bf16: bool
+    threads: int
+
+
+def facts_of(rows: pa.Table) -> Facts:
+    """Facts of the usable `rows` of a collection and of this machine."""
+    sides = np.minimum(rows["height"].to_numpy(), rows["width"].to_numpy())
+    channels = 1 if max(rows["channels"].to_pylist()) == 1 else 3
+    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    bf16 = has_bf16(device)
+    depth = int(max(rows["depth"].to_pylist()))
+    return Facts(len(rows), int(np.median(sides)), channels, depth, device, bf16, os.cpu_count() or 1)
+
+
+def has_bf16(device: str) -> bool:
+    """Whether `device` computes bfloat16 in hardware."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+SMALL = 64  # images below this many pixels are enlarged for the encoder
+NARROW = {"layers": [1, 1, 1, 0], "channels": [64, 128, 256, 256]}
+
+Rule = Callable[[Facts, dict[str, Any]], tuple[Any, str]]
+
+
+def _encoder(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+    if f.device == "cuda":
+        return "resnet50", "a GPU has room for it"
+    return "resnet18", "narrowed to three stages of one block: the most learnt per minute on a CPU (benchmarks/cifar10)"
+
+
+def _size(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+    if f.side < SMALL:
+        size = max(32, 2 * round(f.side / 16) * 16)
+        return size, f"twice the images' {f.side} px, since the first two layers halve them"
+    largest = 224 if f.device == "cuda" else 128
+    size = min(largest, round(f.side / 32) * 32)
+    return size, f"the images' median shorter side is {f.side} px; at most {largest} px on {f.device}"
+
+
+def _views(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+    side = max(16, r["size"] // 2 // 16 * 16)
+    group = ViewGroup(count=8, size=side, scale=(0.25, 0.25), ratio=(1.0, 1.0), colour=Colour())
+    reason = "many small parts at the magnification of use: most evidence per minute (EMP-SSL, arXiv 2304.03977)"
+    return ViewPlan((group,)), reason
+
+
+def _batch_size(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+    if f.items < 128:
+        return f.items, f"all {f.items} items"
+    return 128, f"with {r['views'].count} views each, {128 * r['views'].count} views a step"
+
+
+def _precision(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+    return ("bf16", f"this {f.device} has it") if f.bf16 else ("no", f"no bf16 hardware on this {f.device}")
+
+
+def _canvas_side(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+    """Enough pixels that no view is enlarged, never more than the images have."""
+    smallest = min(group.scale[0] for group in r["views"].groups) ** 0.5
+    side = min(f.side, max(round(r["views"].largest / smallest), r["size"]))
+    return side, "so that the smallest part still fills a view"
+
+
+# Value, then how it is chosen when it was not asked for, in order: later rules see earlier values.
+RULES: dict[str, Rule] = {
+    "objective": lambda f, r: ("vicreg", "learns fastest in the first minutes (EMP-SSL's table of early epochs)"),
+    "objective_options": lambda f, r: ({}, "the objective's own defaults"),
+    "encoder": _encoder,
+    "encoder_args": lambda f, r: (
+        NARROW if r["encoder"] == "resnet18" and f.device != "cuda" else {},
+        "see encoder",
+    ),
+    "pretrained": lambda f, r: (False, "nothing is downloaded unless asked for"),
+    "channels": lambda f, r: (f.channels, "the data's own"),
+    "size": _size,
+    "views": _views,
+    "canvas_side": _canvas_side,
+    "batch_size": _batch_size,
+    "accumulate": lambda f, r: (1, "the batch fits"),
+    "optimiser": lambda f, r: ("adamw", "robust to scale across objectives"),
+    "learning_rate": lambda f, r: (
+        {"adamw": 2e-3, "sgd": 0.06, "lars": 0.3}[r["optimiser"]] * (r["batch_size"] / 128) ** 0.5,
+        "chosen on CIFAR-10's training images at batch 128, scaled by the root of the batch",
+    ),
+    "weight_decay": lambda f, r: ({"adamw": 0.05, "sgd": 5e-4, "lars": 1e-4}[r["optimiser"]], "usual for it"),
+    "warmup": lambda f, r: (0.05, "of the budget"),
+    "clip": lambda f, r: (0.0, "off: gradients of this objective are bounded by its batch norm"),
+    "precision": _precision,
+    "threads": lambda f, r: (f.threads, "all cores"),
+    "seed": lambda f, r: (0, "fixed, so that a run can be repeated"),
+    "budget": lambda f, r: (Budget(minutes=20.0), "enough to see on a CPU whether it works"),
+}
+
+
+def resolve(asked: dict[str, Any], facts: Facts) -> Recipe:
+    """The recipe with every value in `asked` taken as it is and the rest chosen by the rules."""
+    values: dict[str, Any] = dict(asked)
+    reasons: dict[str, str] = {}
+    for name, rule in RULES.items():
+        if values.get(name) is None:
+            values[name], reasons[name] = rule(facts, values)
+    return Recipe(**values, reasons=reasons)

@@ -1,0 +1,92 @@
+"""A recipe: every choice of one pretraining, as one typed, printable, saveable object."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from selfsight.errors import SelfsightError
+from selfsight.views.plan import Colour, ViewGroup, ViewPlan
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: exactly one of minutes (of the whole command), epochs, steps."""
+
+    minutes: float | None = None
+    epochs: float | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        if len(given) != 1:
+            raise SelfsightError(f"Give one of --minutes, --epochs and --steps, not {' and '.join(given) or 'none'}.")
+        name, value = next(iter(given.items()))
+        if not value > 0:
+            raise SelfsightError(f"--{name} must be above 0, not {value}.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Resolved values. `reasons` says, for each value that was not asked for, why it was chosen."""
+
+    objective: str
+    objective_options: dict[str, Any]
+    encoder: str
+    encoder_args: dict[str, Any]
+    pretrained: bool
+    channels: int
+    size: int
+    canvas_side: int
+    views: ViewPlan
+    batch_size: int
+    accumulate: int
+    optimiser: str
+    learning_rate: float
+    weight_decay: float
+    warmup: float
+    clip: float
+    precision: str
+    threads: int
+    seed: int
+    budget: Budget
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for YAML and JSON."""
+        out = asdict(self)
+        for group in out["views"]["groups"]:
+            group["shared"] = sorted(group["shared"])
+        return plain(out)  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """The recipe that `to_dict` wrote. Raises `SelfsightError` naming what does not fit."""
+        try:
+            values = dict(values)
+            groups = tuple(_group(group) for group in values["views"]["groups"])
+            values["views"] = ViewPlan(groups, values["views"]["companion"])
+            values["budget"] = Budget(**values["budget"])
+            return cls(**values)
+        except (TypeError, KeyError) as error:
+            raise SelfsightError(f"This recipe does not fit this version of selfsight: {error}.") from None
+
+
+def _group(values: dict[str, Any]) -> ViewGroup:
+    values = dict(values)
+    colour = dict(values["colour"])
+    colour["blur_sigma"] = tuple(colour["blur_sigma"])
+    values |= {"colour": Colour(**colour), "shared": frozenset(values["shared"])}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return ViewGroup(**values)
+
+
+def plain(value: Any) -> Any:
+    """Tuples to lists, all the way down: what YAML and JSON both give back unchanged."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value

@@ -1,0 +1,115 @@
+"""The folder that one pretraining leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from selfsight.errors import SelfsightError
+from selfsight.training.recipe import FORMAT_VERSION, Recipe, plain
+
+
+@dataclass(frozen=True)
+class Run:
+    """`recipe.yaml`, `environment.json`, `run.log`, `metrics.jsonl`, `checkpoints/`, `encoder/`,
+    `views.png`, and what later verbs add: `evaluation.json`, `report.html`."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Run:
+        """An existing run. Raises `SelfsightError` where there is none."""
+        run = cls(Path(path))
+        if not run.recipe_file.exists():
+            raise SelfsightError(f"{path} is not a run: it has no recipe.yaml. Runs are made by: selfsight pretrain")
+        return run
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "encoder" / "config.json").exists()
+
+    def write_recipe(self, asked: dict[str, Any], recipe: Recipe, data: dict[str, Any]) -> None:
+        """Save what was asked, what was resolved and why, and which data: `data` pins the collection."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        content = {"format_version": FORMAT_VERSION, "asked": plain(asked), "data": data}
+        content["resolved"] = {k: v for k, v in recipe.to_dict().items() if k != "reasons"}
+        content["reasons"] = recipe.reasons
+        write_whole(self.recipe_file, yaml.safe_dump(content, sort_keys=False))
+
+    def read_recipe(self) -> tuple[dict[str, Any], Recipe, dict[str, Any]]:
+        """(asked, recipe, data) as written."""
+        content = yaml.safe_load(self.recipe_file.read_text())
+        if content["format_version"] > FORMAT_VERSION:
+            raise SelfsightError(f"{self.path} was written by a newer selfsight. Run: pip install -U selfsight")
+        recipe = Recipe.from_dict(content["resolved"] | {"reasons": content["reasons"]})
+        return content["asked"], recipe, content["data"]
+
+    def log(self, text: str) -> None:
+        """Append a line with the time to `run.log`."""
+        with (self.path / "run.log").open("a") as file:
+            file.write(f"{datetime.now().isoformat(timespec='seconds')} {text}\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The rows of `metrics.jsonl`, oldest first."""
+        if not self.metrics_file.exists():
+            return []
+        return [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
+
+    def keep_metrics_until(self, step: int) -> None:
+        """Drop rows after `step`: a resumed run writes them again."""
+        rows = [row for row in self.read_metrics() if row["step"] <= step]
+        write_whole(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """The machine and the versions, for `environment.json`. Holds no path and no user name."""
+    import psutil
+
+    packages = ("selfsight", "torch", "torchvision", "timm", "pylance", "accelerate", "numpy", "scikit-learn", "pillow")
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "device": device,
+        "versions": {name: version(name) for name in packages},
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        return platform.processor()
+    return platform.processor()

@@ -1,0 +1,141 @@
+"""embed: from images and an encoder to a table of features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from selfsight.errors import SelfsightError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from selfsight.data.collection import Collection
+    from selfsight.encoders.encoder import Encoder
+
+FORMATS = (".parquet", ".npy", ".csv", ".lance")
+
+
+def embed(
+    source: str,
+    *,
+    model: str,
+    out: str | None = None,
+    tokens: Literal["pooled", "patches"] = "pooled",
+    collection: str | None = None,
+) -> pa.Table:
+    """Turn images into features, one row an image: id, uri, features.
+
+    Parameters
+    ----------
+    source
+        Folder of images, or a .lance collection.
+    model
+        A run, an encoder folder, or the name of a timm model.
+    out
+        File to write: .parquet, .npy (with a .items.csv of ids beside it), .csv or .lance.
+    tokens
+        pooled: one vector an image. patches: one vector a patch, in reading order.
+    collection
+        Where to keep the table of items, instead of the cache folder.
+    """
+    from selfsight.data.importers import open_source
+    from selfsight.encoders.extract import pooled
+    from selfsight.encoders.store import load
+
+    if out is not None and Path(out).suffix not in FORMATS:
+        raise SelfsightError(f"Cannot tell the format of {out!r}. End it in one of {', '.join(FORMATS)}.")
+    if tokens == "patches" and out is not None and Path(out).suffix == ".csv":
+        raise SelfsightError("Patches do not fit a .csv. Write .parquet, .npy or .lance.")
+    items = open_source(source, collection)
+    usable = items.usable
+    channels = 1 if max(usable["channels"].to_pylist()) == 1 else 3
+    encoder = load(model, channels, max(usable["depth"].to_pylist()))
+    if tokens == "patches":
+        table = _patches(encoder, items)
+    else:
+        rows, features, bad = pooled(encoder, items)
+        table = _table(rows, features, len(items.set_aside) + len(bad))
+    if out is not None:
+        write(table, Path(out))
+    return table
+
+
+def _table(rows: pa.Table, features: Any, set_aside: int) -> pa.Table:
+    """A table of id, uri and features; the count of items set aside is in its metadata."""
+    import numpy as np
+    import pyarrow as pa
+
+    column = pa.array(np.ascontiguousarray(features, dtype=np.float32).reshape(-1))
+    for side in features.shape[:0:-1]:  # innermost first
+        column = pa.FixedSizeListArray.from_arrays(column, side)
+    table = pa.table({"id": rows["id"], "uri": rows["uri"], "features": column})
+    return table.replace_schema_metadata({"set_aside": str(set_aside)})
+
+
+def _patches(encoder: Encoder, items: Collection) -> pa.Table:
+    """Patch features [N, P, Dp], not kept: they are large."""
+    import numpy as np
+    import torch
+
+    from selfsight.encoders.extract import input_batches, to_input
+
+    rows, out, kept = items.usable, [], []
+    bad = 0
+    with torch.inference_mode():
+        for numbers, pixels, failed in input_batches(items, rows, encoder.preprocessing, "Encoding"):
+            bad += len(failed)
+            if numbers:
+                out.append(encoder(to_input(pixels, encoder.preprocessing)).patches.float().numpy())
+                kept += numbers
+    return _table(rows.take(kept), np.concatenate(out), len(items.set_aside) + bad)
+
+
+def to_numpy(table: pa.Table) -> Any:
+    """The features of a table from `embed` as an array [N, D] or [N, P, Dp]."""
+    column, sides = table["features"].combine_chunks(), [len(table)]
+    while hasattr(column.type, "list_size"):
+        sides.append(column.type.list_size)
+        column = column.flatten()
+    return column.to_numpy(zero_copy_only=False).reshape(sides)
+
+
+def write(table: pa.Table, out: Path) -> None:
+    """Write a table of features in the format that the suffix of `out` names."""
+    import csv
+
+    import numpy as np
+    import pyarrow.parquet
+
+    from selfsight.data.collection import write_table
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".parquet":
+        pyarrow.parquet.write_table(table, out)
+    elif out.suffix == ".lance":
+        write_table(table, out)
+    elif out.suffix == ".npy":
+        np.save(out, to_numpy(table))
+        with out.with_suffix(".items.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(
+                [("id", "uri"), *zip(*(table[c].to_pylist() for c in ("id", "uri")), strict=True)]
+            )
+    else:
+        features = to_numpy(table)
+        with out.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", "uri", *(f"f{i}" for i in range(features.shape[1]))])
+            for item, uri, row in zip(table["id"].to_pylist(), table["uri"].to_pylist(), features, strict=True):
+                writer.writerow([item, uri, *(f"{x:.7g}" for x in row)])
+
+
+def summary(table: pa.Table) -> dict[str, Any]:
+    """What `--json` says of the table."""
+    shape = to_numpy(table).shape
+    return {"items": shape[0], "shape": list(shape), "set_aside": int(table.schema.metadata[b"set_aside"])}
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print what was made."""
+    shape = " x ".join(f"{n:,}" for n in result["shape"])
+    print(f"Features {shape}, {result['set_aside']} items set aside.")

@@ -1,0 +1,270 @@
+"""evaluate: what frozen features are worth with few labels, beside the controls that must be beaten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfsight.errors import SelfsightError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from selfsight.data.collection import Collection
+    from selfsight.encoders.encoder import Encoder
+
+PIXEL_SIDE = 32
+PIXEL_DIMENSIONS = 256
+
+
+def evaluate(
+    model: str,
+    *,
+    train: str,
+    test: str,
+    shots: str = "1,5,30,all",
+    seeds: int = 5,
+    out: str | None = None,
+) -> dict[str, Any]:
+    """Measure an encoder with labels: k-NN, linear and few-shot accuracy, beside controls.
+
+    The controls are the same encoder with random weights, raw pixels, and the starting weights if
+    there were any. Labels are the names of the folders that hold the images.
+
+    Parameters
+    ----------
+    model
+        A run, an encoder folder, or the name of a timm model.
+    train
+        Folder of labelled images to learn from: CLASS/image.jpg.
+    test
+        Folder of labelled images to measure on.
+    shots
+        Labels per class, separated by commas; `all` is every label.
+    seeds
+        Random draws of the labels for each few-shot figure; mean and spread are given.
+    out
+        Folder for evaluation.json and evaluation.csv; the run's own folder if `model` is a run.
+    """
+    import numpy as np
+
+    from selfsight.data.importers import open_source
+    from selfsight.encoders.store import load, random_like, stock
+
+    counts = parse_shots(shots)
+    if seeds < 1:
+        raise SelfsightError(f"--seeds must be at least 1, not {seeds}.")
+    collections = open_source(train), open_source(test)
+    classes = _classes(*collections)
+    depth = max(collections[0].usable["depth"].to_pylist())
+    channels = 1 if max(collections[0].usable["channels"].to_pylist()) == 1 else 3
+    encoder = load(model, channels, depth)
+    encoders: dict[str, Encoder] = {"encoder": encoder, "random": random_like(encoder)}
+    start = encoder.about.get("starting_weights")
+    if start and (Path(model) / "encoder").exists():
+        encoders["start"] = stock(start, encoder.preprocessing.channels, depth).eval()
+    result: dict[str, Any] = {}
+    notes = _notes(*collections)
+    for name, candidate in encoders.items():
+        data = [_labelled(candidate, collection, classes) for collection in collections]
+        if name == "random" and encoder.net.num_classes:  # the control gets the same whitening
+            data = _whitened(data)
+        result[name] = _probe(data, len(classes), counts, seeds)
+    pixels = [_pixels(collection, channels, classes) for collection in collections]
+    result["pixels"] = _probe(_reduced(pixels), len(classes), counts, seeds)
+    sizes = np.bincount(data[0][1], minlength=len(classes))
+    for count in counts:
+        if count != "all" and int(count) > sizes.min():
+            small = [c for c, size in zip(classes, sizes, strict=True) if size < int(count)]
+            notes.append(f"{count} labels per class: {', '.join(small)} has fewer, all of its labels are used")
+    result["about"] = {
+        "model": str(model), "classes": classes, "train_items": len(data[0][1]), "test_items": len(data[1][1]),
+        "seeds": seeds, "notes": notes,
+    }  # fmt: skip
+    folder = Path(out) if out else Path(model) if (Path(model) / "recipe.yaml").exists() else None
+    if folder is not None:
+        _write(result, folder)
+    return result
+
+
+def parse_shots(text: str) -> list[str]:
+    """`1,5,all` to ["1", "5", "all"]. Raises `SelfsightError` for anything else."""
+    parts = [part.strip() for part in str(text).split(",") if part.strip()]
+    for part in parts:
+        if part != "all" and not (part.isdigit() and int(part) > 0):
+            raise SelfsightError(f"--shots takes numbers above 0 and `all`, separated by commas, not {part!r}.")
+    if not parts:
+        raise SelfsightError("--shots is empty. Give for example 1,5,30,all.")
+    return parts
+
+
+def _classes(train: Collection, test: Collection) -> list[str]:
+    known, asked = set(train.folder_labels()), set(test.folder_labels())
+    if asked - known:
+        raise SelfsightError(
+            f"{test.source} has classes that {train.source} has not: {', '.join(sorted(asked - known))}."
+        )
+    if len(known) < 2:
+        raise SelfsightError(f"{train.source} has one class only, {known.pop()!r}; measuring needs two or more.")
+    return sorted(known)
+
+
+def _notes(train: Collection, test: Collection) -> list[str]:
+    """What a reader must know before believing the figures."""
+    notes = []
+    shared = set(train.usable["content_hash"].to_pylist()) & set(test.usable["content_hash"].to_pylist())
+    if shared:
+        notes.append(f"{len(shared)} images are in both train and test, byte for byte; the figures flatter")
+    for collection in (train, test):
+        if len(collection.set_aside):
+            notes.append(f"{len(collection.set_aside)} files in {collection.source.name} cannot be read, set aside")
+    return notes
+
+
+def _labelled(encoder: Encoder, collection: Collection, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Features [N, D] and class numbers [N] of a collection."""
+    import numpy as np
+
+    from selfsight.encoders.extract import pooled
+
+    rows, features, _ = pooled(encoder, collection)
+    return features, np.searchsorted(classes, collection.folder_labels(rows))
+
+
+def _pixels(collection: Collection, channels: int, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Raw pixels [N, 32 * 32 * C] and class numbers [N]: the control that needs no network."""
+    import numpy as np
+
+    from selfsight.encoders.encoder import Preprocessing
+    from selfsight.encoders.extract import input_batches
+
+    preprocessing = Preprocessing(channels, PIXEL_SIDE, (0.0, 1.0), (0.0,), (1.0,))
+    rows, out, kept = collection.usable, [], []
+    at = 0
+    for numbers, pixels, failed in input_batches(collection, rows, preprocessing, "Pixels"):
+        out.append(pixels.reshape(len(numbers), -1).astype(np.float32))
+        kept += numbers
+        at += len(numbers) + len(failed)
+    labels = collection.folder_labels(rows.take(kept))
+    return np.concatenate(out), np.searchsorted(classes, labels)
+
+
+def _whitened(data: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Features of train and test whitened by what train shows, as a finished encoder whitens its own."""
+    import torch
+
+    from selfsight.encoders.whitening import whitening
+
+    weight, bias = whitening(torch.from_numpy(data[0][0]))
+    return [((torch.from_numpy(f) @ weight.T + bias).numpy(), labels) for f, labels in data]
+
+
+def _reduced(data: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Pixels of train and test as principal components of train: same neighbours, quicker probes."""
+    from sklearn.decomposition import PCA
+
+    dimensions = min(PIXEL_DIMENSIONS, *data[0][0].shape)
+    pca = PCA(dimensions, svd_solver="randomized", random_state=0).fit(data[0][0])
+    return [(pca.transform(f), labels) for f, labels in data]
+
+
+def _probe(data: list[tuple[np.ndarray, np.ndarray]], classes: int, counts: list[str], seeds: int) -> dict[str, Any]:
+    """All probes of one set of features."""
+    import numpy as np
+
+    from selfsight.probing.linear import few_shot_scores, linear_scores
+    from selfsight.probing.metrics import metrics
+    from selfsight.probing.neighbours import knn_scores
+
+    (train, labels), (test, truth) = data
+    scores, strength = linear_scores(train, labels, test, classes)
+    linear = metrics(scores, truth)
+    few: dict[str, Any] = {}
+    for count in counts:
+        if count == "all":
+            few[count] = {"mean": linear["top1"], "std": 0.0}
+            continue
+        runs = [
+            float((few_shot_scores(train, labels, test, classes, int(count), seed).argmax(1) == truth).mean())
+            for seed in range(seeds)
+        ]
+        few[count] = {"mean": float(np.mean(runs)), "std": float(np.std(runs, ddof=1)) if seeds > 1 else 0.0}
+    knn = metrics(knn_scores(train, labels, test, classes), truth)
+    return {"knn": knn, "linear": linear | {"C": strength}, "few_shot": few}
+
+
+def _write(result: dict[str, Any], folder: Path) -> None:
+    import csv
+    import io
+    import json
+
+    from selfsight.training.run import write_whole
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "evaluation.json", json.dumps(result, indent=2))
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["features", "probe", "metric", "value", "spread"])
+    for name, probes in result.items():
+        if name == "about":
+            continue
+        for probe in ("knn", "linear"):
+            writer.writerows([name, probe, metric, value, ""] for metric, value in probes[probe].items())
+        for count, value in probes["few_shot"].items():
+            writer.writerow([name, f"few_shot {count}", "top1", value["mean"], value["std"]])
+    write_whole(folder / "evaluation.csv", text.getvalue())
+
+
+TITLES = {
+    "encoder": "this encoder",
+    "start": "starting weights",
+    "random": "random weights",
+    "pixels": "raw pixels",
+}
+
+
+MEASURES = {
+    "k-NN": ("knn", "top1"),
+    "linear": ("linear", "top1"),
+    "linear, balanced": ("linear", "balanced"),
+    "linear, top-2": ("linear", "top2"),
+    "linear, macro-F1": ("linear", "macro_f1"),
+    "linear, AUROC": ("linear", "auroc"),
+}
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the table and what pretraining bought."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    about = result["about"]
+    names = [name for name in TITLES if name in result]
+    table = Table(title=f"Accuracy in % on {about['test_items']:,} test images, {len(about['classes'])} classes")
+    for column in ["", *(TITLES[name] for name in names)]:
+        table.add_column(column, justify="right" if column else "left")
+    for title, (probe, metric) in MEASURES.items():
+        table.add_row(title, *(percent(result[name][probe][metric]) for name in names))
+    counts = [count for count in result["encoder"]["few_shot"] if count != "all"]
+    for count in counts:
+        few = [result[name]["few_shot"][count] for name in names]
+        table.add_row(f"{count} per class", *(f"{percent(f['mean'])} ± {percent(f['std'])}" for f in few))
+    console.print(table)
+    for count in [*counts, "all"]:
+        means = [
+            result[name]["linear"]["top1"] if count == "all" else result[name]["few_shot"][count]["mean"]
+            for name in ("encoder", "random")
+        ]
+        labels = "all labels" if count == "all" else f"{count} label{'s' * (count != '1')} per class"
+        console.print(
+            f"Pretraining bought {100 * (means[0] - means[1]):+.1f} points over random weights with {labels}."
+        )
+    for note in about["notes"]:
+        console.print(f"Note: {note}.")
+    console.print(f"± is the standard deviation over {about['seeds']} draws of the labels.", style="dim")
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a percentage with one decimal."""
+    return "–" if value is None else f"{100 * value:.1f}"

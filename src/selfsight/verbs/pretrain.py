@@ -1,0 +1,198 @@
+"""pretrain: from a folder of images without labels to an encoder."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfsight.errors import SelfsightError
+
+if TYPE_CHECKING:
+    from selfsight.data.canvases import Canvases
+    from selfsight.data.collection import Collection
+    from selfsight.training.recipe import Recipe
+    from selfsight.training.run import Run
+
+
+def pretrain(
+    source: str,
+    *,
+    out: str,
+    minutes: float | None = None,
+    epochs: float | None = None,
+    steps: int | None = None,
+    objective: str | None = None,
+    encoder: str | None = None,
+    pretrained: bool | None = None,
+    size: int | None = None,
+    batch_size: int | None = None,
+    accumulate: int | None = None,
+    optimiser: str | None = None,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    seed: int | None = None,
+    recipe: str | None = None,
+    collection: str | None = None,
+) -> dict[str, Any]:
+    """Learn an encoder from a folder of images that nobody labelled.
+
+    Everything not given is chosen from the data and the machine; the reasons are in the run's
+    recipe.yaml. The same command again goes on with a run that was stopped.
+
+    Parameters
+    ----------
+    source
+        Folder of JPEG and PNG images, searched recursively; or a .lance collection.
+    out
+        Folder of the run.
+    minutes
+        Time for the whole command, import and decoding included (20 if no budget is given).
+    epochs
+        Passes over the data, instead of minutes.
+    steps
+        Optimiser steps, instead of minutes.
+    objective
+        Pretext task: simclr or vicreg.
+    encoder
+        Any timm model name.
+    pretrained
+        Start from timm's weights of that model (downloads them).
+    size
+        Pixels of the encoder's square input when it is used.
+    batch_size
+        Items a step; each gives several views.
+    accumulate
+        Batches whose gradients are added before a step.
+    optimiser
+        adamw, sgd or lars.
+    learning_rate
+        Peak rate, after warm-up.
+    weight_decay
+        On weights; never on biases and norms.
+    seed
+        Of everything random.
+    recipe
+        A recipe.yaml of another run to take all other values from.
+    collection
+        Where to keep the table of items, instead of the cache folder.
+    """
+    started = time.monotonic()
+    from selfsight.data.canvases import resident
+    from selfsight.data.importers import open_source
+    from selfsight.training.recipe import Budget
+    from selfsight.training.run import Run
+
+    asked: dict[str, Any] = {
+        "objective": objective, "encoder": encoder, "pretrained": pretrained, "size": size, "batch_size": batch_size,
+        "accumulate": accumulate, "optimiser": optimiser, "learning_rate": learning_rate,
+        "weight_decay": weight_decay, "seed": seed,
+    }  # fmt: skip
+    if (minutes, epochs, steps) != (None, None, None):
+        asked["budget"] = Budget(minutes, epochs, steps)
+    asked = {k: v for k, v in asked.items() if v is not None}
+    items = open_source(source, collection)
+    run = Run(Path(out))
+    chosen = _settle(run, asked, recipe, items)
+    if run.finished:
+        raise SelfsightError(f"{out} is finished. Give another -o, or use it: selfsight embed {source} --model {out}")
+    canvases = resident(items, chosen.channels, chosen.canvas_side)
+    for item, reason in canvases.set_aside.items():
+        run.log(f"set aside {item}: {reason}")
+    return _train(run, chosen, items, canvases, started)
+
+
+def _settle(run: Run, asked: dict[str, Any], recipe_file: str | None, items: Collection) -> Recipe:
+    """The recipe: of the run itself if it was started before, else resolved now and written."""
+    import yaml
+
+    from selfsight.training.plan import facts_of, resolve
+    from selfsight.training.recipe import Recipe, plain
+    from selfsight.training.run import Run
+
+    data = {"source": str(items.source), "collection": str(items.path), "version": items.version}
+    data |= {"items": len(items.usable), "id_hash": items.id_hash()}
+    wanted = plain({k: v.__dict__ if k == "budget" else v for k, v in asked.items()} | {"recipe": recipe_file})
+    if run.recipe_file.exists():
+        before, chosen, pinned = Run.open(run.path).read_recipe()
+        differ = sorted(k for k in before.keys() | wanted.keys() if before.get(k) != wanted.get(k))
+        if differ:
+            raise SelfsightError(
+                f"{run.path} was started with other values of {', '.join(differ)}. "
+                "Give the same command to go on with it, or another -o to start anew."
+            )
+        if pinned["id_hash"] != data["id_hash"]:
+            raise SelfsightError(f"The images in {items.source} changed since {run.path} was started. Give another -o.")
+        return chosen
+    if recipe_file is not None:
+        try:
+            content = yaml.safe_load(Path(recipe_file).read_text())
+            base = Recipe.from_dict(content["resolved"] | {"reasons": {}})
+        except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
+            raise SelfsightError(f"{recipe_file} is not a recipe.yaml of a run ({type(error).__name__}).") from None
+        asked = {k: v for k, v in base.__dict__.items() if k != "reasons"} | asked
+    chosen = resolve(asked, facts_of(items.usable))
+    run.write_recipe(wanted, chosen, data)
+    return chosen
+
+
+def _train(run: Run, recipe: Recipe, items: Collection, canvases: Canvases, started: float) -> dict[str, Any]:
+    import json
+
+    import torch
+    from accelerate import Accelerator
+
+    from selfsight.data.batches import Batches
+    from selfsight.encoders.encoder import Preprocessing
+    from selfsight.encoders.store import create, save
+    from selfsight.encoders.whitening import whiten
+    from selfsight.objectives.objective import find
+    from selfsight.training.loop import Clock, Stopped, fit
+    from selfsight.training.measure import canvas_features, measure_normalisation, seconds_to_whiten
+    from selfsight.training.pictures import contact_sheet
+    from selfsight.training.run import environment, write_whole
+    from selfsight.training.show import Show
+
+    torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)
+    accelerator = Accelerator(mixed_precision=recipe.precision)
+    write_whole(run.path / "environment.json", json.dumps(environment(str(accelerator.device)), indent=2))
+    normalise = measure_normalisation(canvases)
+    preprocessing = Preprocessing(recipe.channels, recipe.size, normalise.window, normalise.mean, normalise.std)
+    encoder = create(recipe.encoder, preprocessing, recipe.encoder_args, recipe.pretrained)
+    encoder.about["view_size"] = recipe.views.largest
+    task = find(recipe.objective)(encoder, recipe.views, **recipe.objective_options)
+    batches = Batches(canvases, recipe.batch_size, recipe.seed, recipe.views.companion)
+    contact_sheet(batches, task.views, normalise, recipe.seed, run.path / "views.png")
+    clock = Clock(recipe, started, batches.steps_per_epoch)
+    if recipe.budget.minutes is not None:
+        clock.reserve = seconds_to_whiten(encoder.to(accelerator.device), batches, normalise)
+    with Show(run, recipe) as show:
+        try:
+            step = fit(task, batches, normalise, recipe, run, clock, accelerator, show)
+        except Stopped:
+            raise SelfsightError(f"Stopped and saved in {run.path}. The same command goes on from here.") from None
+    whiten(encoder, canvas_features(encoder, batches, normalise))
+    save(encoder.to("cpu"), run.path / "encoder")
+    seconds = clock.seconds
+    run.log(f"finished after {step} steps and {seconds:.0f} s")
+    last = run.read_metrics()[-1]
+    result = {"run": str(run.path), "steps": step, "seconds": seconds, "items": len(canvases)}
+    result["set_aside"] = len(items.set_aside) + len(canvases.set_aside)
+    result["evidence"] = {
+        k: last[k] for k in ("loss", "effective_rank", "centre_norm", "spread", "agreement", "contrast")
+    }
+    return result
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print what was learnt from and what to type next."""
+    run, evidence = result["run"], result["evidence"]
+    print(f"{run}: {result['steps']:,} steps on {result['items']:,} images in {result['seconds']:.0f} s.")
+    if result["set_aside"]:
+        print(f"{result['set_aside']} images could not be read and were set aside; the report names them.")
+    print(
+        f"Two views of an image agree by {evidence['agreement']:.2f}, views of different images by "
+        f"{evidence['agreement'] - evidence['contrast']:.2f}; effective rank {evidence['effective_rank']:.0f}."
+    )
+    print(f"Next: selfsight report {run}, or selfsight embed IMAGES --model {run} -o features.parquet")

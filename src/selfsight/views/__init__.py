@@ -1,0 +1,1 @@
+"""Batched crops and colour on the device."""

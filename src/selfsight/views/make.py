@@ -1,0 +1,100 @@
+"""From a batch of canvases to the views of a plan, on the device of the encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from selfsight.data.batches import Batch
+from selfsight.data.randomness import uniform
+from selfsight.views.colour import COLOUR_DRAWS, change_colour
+from selfsight.views.geometry import crop_affines, levels_of, pyramid, sample
+from selfsight.views.plan import ViewGroup, ViewPlan
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """`window` (low, high): the intensities that become 0 and 1; then (x - mean) / std, per channel."""
+
+    window: tuple[float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def to_unit(self, pixels: Tensor) -> Tensor:
+        """Own-depth pixels to float32 in [0, 1]."""
+        low, high = self.window
+        return pixels.float().sub_(low).div_(high - low).clamp_(0.0, 1.0)
+
+    def __call__(self, unit: Tensor) -> Tensor:
+        """[..., C, H, W] in [0, 1] to what the encoder takes."""
+        mean = torch.tensor(self.mean, device=unit.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=unit.device).view(-1, 1, 1)
+        return (unit - mean) / std
+
+    def undo(self, images: Tensor) -> Tensor:
+        """Back to [0, 1], for pictures."""
+        mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
+        return (images * std + mean).clamp(0.0, 1.0)
+
+
+@dataclass
+class View:
+    """One view of each item of a batch.
+
+    pixels [B, C, H, W] (with companion frames [B, 3, C, H, W]), normalised; affine [B, 2, 3] from
+    view to canvas coordinates; ids of the B items; keep [B, K] token indices, ascending, if the plan
+    asks for them.
+    """
+
+    pixels: Tensor
+    affine: Tensor
+    ids: list[str]
+    group: int
+    keep: Tensor | None = None
+
+
+def make_views(
+    batch: Batch, plan: ViewPlan, normalise: Normalisation, seed: int, device: torch.device | str = "cpu"
+) -> list[View]:
+    """The views of `plan` for `batch`, group by group. Every draw is a function of (seed, epoch, item, view)."""
+    pixels = normalise.to_unit(batch.pixels.to(device, non_blocking=True))  # [B, T, C, H, W]
+    pyramids: dict[int, list[Tensor]] = {}
+
+    def levels(which: int, needed: int) -> list[Tensor]:
+        have = pyramids.setdefault(which, [pixels[:, which].contiguous()])
+        if len(have) <= needed:
+            have.extend(pyramid(have[-1], needed + 1 - len(have))[1:])
+        return have
+
+    views = []
+    for g, group in enumerate(plan.groups):
+        for v in range(group.count):
+            which = range(3) if plan.companion == "frames" else [v % 2 if plan.companion == "group" else 0]
+            draws = _draws(batch, seed, g, v, group, pixels.shape[2])
+            affine = crop_affines(draws["geometry"], batch.shapes[:, which[0]].numpy(), group)
+            needed = int(levels_of(affine).max())
+            frames = [sample(levels(t, needed), affine, group.size) for t in which]
+            frames = [normalise(change_colour(f, draws["colour"], group.colour)) for f in frames]
+            shown = torch.stack(frames, 1) if plan.companion == "frames" else frames[0]
+            keep = _keep(draws["keep"], group, device)
+            views.append(View(shown, torch.as_tensor(affine, dtype=torch.float32), batch.ids, g, keep))
+    return views
+
+
+def _draws(batch: Batch, seed: int, g: int, v: int, group: ViewGroup, channels: int) -> dict[str, np.ndarray]:
+    counts = {"geometry": 5, "colour": COLOUR_DRAWS + 2 * channels, "keep": group.grid**2}
+    return {
+        name: uniform(seed, batch.epoch, batch.keys, f"{name} {g} {0 if name in group.shared else v}", n)
+        for name, n in counts.items()
+    }
+
+
+def _keep(draws: np.ndarray, group: ViewGroup, device: torch.device | str) -> Tensor | None:
+    if not group.keep:
+        return None
+    order = np.argsort(draws, axis=1, kind="stable")[:, : group.keep]
+    return torch.as_tensor(np.sort(order, axis=1), device=device)
