@@ -30,5 +30,5 @@ lint: setup
 	$(BIN)/lint-imports
 
 bench: setup
-	$(BIN)/python benchmarks/cifar10.py
-	$(BIN)/python benchmarks/steel.py
+	$(BIN)/python benchmarks/pretrain.py cifar10
+	$(BIN)/python benchmarks/pretrain.py steel

@@ -17,6 +17,13 @@ from selfsight.encoders.encoder import Encoder, Preprocessing
 BATCH = 256
 
 
+def best_device() -> str:
+    """The device to compute on: CUDA, Apple's MPS or the CPU."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def to_input(pixels: np.ndarray, preprocessing: Preprocessing) -> Tensor:
     """[B, H, W, C] in own depth to normalised [B, C, H, W] float32."""
     low, high = preprocessing.window
@@ -54,7 +61,7 @@ def input_batches(
 
 @torch.inference_mode()
 def pooled(
-    encoder: Encoder, collection: Collection, rows: pa.Table | None = None, device: str = "cpu"
+    encoder: Encoder, collection: Collection, rows: pa.Table | None = None
 ) -> tuple[pa.Table, np.ndarray, dict[str, str]]:
     """Pooled features of `rows` (all usable ones if not given), each item encoded once and kept.
 
@@ -73,6 +80,7 @@ def pooled(
         todo = rows.take(missing)
         fresh = np.zeros((len(todo), encoder.dim), dtype=np.float32)
         done: list[int] = []
+        device = best_device()
         encoder = encoder.to(device)
         for numbers, pixels, failed in input_batches(collection, todo, encoder.preprocessing, "Encoding"):
             bad |= {todo["id"][i].as_py(): reason for i, reason in failed.items()}

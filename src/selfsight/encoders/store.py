@@ -68,6 +68,7 @@ def save(encoder: Encoder, folder: str | os.PathLike[str]) -> None:
         "crop_mode": "squash",
     }
     partial = folder / "partial"
+    encoder.to("cpu").to(memory_format=torch.contiguous_format)  # safetensors writes no other
     save_for_hf(encoder.net, str(partial), data_config=data_config, safe_serialization=True)
     config = partial / "config.json"
     content = json.loads(config.read_text())

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from selfsight.encoders.extract import best_device
 from selfsight.training.recipe import Budget, Recipe
 from selfsight.views.plan import Colour, ViewGroup, ViewPlan
 
@@ -32,7 +33,7 @@ def facts_of(rows: pa.Table) -> Facts:
     """Facts of the usable `rows` of a collection and of this machine."""
     sides = np.minimum(rows["height"].to_numpy(), rows["width"].to_numpy())
     channels = 1 if max(rows["channels"].to_pylist()) == 1 else 3
-    device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = best_device()
     bf16 = has_bf16(device)
     depth = int(max(rows["depth"].to_pylist()))
     return Facts(len(rows), int(np.median(sides)), channels, depth, device, bf16, os.cpu_count() or 1)
@@ -46,15 +47,25 @@ def has_bf16(device: str) -> bool:
 
 
 SMALL = 64  # images below this many pixels are enlarged for the encoder
+BATCH = 256
 NARROW = {"layers": [1, 1, 1, 0], "channels": [64, 128, 256, 256]}
 
 Rule = Callable[[Facts, dict[str, Any]], tuple[Any, str]]
 
 
+def _objective_options(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+    if r["objective"] == "simclr":
+        return {"decoupled": True}, "helps at batches of hundreds (Yeh et al., ECCV 2022)"
+    return {}, "the objective's own defaults"
+
+
 def _encoder(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
     if f.device == "cuda":
         return "resnet50", "a GPU has room for it"
-    return "resnet18", "narrowed to three stages of one block: the most learnt per minute on a CPU (benchmarks/cifar10)"
+    return (
+        "resnet18",
+        "narrowed to three stages of one block: learns most a minute on a CPU (benchmarks/README.md)",
+    )
 
 
 def _size(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
@@ -68,15 +79,15 @@ def _size(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
 
 def _views(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
     side = max(16, r["size"] // 2 // 16 * 16)
-    group = ViewGroup(count=8, size=side, scale=(0.25, 0.25), ratio=(1.0, 1.0), colour=Colour())
-    reason = "many small parts at the magnification of use: most evidence per minute (EMP-SSL, arXiv 2304.03977)"
+    group = ViewGroup(count=4, size=side, scale=(0.25, 0.25), ratio=(1.0, 1.0), colour=Colour())
+    reason = "several quarters of the image at the magnification of use: small, so many are seen in a minute"
     return ViewPlan((group,)), reason
 
 
 def _batch_size(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
-    if f.items < 128:
+    if f.items < BATCH:
         return f.items, f"all {f.items} items"
-    return 128, f"with {r['views'].count} views each, {128 * r['views'].count} views a step"
+    return BATCH, f"with {r['views'].count} views each, {BATCH * r['views'].count} views a step"
 
 
 def _precision(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
@@ -90,10 +101,19 @@ def _canvas_side(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
     return side, "so that the smallest part still fills a view"
 
 
+RATES = {"adamw": 2e-3, "sgd": 0.06, "lars": 0.3}
+WEIGHT_DECAYS = {"adamw": 0.05, "sgd": 5e-4, "lars": 1e-4}
+
+
+def _learning_rate(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+    rate = RATES.get(r["optimiser"], RATES["adamw"]) * (r["batch_size"] / BATCH) ** 0.5
+    return rate, f"{r['optimiser']}'s at a batch of {BATCH}, scaled by the root of the batch"
+
+
 # Value, then how it is chosen when it was not asked for, in order: later rules see earlier values.
 RULES: dict[str, Rule] = {
-    "objective": lambda f, r: ("vicreg", "learns fastest in the first minutes (EMP-SSL's table of early epochs)"),
-    "objective_options": lambda f, r: ({}, "the objective's own defaults"),
+    "objective": lambda f, r: ("simclr", "the best of ours after ten minutes on a CPU (benchmarks/README.md)"),
+    "objective_options": _objective_options,
     "encoder": _encoder,
     "encoder_args": lambda f, r: (
         NARROW if r["encoder"] == "resnet18" and f.device != "cuda" else {},
@@ -107,11 +127,8 @@ RULES: dict[str, Rule] = {
     "batch_size": _batch_size,
     "accumulate": lambda f, r: (1, "the batch fits"),
     "optimiser": lambda f, r: ("adamw", "robust to scale across objectives"),
-    "learning_rate": lambda f, r: (
-        {"adamw": 2e-3, "sgd": 0.06, "lars": 0.3}[r["optimiser"]] * (r["batch_size"] / 128) ** 0.5,
-        "chosen on CIFAR-10's training images at batch 128, scaled by the root of the batch",
-    ),
-    "weight_decay": lambda f, r: ({"adamw": 0.05, "sgd": 5e-4, "lars": 1e-4}[r["optimiser"]], "usual for it"),
+    "learning_rate": _learning_rate,
+    "weight_decay": lambda f, r: (WEIGHT_DECAYS.get(r["optimiser"], 0.0), "usual for the optimiser"),
     "warmup": lambda f, r: (0.05, "of the budget"),
     "clip": lambda f, r: (0.0, "off: gradients of this objective are bounded by its batch norm"),
     "precision": _precision,

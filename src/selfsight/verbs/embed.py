@@ -78,15 +78,17 @@ def _patches(encoder: Encoder, items: Collection) -> pa.Table:
     import numpy as np
     import torch
 
-    from selfsight.encoders.extract import input_batches, to_input
+    from selfsight.encoders.extract import best_device, input_batches, to_input
 
+    device = best_device()
+    encoder = encoder.to(device)
     rows, out, kept = items.usable, [], []
     bad = 0
     with torch.inference_mode():
         for numbers, pixels, failed in input_batches(items, rows, encoder.preprocessing, "Encoding"):
             bad += len(failed)
             if numbers:
-                out.append(encoder(to_input(pixels, encoder.preprocessing)).patches.float().numpy())
+                out.append(encoder(to_input(pixels, encoder.preprocessing).to(device)).patches.float().cpu().numpy())
                 kept += numbers
     return _table(rows.take(kept), np.concatenate(out), len(items.set_aside) + bad)
 

@@ -173,7 +173,7 @@ def _train(run: Run, recipe: Recipe, items: Collection, canvases: Canvases, star
         except Stopped:
             raise SelfsightError(f"Stopped and saved in {run.path}. The same command goes on from here.") from None
     whiten(encoder, canvas_features(encoder, batches, normalise))
-    save(encoder.to("cpu"), run.path / "encoder")
+    save(encoder, run.path / "encoder")
     seconds = clock.seconds
     run.log(f"finished after {step} steps and {seconds:.0f} s")
     last = run.read_metrics()[-1]

@@ -1,0 +1,113 @@
+"""The atlas of a collection by its features: where items lie, and which lie nearest to which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from selfsight.data.collection import Collection, first_line
+from selfsight.data.threads import in_threads
+from selfsight.encoders.encoder import Encoder
+from selfsight.encoders.extract import pooled
+from selfsight.encoders.store import load
+from selfsight.errors import SelfsightError
+from selfsight.probing.neighbours import nearest
+from selfsight.report.pictures import data_uri, data_uris, thumbnail
+from selfsight.training.run import Run
+
+MOST_ITEMS = 1500  # of the map: t-SNE stays within seconds and the page within 8 MB
+FEWEST_FOR_TSNE = 10
+MAP_SIDE, GALLERY_SIDE = 56, 88  # px
+MAP_BYTES = 2_400_000  # of the pictures on the map; plotly.js itself takes 4.8 MB
+QUERIES, NEIGHBOURS = 10, 8
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """`names` and `places` [N, 2] of the items on the map; `pictures`, one data URI each, or none at all;
+    `gallery`: queries with their nearest; `total` items that the map is drawn from; `unread` of those
+    chosen that could not be read."""
+
+    names: list[str]
+    places: np.ndarray
+    pictures: list[str]
+    gallery: list[dict[str, object]]
+    total: int
+    unread: int
+
+
+def draw(run: Run, collection: Collection, thumbnails: bool) -> Atlas:
+    """The atlas of `collection` by the encoder of `run`. Raises `SelfsightError` saying why it cannot be drawn."""
+    if not collection.source.is_dir():
+        raise SelfsightError(f"the images are not there: {collection.source} does not exist")
+    encoder = load(run.path)
+    usable = collection.usable
+    rows, features, bad = pooled(encoder, collection, spaced(usable, MOST_ITEMS))
+    if not len(rows):
+        reason = first_line(Exception(next(iter(bad.values()), "no item")))
+        raise SelfsightError(f"the images are not there: none in {collection.source} can be read ({reason})")
+    names = rows["uri"].to_pylist()
+    pictures, gallery = [], []
+    if thumbnails:
+        pictures = _pictures(encoder, collection, names)
+        gallery = _gallery(encoder, collection, names, features)
+    return Atlas(names, places(features), pictures, gallery, len(usable), len(bad))
+
+
+def spaced(rows: pa.Table, most: int) -> pa.Table:
+    """At most `most` of `rows`, evenly spaced in their order."""
+    if len(rows) <= most:
+        return rows
+    return rows.take(np.linspace(0, len(rows) - 1, most).round().astype(np.int64))
+
+
+def places(features: np.ndarray) -> np.ndarray:
+    """Places [N, 2] of `features` [N, D] on a plane: t-SNE of their directions, principal components if few."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    varied = float(unit.std(0).max()) > 1e-6  # t-SNE starts from components scaled to deviation 1
+    if len(unit) >= FEWEST_FOR_TSNE and varied and unit.shape[1] >= 2:
+        perplexity = min(30.0, (len(unit) - 1) / 3)
+        return np.asarray(TSNE(random_state=0, init="pca", perplexity=perplexity).fit_transform(unit))
+    out = np.zeros((len(unit), 2))
+    dimensions = min(2, *unit.shape)
+    if len(unit) > 1 and varied:
+        out[:, :dimensions] = PCA(dimensions, random_state=0).fit_transform(unit)
+    return out
+
+
+def neighbours(features: np.ndarray) -> list[tuple[int, list[tuple[int, float]]]]:
+    """Up to 10 queries, evenly spaced over `features` [N, D], each with its up to 8 (index, cosine), nearest first."""
+    queries = np.unique(np.linspace(0, len(features) - 1, QUERIES).round().astype(int))
+    similarity, index = nearest(features[queries], features, NEIGHBOURS + 1)
+    out = []
+    for query, cosines, found in zip(queries.tolist(), similarity.tolist(), index.tolist(), strict=True):
+        others = [(i, cosine) for i, cosine in zip(found, cosines, strict=True) if i != query]
+        out.append((query, others[:NEIGHBOURS]))
+    return out
+
+
+def _pictures(encoder: Encoder, collection: Collection, names: list[str]) -> list[str]:
+    window = encoder.preprocessing.window
+    small = in_threads(lambda uri: thumbnail(collection.file(uri), window, MAP_SIDE), names, "Thumbnails")
+    return data_uris(list(small), MAP_BYTES)
+
+
+def _gallery(
+    encoder: Encoder, collection: Collection, names: list[str], features: np.ndarray
+) -> list[dict[str, object]]:
+    window = encoder.preprocessing.window
+
+    def tile(index: int, cosine: float = 1.0) -> dict[str, object]:
+        picture = data_uri(thumbnail(collection.file(names[index]), window, GALLERY_SIDE))
+        return {"name": names[index], "picture": picture, "similarity": cosine}
+
+    return [
+        {"query": tile(query), "nearest": [tile(i, cosine) for i, cosine in found]}
+        for query, found in neighbours(features)
+        if found
+    ]

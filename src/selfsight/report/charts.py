@@ -1,0 +1,128 @@
+"""The charts of the page, as plain plotly figures. Colours are set where they are drawn: they follow light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+# What a row of metrics holds besides the parts of the loss.
+KNOWN = {
+    "step", "progress", "epoch", "loss", "effective_rank", "centre_norm", "spread", "agreement", "contrast",
+    "learning_rate", "skipped", "views_per_second", "waiting", "seconds",
+}  # fmt: skip
+
+# (id, title, what good looks like, metric to name, vertical range)
+CURVES: tuple[tuple[str, str, str, dict[str, str], list[float] | None], ...] = (
+    ("loss", "Loss", "What training lowers. It should fall, fast at first.", {"loss": "loss"}, None),
+    ("parts", "Parts of the loss", "The terms it is made of, before weighting.", {}, None),
+    (
+        "rank",
+        "Effective rank",
+        "How many independent directions the answers vary in. One means collapse.",
+        {"effective_rank": "effective rank"},
+        None,
+    ),
+    (
+        "agreement",
+        "View agreement and contrast",
+        "Agreement: how alike two views of one image are, from 0 to 1. Contrast: how much more alike than views of "
+        "different images. Contrast should rise.",
+        {"agreement": "agreement", "contrast": "contrast"},
+        None,
+    ),
+    (
+        "spread",
+        "Spread and centre norm",
+        "Spread: how different the answers are; 0 is collapse. Centre norm: how much all answers have in common; it "
+        "may be high in healthy runs of objectives that do not centre.",
+        {"spread": "spread", "centre_norm": "centre norm"},
+        [0.0, 1.05],
+    ),
+    (
+        "rate",
+        "Learning rate",
+        "The size of a step: up in the warm-up, then down.",
+        {"learning_rate": "learning rate"},
+        None,
+    ),
+    ("speed", "Speed", "Views trained on in a second.", {"views_per_second": "views/s"}, None),
+    (
+        "waiting",
+        "Waiting for data",
+        "Share of the time in which training waited for images, in %. Above 30\u00a0% the disk or the decoding is what "
+        "limits speed.",
+        {"waiting": "waiting, %"},
+        [0.0, 100.0],
+    ),
+)
+
+
+def curves(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One chart {id, title, caption, figure} for each of `CURVES` that `rows` of metrics have figures for."""
+    parts = {key: key.replace("_", " ") for row in rows[:1] for key in row if key not in KNOWN}
+    out = []
+    for name, title, caption, lines, span in CURVES:
+        lines = parts if name == "parts" else lines
+        shown = {key: text for key, text in lines.items() if any(row.get(key) is not None for row in rows)}
+        if shown:
+            figure = _lines(rows, shown, 100.0 if name == "waiting" else 1.0)
+            if span:
+                figure["layout"]["yaxis"]["range"] = span
+            out.append({"id": f"curve-{name}", "title": title, "caption": caption, "figure": figure})
+    return out
+
+
+def _lines(rows: Sequence[dict[str, Any]], names: dict[str, str], factor: float) -> dict[str, Any]:
+    steps = [row["step"] for row in rows]
+    mode = "lines+markers" if len(rows) < 30 else "lines"
+    traces = []
+    for slot, (key, name) in enumerate(names.items()):
+        values = [None if row.get(key) is None else row[key] * factor for row in rows]
+        traces.append(
+            {"type": "scatter", "mode": mode, "x": steps, "y": values, "name": name, "meta": {"slot": slot}}
+            | {"hovertemplate": "step %{x:,}: %{y:.4~g}<extra>" + name + "</extra>"}
+        )
+    layout = {"xaxis": {"title": {"text": "step"}}, "yaxis": {}, "showlegend": len(names) > 1}
+    return {"data": traces, "layout": layout}
+
+
+def map_figure(places: np.ndarray) -> dict[str, Any]:
+    """The map: one point an item, `places` [N, 2]. Its pictures and names are shown by the page's script."""
+    trace: dict[str, Any] = {"type": "scatter", "mode": "markers", "hoverinfo": "none", "meta": {"slot": 0}}
+    trace |= {"x": _short(places[:, 0]), "y": _short(places[:, 1]), "marker": {"size": 7, "opacity": 0.7}}
+    axis = {"visible": False}
+    layout = {"xaxis": axis, "yaxis": axis | {"scaleanchor": "x"}, "showlegend": False, "hovermode": "closest"}
+    return {"data": [trace], "layout": layout}
+
+
+def _short(values: np.ndarray) -> list[float]:
+    return [round(float(value), 4) for value in values]
+
+
+def label_curve(evaluation: dict[str, Any], titles: dict[str, str]) -> dict[str, Any] | None:
+    """Accuracy in % over labels per class, with a bar of one deviation; None where fewer than two can be placed."""
+    about = evaluation.get("about", {})
+    per_class = about.get("train_items", 0) / max(1, len(about.get("classes", [])))
+    traces, places = [], set()
+    for slot, (key, title) in enumerate(titles.items()):
+        few = evaluation.get(key, {}).get("few_shot", {})
+        points = [(per_class if count == "all" else float(count), value) for count, value in few.items()]
+        points = sorted((x, value) for x, value in points if x > 0 and value.get("mean") is not None)
+        if not points:
+            continue
+        places |= {x for x, _ in points}
+        error = {"type": "data", "array": [100 * (value.get("std") or 0.0) for _, value in points], "visible": True}
+        traces.append(
+            {"type": "scatter", "mode": "lines+markers", "name": title, "meta": {"slot": slot}, "error_y": error}
+            | {"x": [x for x, _ in points], "y": [100 * value["mean"] for _, value in points]}
+            | {"hovertemplate": "%{x:.4~g} labels per class: %{y:.1f} %<extra>" + title + "</extra>"}
+        )
+    if len(places) < 2:
+        return None
+    ticks = sorted(places)
+    xaxis = {"title": {"text": "labels per class"}, "type": "log", "tickvals": ticks}
+    xaxis["ticktext"] = [f"{x:,.0f}" for x in ticks]
+    layout = {"xaxis": xaxis, "yaxis": {"title": {"text": "accuracy, %"}}, "showlegend": True}
+    return {"data": traces, "layout": layout}

@@ -1,0 +1,181 @@
+"""The page itself: gathers what a run left behind and renders it into one file."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from typing import Any
+
+import plotly
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from selfsight.data.collection import Collection
+from selfsight.errors import SelfsightError
+from selfsight.report import atlas, charts, pictures, tables
+from selfsight.report.verdict import Verdict, judge
+from selfsight.training.recipe import Recipe
+from selfsight.training.run import Run
+
+MOST_SET_ASIDE = 500  # rows of the table; the rest is counted
+WAITING_TOO_MUCH = 0.3  # share of the time; above it faster data gives more than a faster machine
+
+
+def build(run: Run, thumbnails: bool = True) -> tuple[str, Verdict, int]:
+    """The page of `run` as HTML, its verdict, and how many items it was pretrained on.
+
+    Raises `SelfsightError` where nothing was measured yet, or the evaluation cannot be read.
+    """
+    rows = run.read_metrics()
+    if not rows:
+        raise SelfsightError(
+            f"{run.path} has measured nothing yet, so there is nothing to report. "
+            "Wait for its first steps, or give its selfsight pretrain command again."
+        )
+    asked, recipe, data = run.read_recipe()
+    verdict, evaluation = judge(rows), _evaluation(run)
+    collection, notes = _collection(data)
+    drawn = None
+    try:
+        if collection is not None:
+            drawn = _drawn(run, collection, thumbnails)
+    except SelfsightError as error:
+        notes.append(f"The map and the gallery are missing because {error}.")
+    content: dict[str, Any] = {"run": run, "recipe": recipe, "data": data, "verdict": verdict, "last": rows[-1]}
+    content |= {"next_steps": next_steps(verdict, run, recipe, data, rows, evaluation is not None)}
+    content |= {"curves": charts.curves(rows), "notes": notes, "thumbnails": thumbnails, "atlas": drawn}
+    content |= {"sheet": pictures.sheet_uri(run.path / "views.png") if thumbnails else None}
+    content |= _evaluated(run, evaluation) | _left_out(run, collection)
+    content |= {"recipe_rows": tables.recipe_rows(asked, recipe), "machine": _machine(run)}
+    content["drawings"] = _drawings(content)
+    return _render(content), verdict, int(data["items"])
+
+
+def _evaluation(run: Run) -> dict[str, Any] | None:
+    path = run.path / "evaluation.json"
+    if not path.exists():
+        return None
+    try:
+        evaluation = json.loads(path.read_text(encoding="utf-8"))
+        evaluation["encoder"]["few_shot"]
+    except (ValueError, KeyError, TypeError):
+        raise SelfsightError(f"{path} cannot be read. Make it again with: selfsight evaluate {run.path}") from None
+    return dict(evaluation)
+
+
+def _collection(data: dict[str, Any]) -> tuple[Collection | None, list[str]]:
+    """The collection of the run, and what a reader must know about it."""
+    try:
+        collection = Collection.open(data["collection"])
+    except SelfsightError:
+        gone = f"the table of items, {data['collection']}, is not there any more"
+        return None, [f"The map and the gallery are missing because {gone}."]
+    if collection.id_hash() == data["id_hash"]:
+        return collection, []
+    return collection, ["The images changed since this run was started: the map shows them as they are now."]
+
+
+def _drawn(run: Run, collection: Collection, thumbnails: bool) -> atlas.Atlas:
+    if not run.finished:
+        raise SelfsightError("they need the finished encoder, and this run has not ended")
+    return atlas.draw(run, collection, thumbnails)
+
+
+def next_steps(
+    verdict: Verdict, run: Run, recipe: Recipe, data: dict[str, Any], rows: list[dict[str, Any]], evaluated: bool
+) -> list[dict[str, str]]:
+    """What to do next: {text, command}, most useful first; `command` may be empty."""
+    here, source = shlex.quote(str(run.path)), shlex.quote(data["source"])
+    again = f"selfsight pretrain {source} -o {shlex.quote(str(run.path) + '-2')}"
+    slower = f"--learning-rate {recipe.learning_rate / 4:.2g}"
+    other = "vicreg" if recipe.objective == "simclr" else "simclr"
+    steps: list[dict[str, str]] = []
+
+    def add(text: str, command: str = "") -> None:
+        steps.append({"text": text, "command": command})
+
+    if not run.finished:
+        add("This run has not ended. The selfsight pretrain command that started it goes on with it.")
+    elif verdict.word == "not enough evidence":
+        add("Train longer; twenty minutes is a good first try.", f"{again} --minutes 20")
+    elif verdict.word in ("stuck", "collapsed"):
+        add("Take smaller steps.", f"{again} {slower}")
+        add("Or learn by another task.", f"{again} --objective {other}")
+        add("And look at the views below: views of one image must show the same thing, of two images different things.")
+    if run.finished and verdict.word in ("working", "not enough evidence"):
+        if not evaluated:
+            add("Measure what it is worth, with a few labelled images.", evaluate_command(run))
+        add("Turn images into features.", f"selfsight embed {source} --model {here} -o features.parquet")
+    waiting = sorted(float(row.get("waiting") or 0.0) for row in rows)[len(rows) // 2]
+    if waiting > WAITING_TOO_MUCH:
+        add(f"Training waited for images {100 * waiting:.0f} % of the time: a faster disk would give more steps.")
+    return steps
+
+
+def evaluate_command(run: Run) -> str:
+    """The command that measures the run with labels."""
+    return f"selfsight evaluate {shlex.quote(str(run.path))} --train LABELLED/train --test LABELLED/test"
+
+
+def _evaluated(run: Run, evaluation: dict[str, Any] | None) -> dict[str, Any]:
+    if evaluation is None:
+        return {"evaluation": None, "evaluate_command": evaluate_command(run), "label_curve": None}
+    return {
+        "evaluation": tables.evaluation_table(evaluation),
+        "about": {"classes": [], "train_items": 0, "test_items": 0, "seeds": 0, "notes": []}
+        | evaluation.get("about", {}),
+        "gains": tables.gains(evaluation),
+        "beaten_by": tables.beaten_by(evaluation),
+        "label_curve": charts.label_curve(evaluation, tables.ROWS),
+    }
+
+
+def _left_out(run: Run, collection: Collection | None) -> dict[str, Any]:
+    rows = tables.set_aside(run, collection)
+    others = collection.others if collection is not None else None
+    return {"set_aside": rows[:MOST_SET_ASIDE], "set_aside_count": len(rows), "others": others}
+
+
+def _machine(run: Run) -> list[tuple[str, str]]:
+    """(what, value) of `environment.json`; empty where it is not there."""
+    try:
+        machine = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    versions = machine.pop("versions", {})
+    rows = [(name.replace("_gb", " (GB)").replace("_", " "), str(value)) for name, value in machine.items()]
+    return [*rows, ("versions", ", ".join(f"{name} {number}" for name, number in versions.items()))]
+
+
+def _drawings(content: dict[str, Any]) -> dict[str, Any]:
+    """What the page's script draws: {figures: {id: figure}, names, pictures}."""
+    figures = {curve["id"]: curve["figure"] for curve in content["curves"]}
+    if content["label_curve"]:
+        figures["label-curve"] = content["label_curve"]
+    drawn: atlas.Atlas | None = content["atlas"]
+    if drawn is None:
+        return {"figures": figures, "names": [], "pictures": []}
+    figures["map"] = charts.map_figure(drawn.places)
+    return {"figures": figures, "names": drawn.names, "pictures": drawn.pictures}
+
+
+def finite(value: Any) -> Any:
+    """`value` with None for floats that JSON has no word for (a loss can be infinite)."""
+    if isinstance(value, dict):
+        return {key: finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _render(content: dict[str, Any]) -> str:
+    loader = PackageLoader("selfsight.report", ".")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    # A string in the library holds a link to its maker's site; the script never goes there, see the page's CSP.
+    content |= {"plotly_js": Markup(get_plotlyjs()), "plotly_version": plotly.__version__}
+    content["drawings"] = finite(content["drawings"])  # `tojson` in the template escapes <, > and & inside <script>
+    return environment.get_template("page.html").render(content)

@@ -1,0 +1,146 @@
+"""The tables and sentences of the page: the evaluation, the recipe with its reasons, what was set aside."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import yaml
+
+from selfsight.data.collection import Collection
+from selfsight.training.recipe import Recipe
+from selfsight.training.run import Run
+
+# Who is compared, in the order of the table.
+ROWS = {
+    "encoder": "this encoder",
+    "start": "starting weights",
+    "random": "random weights",
+    "pixels": "raw pixels",
+}
+COLUMNS = (
+    ("k-NN", "knn", "top1"),
+    ("linear", "linear", "top1"),
+    ("balanced", "linear", "balanced"),
+    ("top-2", "linear", "top2"),
+    ("macro-F1", "linear", "macro_f1"),
+    ("AUROC", "linear", "auroc"),
+)
+SET_ASIDE_LINE = re.compile(r"^\S+ set aside ([0-9a-f]{32}): (.*)$")
+
+
+def evaluation_table(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """{columns: [title], rows: [{title, cells: [{text, best}]}]}; the best of each column is marked."""
+    counts = list(evaluation["encoder"].get("few_shot", {}))
+    columns = [title for title, _, _ in COLUMNS] + [_shots(count, short=True) for count in counts]
+    values = {name: _values(evaluation[name], counts) for name in ROWS if name in evaluation}
+    rows = []
+    for name, cells in values.items():
+        marked = []
+        for i, (mean, std) in enumerate(cells):
+            known = [value for other in values.values() if (value := other[i][0]) is not None]
+            best = mean is not None and len(known) > 1 and f"{mean:.3f}" == f"{max(known):.3f}"
+            marked.append({"text": _percent(mean, std), "best": best})
+        rows.append({"name": name, "title": ROWS[name], "cells": marked})
+    return {"columns": columns, "rows": rows}
+
+
+def _values(probes: dict[str, Any], counts: list[str]) -> list[tuple[float | None, float | None]]:
+    """(value, spread) of every column."""
+    plain: list[tuple[float | None, float | None]] = [(probes.get(p, {}).get(key), None) for _, p, key in COLUMNS]
+    few = [probes.get("few_shot", {}).get(count) or {} for count in counts]
+    spreads = [None if count == "all" else f.get("std") for count, f in zip(counts, few, strict=True)]
+    return plain + [(f.get("mean"), spread) for f, spread in zip(few, spreads, strict=True)]
+
+
+def _percent(value: float | None, spread: float | None = None) -> str:
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
+
+
+def _shots(count: str, short: bool = False) -> str:
+    if count == "all":
+        return "all labels"
+    return f"{count}/class" if short else f"{count} label{'' if count == '1' else 's'} per class"
+
+
+def gains(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """What pretraining bought: {points, text, sure} for each number of labels, over random and starting weights.
+
+    sure: the difference is larger than the joint deviation of the draws of labels.
+    """
+    out = []
+    for control in ("random", "start"):
+        for count, mine in evaluation["encoder"].get("few_shot", {}).items():
+            theirs = evaluation.get(control, {}).get("few_shot", {}).get(count)
+            if not theirs or mine.get("mean") is None or theirs.get("mean") is None:
+                continue
+            gain = mine["mean"] - theirs["mean"]
+            noise = math.hypot(mine.get("std") or 0.0, theirs.get("std") or 0.0)
+            unit = "point" if f"{abs(100 * gain):.1f}" == "1.0" else "points"
+            text = f"{unit} over {ROWS[control]} with {_shots(count)}"
+            out.append({"points": f"{100 * gain:+.1f}", "text": text, "sure": abs(gain) > noise, "good": gain > 0})
+    return out
+
+
+def beaten_by(evaluation: dict[str, Any]) -> list[str]:
+    """A sentence for each control that does better than the encoder with some number of labels."""
+    out = []
+    for control, title in ROWS.items():
+        if control == "encoder" or control not in evaluation:
+            continue
+        where = []
+        for count, mine in evaluation["encoder"].get("few_shot", {}).items():
+            theirs = evaluation[control].get("few_shot", {}).get(count) or {}
+            if mine.get("mean") is not None and (theirs.get("mean") or 0.0) > mine["mean"]:
+                where.append(f"{_shots(count)} (by {100 * (theirs['mean'] - mine['mean']):.1f} points)")
+        if where:
+            out.append(f"{title.capitalize()} are better than this encoder with {', '.join(where)}.")
+    return out
+
+
+def recipe_rows(asked: dict[str, Any], recipe: Recipe) -> list[dict[str, str]]:
+    """{name, value, detail, reason} of every value of the recipe."""
+    rows = []
+    for name, value in recipe.to_dict().items():
+        if name == "reasons":
+            continue
+        reason = recipe.reasons.get(name, "")
+        if name in asked or not reason:
+            reason = (
+                "you asked" if name in asked else f"from {asked['recipe']}" if asked.get("recipe") else "the default"
+            )
+        rows.append({"name": name.replace("_", " "), "reason": reason} | _shown(name, value))
+    return rows
+
+
+def _shown(name: str, value: Any) -> dict[str, str]:
+    """{value, detail}: a short text, and the whole value where the text does not say all."""
+    if name == "views":
+        groups = " and ".join(f"{g['count']} of {g['size']} px" for g in value["groups"])
+        return {"value": groups, "detail": yaml.safe_dump(value, sort_keys=False)}
+    if name == "budget":
+        return {"value": ", ".join(f"{v:g} {k}" for k, v in value.items() if v is not None), "detail": ""}
+    if isinstance(value, bool):
+        return {"value": "yes" if value else "no", "detail": ""}
+    if isinstance(value, dict):
+        return {"value": "; ".join(f"{k}: {v}" for k, v in value.items()) or "none", "detail": ""}
+    return {"value": f"{value:g}" if isinstance(value, float) else str(value), "detail": ""}
+
+
+def set_aside(run: Run, collection: Collection | None) -> list[dict[str, str]]:
+    """{name, reason} of the items that could not be read: at import, and at the decoding that the run logged."""
+    names: dict[str, str] = {}
+    out: list[dict[str, str]] = []
+    if collection is not None:
+        table = collection.set_aside
+        names = dict(zip(collection.table["id"].to_pylist(), collection.table["uri"].to_pylist(), strict=True))
+        pairs = zip(table["uri"].to_pylist(), table["reason"].to_pylist(), strict=True)
+        out = [{"name": uri, "reason": reason} for uri, reason in pairs]
+    log = run.path / "run.log"
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    logged = {m[1]: m[2] for m in map(SET_ASIDE_LINE.match, lines) if m}  # a resumed run logs an item again
+    out += [{"name": names.get(item, f"item {item}"), "reason": reason} for item, reason in logged.items()]
+    return sorted(out, key=lambda row: row["name"])

@@ -1,0 +1,56 @@
+"""report: one page that says whether a run is working, and shows why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def report(run: str, *, out: str | None = None, thumbnails: bool = True) -> dict[str, Any]:
+    """Write one web page about a run: is it working, what did it learn, what to do next.
+
+    The page is a single file that loads nothing from any network, so it can be mailed or archived.
+    It holds the verdict, the curves, a map of your images, their nearest neighbours, the recipe
+    with its reasons, and the evaluation if `selfsight evaluate` was run before.
+
+    Parameters
+    ----------
+    run
+        Folder of a run, made by `selfsight pretrain`; it may still be training.
+    out
+        File to write, instead of report.html in the folder of the run.
+    thumbnails
+        Small copies of your images on the page; `--no-thumbnails` leaves every one out.
+
+    Returns
+    -------
+    dict
+        report: the file; verdict: {word, sentence, figures}; items: how many images the run learnt from.
+    """
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from selfsight.errors import SelfsightError
+    from selfsight.report.page import build
+    from selfsight.training.run import Run, write_whole
+
+    opened = Run.open(run)
+    path = Path(out) if out else opened.path / "report.html"
+    if path.is_dir():
+        raise SelfsightError(f"{path} is a folder. Give the file to write: -o {path / 'report.html'}")
+    if not path.parent.is_dir():
+        raise SelfsightError(f"The folder {path.parent} does not exist. Make it, or give another -o.")
+    page, verdict, items = build(opened, thumbnails)
+    try:
+        write_whole(path, page)
+    except OSError as error:
+        raise SelfsightError(f"Cannot write {path}: {error.strerror}. Give another -o.") from None
+    return {"report": str(path), "verdict": asdict(verdict), "items": items}
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the verdict and where the page is."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(result["verdict"]["sentence"])
+    console.print(f"The page, to open in any browser: {result['report']}")

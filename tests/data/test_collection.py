@@ -1,0 +1,150 @@
+"""The table of items: identity, order, features by id, decisions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from selfsight.data.collection import Collection, item_id, rows_table
+from selfsight.data.importers import import_folder
+from selfsight.errors import SelfsightError
+
+
+def rows_of(ids: list[str], **columns: list) -> pa.Table:
+    rows = [{"id": i, "uri": f"{i}.png", "content_hash": f"c{i}", "status": "ok", "reason": ""} for i in ids]
+    for name, values in columns.items():
+        for row, value in zip(rows, values, strict=True):
+            row[name] = value
+    return rows_table(rows)
+
+
+def test_item_id_is_a_hash_of_source_path_and_frame():
+    assert item_id("photos", "a/b.png") == hashlib.blake2b(b"photos\0a/b.png\x000", digest_size=16).hexdigest()
+    near = [("photos", "a/b.png", 1), ("photo", "sa/b.png", 0), ("photos", "a/c.png", 0), ("other", "a/b.png", 0)]
+    assert len({item_id(*x) for x in near} | {item_id("photos", "a/b.png")}) == 5
+
+
+def test_ids_are_stable_when_the_folder_is_exported_again_elsewhere(images: Callable[..., Path], tmp_path: Path):
+    folder = images(6)
+    again = tmp_path / "elsewhere" / "photos"
+    shutil.copytree(folder, again, copy_function=shutil.copyfile)  # new times, same content
+    one, two = import_folder(folder, tmp_path / "1.lance"), import_folder(again, tmp_path / "2.lance")
+    for column in ("id", "uri", "content_hash"):
+        assert one.table[column].to_pylist() == two.table[column].to_pylist()
+    assert one.id_hash() == two.id_hash()
+    assert one.table["id"].to_pylist()[0] == min(item_id("photos", uri) for uri in one.table["uri"].to_pylist())
+
+
+def test_exact_duplicates_share_the_content_hash_and_not_the_id(images: Callable[..., Path], tmp_path: Path):
+    folder = images(3)
+    shutil.copyfile(folder / "000.png", folder / "copy.png")
+    table = import_folder(folder, tmp_path / "c.lance").table
+    content = dict(zip(table["uri"].to_pylist(), table["content_hash"].to_pylist(), strict=True))
+    assert content["copy.png"] == content["000.png"]
+    assert content["000.png"] == hashlib.blake2b((folder / "000.png").read_bytes(), digest_size=16).hexdigest()
+    assert len(set(content.values())) == 3
+    assert len(set(table["id"].to_pylist())) == 4
+
+
+def test_order_is_by_id_whatever_lance_does_to_its_rows(tmp_path: Path):
+    collection = Collection.write(tmp_path / "c.lance", rows_of(["3", "1", "2"]), tmp_path)
+    assert collection.table["id"].to_pylist() == ["1", "2", "3"]
+    lance.dataset(str(collection.path)).update({"label": "'moved'"}, where="id = '1'")
+    stored = lance.dataset(str(collection.path)).to_table()["id"].to_pylist()
+    assert stored != ["1", "2", "3"], "Lance no longer moves updated rows; this test proves nothing"
+    again = Collection.open(collection.path)
+    assert again.table["id"].to_pylist() == ["1", "2", "3"]
+    assert again.table["label"].to_pylist() == ["moved", None, None]
+
+
+def test_other_columns_of_a_manifest_are_kept(tmp_path: Path):
+    rows = rows_of(["1", "2"]).append_column("camera", pa.array(["x", "y"]))
+    assert Collection.write(tmp_path / "c.lance", rows, tmp_path).table["camera"].to_pylist() == ["x", "y"]
+
+
+def test_two_items_of_one_id_are_refused(tmp_path: Path):
+    with pytest.raises(SelfsightError, match="share an id"):
+        Collection.write(tmp_path / "c.lance", rows_of(["1", "1"]), tmp_path)
+
+
+def test_id_hash_depends_on_ids_and_contents_of_usable_items_only(tmp_path: Path):
+    def hash_of(name: str, **columns: list) -> str:
+        return Collection.write(tmp_path / f"{name}.lance", rows_of(["1", "2", "3"], **columns), tmp_path).id_hash()
+
+    base = hash_of("a")
+    assert hash_of("b", label=["x", "y", "z"]) == base
+    assert hash_of("c", content_hash=["c1", "c2", "other"]) != base
+    assert hash_of("d", status=["ok", "ok", "set_aside"]) != base
+    one = Collection.write(tmp_path / "e.lance", rows_of(["1", "2"]), tmp_path)
+    assert hash_of("f", status=["ok", "ok", "set_aside"]) == one.id_hash()
+
+
+def test_features_come_back_by_id_and_survive_a_rewrite(tmp_path: Path):
+    collection = Collection.write(tmp_path / "c.lance", rows_of(["b", "a", "d", "c"]), tmp_path)
+    features = np.arange(12, dtype=np.float32).reshape(4, 3)
+    collection.add_features("enc", collection.table.take([2, 0]), features[[2, 0]])  # c, a
+    collection.add_features("enc", collection.table.take([3]), features[[3]])  # d
+    rewritten = Collection.write(collection.path, rows_of(["e", "d", "c", "b", "a"]), tmp_path)
+    known, kept = rewritten.read_features("enc", rewritten.usable)
+    assert known.tolist() == [True, False, True, True, False]  # a b c d e
+    assert (kept == features[[0, 2, 3]]).all()
+    known, kept = rewritten.read_features("enc", rewritten.usable.take([3, 4, 0]))  # d e a
+    assert known.tolist() == [True, False, True]
+    assert (kept == features[[3, 0]]).all()
+    assert not rewritten.read_features("another", rewritten.usable)[0].any()
+
+
+def test_features_of_changed_content_are_not_known(tmp_path: Path):
+    collection = Collection.write(tmp_path / "c.lance", rows_of(["a", "b"]), tmp_path)
+    collection.add_features("enc", collection.table, np.ones((2, 3), dtype=np.float32))
+    changed = Collection.write(collection.path, rows_of(["a", "b"], content_hash=["ca", "new"]), tmp_path)
+    assert changed.read_features("enc", changed.usable)[0].tolist() == [True, False]
+    changed.add_features("enc", changed.table.take([1]), np.full((1, 3), 2, dtype=np.float32))
+    known, kept = changed.read_features("enc", changed.usable)
+    assert known.all() and kept[:, 0].tolist() == [1.0, 2.0]
+
+
+def test_decisions_are_appended_and_undone_by_the_inverse(tmp_path: Path):
+    collection = Collection.write(tmp_path / "c.lance", rows_of(["a"]), tmp_path)
+    collection.decide("a", "label", "cat", by="ann")
+    first = (tmp_path / "decisions.jsonl").read_bytes()
+    collection.decide("a", "label", None, by="ann", old="cat")
+    journal = (tmp_path / "decisions.jsonl").read_bytes()
+    assert journal.startswith(first)
+    entries = [json.loads(line) for line in journal.splitlines()]
+    assert [(e["id"], e["field"], e["old"], e["new"], e["by"]) for e in entries] == [
+        ("a", "label", None, "cat", "ann"), ("a", "label", "cat", None, "ann"),
+    ]  # fmt: skip
+    assert entries[0]["time"] <= entries[1]["time"]
+
+
+def test_folder_labels_use_the_column_then_the_folder(tmp_path: Path):
+    rows = rows_of(["1", "2", "3"], uri=["cat/x.png", "dog/y.png", "z.png"], label=[None, "wolf", "bird"])
+    collection = Collection.write(tmp_path / "c.lance", rows, tmp_path)
+    assert collection.folder_labels() == ["cat", "wolf", "bird"]
+    bare = Collection.write(tmp_path / "d.lance", rows_of(["1"]), tmp_path)
+    with pytest.raises(SelfsightError, match=r"1\.png"):
+        bare.folder_labels()
+
+
+def test_what_is_no_collection_is_said_in_one_sentence(tmp_path: Path):
+    (tmp_path / "x.lance").mkdir()
+    with pytest.raises(SelfsightError, match="is not a collection"):
+        Collection.open(tmp_path / "x.lance")
+    with pytest.raises(SelfsightError, match="is not a collection"):
+        Collection.open(tmp_path / "none.lance")
+
+
+def test_a_newer_format_is_refused(tmp_path: Path):
+    table = rows_of(["1"]).replace_schema_metadata({"format_version": "99"})
+    lance.write_dataset(table, str(tmp_path / "c.lance"))
+    with pytest.raises(SelfsightError, match="newer selfsight"):
+        Collection.open(tmp_path / "c.lance")

@@ -1,0 +1,219 @@
+"""Folders become collections: incremental, nothing skipped in silence, nothing written beside the user's files."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import picture
+from PIL import Image
+
+from selfsight.data.collection import Collection
+from selfsight.data.importers import import_folder, open_source
+from selfsight.errors import SelfsightError
+
+DATA = Path(os.environ.get("SELFSIGHT_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+
+def encoded(kind: str, size: tuple[int, int] = (64, 64)) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(picture(np.random.default_rng(1), *size)).save(out, kind)
+    return out.getvalue()
+
+
+def giant_png() -> bytes:
+    """A correct PNG whose header promises 10^10 pixels: the decompression bomb."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+def reasons(collection: Collection) -> dict[str, str]:
+    rows = collection.set_aside
+    return dict(zip(rows["uri"].to_pylist(), rows["reason"].to_pylist(), strict=True))
+
+
+def tree(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(p): (p.stat().st_mtime_ns, p.stat().st_size) for p in [folder, *folder.rglob("*")]}
+
+
+def test_headers_become_columns(tmp_path: Path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    Image.fromarray(picture(rng, 20, 30)).save(folder / "rgb.jpg")
+    Image.fromarray(picture(rng, 21, 31, 1)).save(folder / "grey.PNG", "png")
+    Image.fromarray(np.full((22, 32), 40_000, np.uint16)).save(folder / "deep.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn: upright it is 30 wide, 50 high
+    Image.fromarray(picture(rng, 30, 50)).save(folder / "turned.jpeg", exif=exif)
+    rows = {r["uri"]: r for r in import_folder(folder, tmp_path / "c.lance").table.to_pylist()}
+    seen = {u: tuple(r[k] for k in ("format", "width", "height", "channels", "depth")) for u, r in rows.items()}
+    assert seen == {
+        "rgb.jpg": ("JPEG", 30, 20, 3, 8),
+        "grey.PNG": ("PNG", 31, 21, 1, 8),
+        "deep.png": ("PNG", 32, 22, 1, 16),
+        "turned.jpeg": ("JPEG", 30, 50, 3, 8),
+    }
+    assert all(r["bytes"] == (folder / u).stat().st_size and r["status"] == "ok" for u, r in rows.items())
+
+
+def test_broken_files_are_set_aside_with_the_reason_and_text_is_counted(tmp_path: Path):
+    folder = tmp_path / "wild"
+    folder.mkdir()
+    files = {
+        "good.jpg": encoded("JPEG"),
+        "cut.jpg": encoded("JPEG")[:-200],
+        "cut.png": encoded("PNG")[:-200],
+        "empty.png": b"",
+        "text.jpg": b"this is no image\n",
+        "giant.png": giant_png(),
+        "notes.txt": b"hello",
+        "table.csv": b"a,b",
+        ".hidden.jpg": encoded("JPEG"),
+    }
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    (folder / ".thumbs").mkdir()
+    (folder / ".thumbs" / "t.jpg").write_bytes(encoded("JPEG"))
+    os.symlink(folder / "nowhere", folder / "dangling.jpg")
+    collection = import_folder(folder, tmp_path / "c.lance")
+    assert collection.usable["uri"].to_pylist() == ["good.jpg"]
+    assert reasons(collection) == {
+        "cut.jpg": "truncated JPEG: no end marker",
+        "cut.png": "truncated PNG: no end chunk",
+        "empty.png": "empty file",
+        "text.jpg": "not a readable JPEG or PNG header",
+        "giant.png": "100000 x 100000 is above the limit of 200,000,000 pixels",
+        "dangling.jpg": "No such file or directory",
+    }
+    assert collection.others == 2
+
+
+def test_a_photograph_with_a_video_behind_it_is_usable(tmp_path: Path):
+    # Telephones append a film of megabytes to a JPEG ("motion photo"); the picture before it is whole.
+    folder = tmp_path / "telephone"
+    folder.mkdir()
+    (folder / "motion.jpg").write_bytes(encoded("JPEG") + b"\0\0\0\x18ftypmp42" + bytes(20_000))
+    assert import_folder(folder, tmp_path / "c.lance").usable["uri"].to_pylist() == ["motion.jpg"]
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="permissions bind no administrator")
+def test_a_file_without_permission_is_set_aside(images: Callable[..., Path], tmp_path: Path):
+    folder = images(2)
+    (folder / "000.png").chmod(0)
+    assert reasons(import_folder(folder, tmp_path / "c.lance")) == {"000.png": "Permission denied"}
+
+
+def test_importing_twice_writes_nothing_and_reads_no_file(images: Callable[..., Path], tmp_path: Path):
+    folder, out = images(4), tmp_path / "c.lance"
+    (folder / "empty.png").write_bytes(b"")
+    first = import_folder(folder, out)
+    before = tree(out)
+    # Other bytes under the old size and time: only a file that was read again would show them.
+    path = folder / "000.png"
+    stat, data = path.stat(), path.read_bytes()
+    path.write_bytes(data[:-30] + bytes(30))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    second = import_folder(folder, out)
+    assert second.version == first.version and tree(out) == before
+    assert second.table.equals(first.table)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    third = import_folder(folder, out)
+    assert third.version == first.version + 1
+    assert reasons(third) == {"000.png": "truncated PNG: no end chunk", "empty.png": "empty file"}
+
+
+def test_new_and_vanished_files_are_noticed(images: Callable[..., Path], tmp_path: Path):
+    folder, out = images(4), tmp_path / "c.lance"
+    first = import_folder(folder, out)
+    (folder / "000.png").rename(folder / "new.png")
+    second = import_folder(folder, out)
+    assert set(second.table["uri"].to_pylist()) == set(first.table["uri"].to_pylist()) - {"000.png"} | {"new.png"}
+    (folder / "x.txt").write_text("x")
+    assert import_folder(folder, out).others == 1
+
+
+def test_a_folder_without_a_readable_image_is_one_error(tmp_path: Path):
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    with pytest.raises(SelfsightError, match="no JPEG or PNG file, and 0 other files"):
+        open_source(folder)
+    (folder / "a.txt").write_text("a")
+    for name in ("a.jpg", "b.jpg"):
+        (folder / name).write_bytes(b"")
+    with pytest.raises(SelfsightError, match=r"2 image files, none readable \(empty file\), and 1 other files"):
+        open_source(folder)
+    with pytest.raises(SelfsightError, match="does not exist"):
+        open_source(tmp_path / "missing")
+    with pytest.raises(SelfsightError, match="is a file"):
+        open_source(folder / "a.txt")
+
+
+def test_the_users_folder_is_left_alone(images: Callable[..., Path], cache: Path):
+    from selfsight.data.canvases import resident
+
+    folder = images(3)
+    before = tree(folder)
+    collection = open_source(folder)
+    resident(collection, 3, 16)
+    collection.add_features("enc", collection.usable, np.zeros((3, 2), np.float32))
+    collection.decide(collection.table["id"][0].as_py(), "label", "x", by="me")
+    assert tree(folder) == before
+    assert collection.path.is_relative_to(cache)
+    assert (collection.path.parent / "decisions.jsonl").exists()
+
+
+def test_the_collection_goes_where_it_is_asked_and_folders_do_not_share_one(images: Callable[..., Path], tmp_path: Path):
+    folder = images(2)
+    assert open_source(folder, tmp_path / "here" / "c.lance").path == tmp_path / "here" / "c.lance"
+    assert open_source(tmp_path / "here" / "c.lance").source == folder.resolve()
+    other = images(2, name="deeper/photos", seed=1)
+    assert open_source(folder).path != open_source(other).path
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="such names cannot exist on Windows")
+@pytest.mark.parametrize("folder_name", ["photos", "Bilder äöü 日本 #1?%20", "zwei\nzeilen"])
+def test_strange_names(tmp_path: Path, folder_name: str):
+    folder = tmp_path / folder_name
+    folder.mkdir()
+    names = ["zeile\nzwei.png", "日本語.jpg", "emoji 🐈.png", " spaces  .png", 'quote".png', "comma,.jpg", "%41#?.png"]
+    for i, name in enumerate(names):
+        Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(folder / name)
+    collection = open_source(folder)
+    assert set(collection.usable["uri"].to_pylist()) == set(names)
+    assert all(collection.file(uri).exists() for uri in collection.usable["uri"].to_pylist())
+    assert open_source(folder).version == collection.version
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has names that are no text")
+def test_a_name_that_is_not_utf8_does_not_stop_the_import(images: Callable[..., Path], tmp_path: Path):
+    folder = images(2)
+    data = (folder / "000.png").read_bytes()
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")).write_bytes(data)  # "café" in Latin-1
+    collection = import_folder(folder, tmp_path / "c.lance")
+    assert len(collection) == 3  # used or set aside, but counted
+
+
+def test_real_steel_plates(tmp_path: Path):
+    files = sorted((DATA / "neu").rglob("*.jpg"))[:20] if (DATA / "neu").exists() else []
+    if len(files) < 20:
+        pytest.skip(f"{DATA / 'neu'} holds no NEU steel images")
+    folder = tmp_path / "steel"
+    folder.mkdir()
+    for file in files:
+        os.symlink(file, folder / file.name)
+    collection = open_source(folder)
+    rows = collection.usable
+    assert len(rows) == 20 and len(collection.set_aside) == 0
+    assert set(rows["width"].to_pylist()) == set(rows["height"].to_pylist()) == {200}  # as published

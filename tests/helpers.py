@@ -1,0 +1,99 @@
+"""What several test files build: small pictures, folders, collections and trainings."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from selfsight.data.batches import Batch, Batches
+from selfsight.data.canvases import resident
+from selfsight.data.importers import open_source
+from selfsight.data.randomness import item_keys
+from selfsight.encoders.encoder import Encoder, Preprocessing
+from selfsight.encoders.store import create
+from selfsight.objectives.objective import Objective
+from selfsight.training.loop import Clock, fit
+from selfsight.training.measure import measure_normalisation
+from selfsight.training.recipe import Budget, Recipe
+from selfsight.training.run import Run
+from selfsight.views.plan import Colour, ViewGroup, ViewPlan
+
+NARROW = {"layers": [1, 1, 1, 0], "channels": [8, 16, 32, 32]}
+SMALL_VIT = {"patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 2}
+PLAIN = Colour(brightness=0, contrast=0, saturation=0, hue=0, jitter=0, grey=0, blur=0, solarise=0)
+
+
+def picture(rng: np.random.Generator, height: int, width: int, channels: int = 3) -> np.ndarray:
+    """[H, W, C] uint8 (or [H, W] for one channel): a smooth pattern with some noise, unlike any other."""
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    waves = rng.uniform(2, 12, (channels, 2))
+    phase = rng.uniform(0, 6, channels)
+    smooth = np.stack([np.sin(a * x + b * y + p) for (a, b), p in zip(waves, phase, strict=True)], 2)
+    pixels = (127 + 90 * smooth + rng.normal(0, 10, smooth.shape)).clip(0, 255).astype(np.uint8)
+    return pixels if channels > 1 else pixels[:, :, 0]
+
+
+def write_folder(
+    folder: Path, count: int, size: tuple[int, int] = (40, 48), channels: int = 3, seed: int = 0, suffix: str = "png"
+) -> Path:
+    """`count` pictures of `size` (height, width), named 000.png on, two sub-folders deep for the odd ones."""
+    rng = np.random.default_rng(seed)
+    (folder / "odd" / "ones").mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        path = (folder / "odd" / "ones" if i % 2 else folder) / f"{i:03d}.{suffix}"
+        Image.fromarray(picture(rng, *size, channels)).save(path)
+    return folder
+
+
+def batch_of(arrays: list[np.ndarray], ids: list[str], epoch: int = 0) -> Batch:
+    """A batch of the given canvases [H, W, C]."""
+    from selfsight.data.batches import collate
+
+    pixels, shapes = collate(arrays)
+    return Batch(pixels[:, None], shapes[:, None], item_keys(ids), ids, epoch)
+
+
+def make_batches(folder: Path, batch_size: int = 4, side: int = 32, companion: str | None = None) -> Batches:
+    collection = open_source(folder)
+    return Batches(resident(collection, 3, side), batch_size, 0, companion)
+
+
+def two_views(size: int = 16) -> ViewPlan:
+    return ViewPlan((ViewGroup(count=2, size=size),))
+
+
+def tiny_encoder(size: int = 32, channels: int = 3, seed: int = 0, name: str = "resnet18", **args: Any) -> Encoder:
+    torch.manual_seed(seed)
+    mean, std = (0.5,) * channels, (0.25,) * channels
+    default = NARROW if name == "resnet18" else SMALL_VIT
+    return create(name, Preprocessing(channels, size, (0.0, 255.0), mean, std), default | args)
+
+
+def tiny_recipe(views: ViewPlan, **changes: Any) -> Recipe:
+    recipe = Recipe(
+        objective="none", objective_options={}, encoder="resnet18", encoder_args=NARROW, pretrained=False, channels=3,
+        size=32, canvas_side=32, views=views, batch_size=4, accumulate=1, optimiser="adamw", learning_rate=1e-3,
+        weight_decay=0.05, warmup=0.1, clip=0.0, precision="no", threads=1, seed=0, budget=Budget(steps=5),
+    )  # fmt: skip
+    return replace(recipe, **changes)
+
+
+def train(
+    objective: Objective, batches: Batches, folder: Path, started: float | None = None, **changes: Any
+) -> tuple[int, Run, Clock]:
+    """`fit` as the verb calls it: (steps done, run, clock)."""
+    recipe = tiny_recipe(objective.views, **changes)
+    run = Run(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    clock = Clock(recipe, time.monotonic() if started is None else started, batches.steps_per_epoch)
+    accelerator = Accelerator(cpu=True)
+    normalise = measure_normalisation(batches.canvases)
+    steps = fit(objective, batches, normalise, recipe, run, clock, accelerator, lambda row: None)
+    return steps, run, clock

@@ -1,0 +1,330 @@
+"""The report: the verdict on made-up rows, and the page of a real small run, read as text and in a browser."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import selfsight
+from selfsight.errors import SelfsightError
+from selfsight.report.atlas import neighbours, places
+from selfsight.report.tables import beaten_by, evaluation_table, gains
+from selfsight.report.verdict import judge
+
+HOSTILE = "<script>alert(1)<"  # a folder, because "/" cannot be in a name: together "<script>alert(1)</script>.png"
+CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+# -- the verdict --
+
+
+def rows(steps: int, **ends: tuple[float, float]) -> list[dict[str, Any]]:
+    """Rows of metrics whose figures go straight from the first to the second value, and stay from half way."""
+    given = {
+        "loss": (20.0, 15.0), "agreement": (0.6, 0.9), "contrast": (0.1, 0.5), "effective_rank": (30.0, 50.0),
+        "spread": (0.8, 0.8), "centre_norm": (0.5, 0.5),
+    } | ends  # fmt: skip
+    at = [1, *range(10, steps + 1, 10)]
+    return [
+        {"step": s, "epoch": s / 10} | {k: a + (b - a) * min(1.0, 2 * s / steps) for k, (a, b) in given.items()}
+        for s in at
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "measured"),
+    [
+        ("working", rows(500)),
+        ("working", rows(500, contrast=(0.1, 0.1))),  # the loss alone
+        ("working", rows(500, loss=(20.0, 20.0))),  # the contrast alone
+        ("working", rows(500, centre_norm=(0.6, 0.95))),  # objectives that do not centre
+        ("stuck", rows(500, contrast=(0.1, 0.11), loss=(20.0, 19.95))),
+        ("collapsed", rows(500, spread=(0.8, 0.02))),
+        ("collapsed", rows(500, effective_rank=(30.0, 1.1))),
+        ("not enough evidence", rows(40)),
+        ("not enough evidence", rows(40, spread=(0.8, 0.02))),
+        ("not enough evidence", []),
+    ],
+)
+def test_the_verdict(word: str, measured: list[dict[str, Any]]) -> None:
+    assert judge(measured).word == word
+
+
+def test_the_verdict_says_its_figures_and_when_only_the_loss_moved() -> None:
+    verdict = judge(rows(500, agreement=(0.9, 0.9), contrast=(0.4, 0.4)))
+    assert "agree by 0.90 and views of different images by 0.50" in verdict.sentence
+    assert "by its loss only" in verdict.sentence
+    assert verdict.figures["steps"] == 500
+
+
+def test_the_verdict_leaves_out_rows_that_are_not_finite() -> None:
+    broken = [*rows(500), {"step": 510, "epoch": 51, "loss": math.nan}]
+    assert judge(broken) == judge(rows(500))
+
+
+# -- the geometry --
+
+
+def test_neighbours_are_those_of_a_slow_search() -> None:
+    features = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    for query, found in neighbours(features):
+        expected = sorted((i for i in range(40) if i != query), key=lambda i: -float(unit[i] @ unit[query]))[:8]
+        assert [i for i, _ in found] == expected
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (2, 4), (9, 1), (9, 4), (12, 4)])
+def test_places_of_few_items_and_of_equal_ones_are_finite(shape: tuple[int, int]) -> None:
+    drawn = places(np.random.default_rng(0).normal(size=shape).astype(np.float32))
+    assert drawn.shape == (shape[0], 2) and np.isfinite(drawn).all()
+    assert np.isfinite(places(np.ones(shape, dtype=np.float32))).all()
+
+
+# -- the evaluation --
+
+
+def probes(top1: float, few: dict[str, tuple[float, float]]) -> dict[str, Any]:
+    scores = {"top1": top1, "balanced": top1, "top2": 1.0, "macro_f1": top1, "auroc": None}
+    return {"knn": scores, "linear": scores, "few_shot": {k: {"mean": m, "std": s} for k, (m, s) in few.items()}}
+
+
+EVALUATION = {
+    "encoder": probes(0.9, {"1": (0.55, 0.1), "5": (0.80, 0.02), "all": (0.9, 0.0)}),
+    "random": probes(0.7, {"1": (0.50, 0.1), "5": (0.677, 0.02), "all": (0.7, 0.0)}),
+    "pixels": probes(0.6, {"1": (0.60, 0.1), "5": (0.60, 0.02), "all": (0.6, 0.0)}),
+    "about": {"classes": ["<b>a</b>", "b"], "train_items": 60, "test_items": 20, "seeds": 3, "notes": ["a & b"]},
+}
+
+
+def test_what_pretraining_bought_is_said_with_its_certainty() -> None:
+    said = {gain["text"]: (gain["points"], gain["sure"]) for gain in gains(EVALUATION)}
+    assert said["points over random weights with 5 labels per class"] == ("+12.3", True)
+    assert said["points over random weights with 1 label per class"] == ("+5.0", False)
+    assert beaten_by(EVALUATION) == ["Raw pixels are better than this encoder with 1 label per class (by 5.0 points)."]
+
+
+def test_the_best_of_each_column_is_marked_and_null_is_a_dash() -> None:
+    table = evaluation_table(EVALUATION)
+    columns = {title: [row["cells"][i] for row in table["rows"]] for i, title in enumerate(table["columns"])}
+    assert [cell["best"] for cell in columns["1/class"]] == [False, False, True]
+    assert columns["5/class"][0] == {"text": "80.0 ± 2.0", "best": True}
+    assert [cell["text"] for cell in columns["AUROC"]] == ["–", "–", "–"]
+
+
+# -- the page of a real run --
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("report")
+    images, generator = folder / "images", np.random.default_rng(0)
+    (images / HOSTILE).mkdir(parents=True)
+    for i in range(60):
+        wave = np.sin(np.arange(32) * (0.4 if i % 2 else 1.2) + i)
+        pixels = 128 + 80 * (wave[:, None] if i % 2 else wave[None, :]) + generator.normal(0, 12, (32, 32))
+        name = images / HOSTILE / "script>.png" if i == 0 else images / f"{i:02d}.png"
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(name)
+    (images / "broken<i>.png").write_bytes(b"no image")
+    (images / "notes.txt").write_text("not an image")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SELFSIGHT_CACHE", str(folder / "cache"))
+        out = folder / "run"
+        selfsight.pretrain(str(images), out=str(out), steps=60, batch_size=8, encoder="test_resnet")
+        (out / "evaluation.json").write_text(json.dumps(EVALUATION))
+        yield out
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> Path:
+    result = selfsight.report(str(run))
+    assert result["items"] == 60 and result["verdict"]["word"] != "not enough evidence"
+    return Path(result["report"])
+
+
+class Seen(HTMLParser):
+    """Tags, the addresses they load or link, and the text outside scripts and styles."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.text, self.open = "", ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.open = tag
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
+
+    def handle_endtag(self, tag: str) -> None:
+        self.open = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.open not in ("script", "style"):
+            self.text += data
+
+
+def test_the_page_loads_nothing_and_is_small(page: Path) -> None:
+    html = page.read_text(encoding="utf-8")
+    seen = Seen(html)
+    assert seen.addresses and all(address.startswith("data:") for address in seen.addresses)
+    assert seen.tags.count("link") == 1  # the empty icon
+    assert not {"iframe", "object", "embed", "base", "form"} & set(seen.tags)
+    assert "default-src 'none'" in html and "http-equiv" in html
+    assert "@import" not in html.split("</style>")[0] and "url(" not in html.split("</style>")[0]
+    assert page.stat().st_size < 8e6
+
+
+def test_hostile_names_are_text(page: Path) -> None:
+    html = page.read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in html and "broken<i>" not in html
+    seen = Seen(html)
+    assert seen.tags.count("script") == 3  # the drawings, plotly.js, our own
+    assert "broken<i>.png" in seen.text and "<b>a</b>" not in html
+    drawings = html.split('id="drawings">')[1].split("</script>")[0]
+    assert HOSTILE + "/script>.png" in json.loads(drawings)["names"]
+
+
+def test_the_page_says_what_it_must(page: Path) -> None:
+    text = " ".join(Seen(page.read_text(encoding="utf-8")).text.split())
+    for words in ("+12.3 points over random weights with 5 labels per class", "1 other file is in the folder", "a & b",
+                  "not a readable JPEG or PNG header", "you asked", "1 image could not be read"):  # fmt: skip
+        assert words in text
+
+
+def test_no_thumbnails_leaves_every_picture_out(run: Path, tmp_path: Path) -> None:
+    result = selfsight.report(str(run), out=str(tmp_path / "page.html"), thumbnails=False)
+    html = Path(result["report"]).read_text(encoding="utf-8")
+    assert "data:image/" not in html.split("<script>")[0] and '"pictures": []' in html
+    assert html.count("as asked with --no-thumbnails") == 3 and 'id="map"' in html
+
+
+def test_the_page_is_the_same_twice(run: Path, page: Path, tmp_path: Path) -> None:
+    again = selfsight.report(str(run), out=str(tmp_path / "again.html"))
+    assert Path(again["report"]).read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
+
+
+def test_without_images_evaluation_or_end_it_still_says_what_it_can(run: Path, tmp_path: Path) -> None:
+    lean = tmp_path / "lean"
+    shutil.copytree(run, lean)
+    (lean / "evaluation.json").unlink()
+    images = run.parent / "images"
+    images.rename(run.parent / "away")
+    try:
+        text = Seen(Path(selfsight.report(str(lean))["report"]).read_text(encoding="utf-8")).text
+    finally:
+        (run.parent / "away").rename(images)
+    assert "The map and the gallery are missing because the images are not there" in text
+    assert f"selfsight evaluate {lean} --train" in text
+    shutil.rmtree(lean / "encoder")
+    text = Seen(Path(selfsight.report(str(lean))["report"]).read_text(encoding="utf-8")).text
+    assert "this run has not ended" in text
+
+
+def test_mistakes_are_one_sentence(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(SelfsightError, match="is not a run"):
+        selfsight.report(str(tmp_path))
+    shutil.copy(run / "recipe.yaml", tmp_path / "recipe.yaml")
+    with pytest.raises(SelfsightError, match="measured nothing yet"):
+        selfsight.report(str(tmp_path))
+    with pytest.raises(SelfsightError, match="does not exist"):
+        selfsight.report(str(run), out=str(tmp_path / "no" / "page.html"))
+    shutil.copy(run / "metrics.jsonl", tmp_path / "metrics.jsonl")
+    (tmp_path / "evaluation.json").write_text("{")
+    with pytest.raises(SelfsightError, match="cannot be read"):
+        selfsight.report(str(tmp_path))
+
+
+# -- in a browser --
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    if not (CHROMIUM.exists() and DRIVER.exists()):
+        pytest.skip(f"needs {CHROMIUM} and {DRIVER}")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
+    yield driver
+    driver.quit()
+
+
+def _size(browser: Any, width: int, height: int) -> None:
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def _open(browser: Any, page: Path) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get(page.as_uri())
+    drawn = "return [...document.querySelectorAll('.chart')].every(c => c.querySelector('.main-svg .trace'))"
+    WebDriverWait(browser, 30).until(lambda b: b.execute_script(drawn))
+
+
+def _no_errors(browser: Any) -> None:
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_charts_are_drawn_and_pointing_at_the_map_shows_the_picture(browser: Any, page: Path) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    _size(browser, 1280, 900)
+    _open(browser, page)
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".chart .main-svg")) >= 10
+    loaded = "return performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:'))"
+    assert browser.execute_script(loaded) == []
+    buttons = browser.find_elements(By.CSS_SELECTOR, "#map .modebar-btn")
+    titles = [button.get_attribute("data-title") or "" for button in buttons]
+    assert len(titles) == 4 and not any("loud" in title for title in titles)  # plotly 7 offers an upload by default
+    picture = browser.find_element(By.CSS_SELECTOR, "#peek img")
+    assert not picture.is_displayed()
+    browser.execute_script("document.getElementById('map').scrollIntoView({block: 'center'})")
+    points = browser.find_elements(By.CSS_SELECTOR, "#map .point")
+    assert len(points) == 60
+
+    def shown(_: Any) -> bool:  # the scroll event may come late and hide the picture: a hand would move again
+        ActionChains(browser).move_to_element(points[7]).move_by_offset(1, 0).pause(0.2).perform()
+        return bool(picture.is_displayed())
+
+    WebDriverWait(browser, 10).until(shown)
+    assert picture.get_attribute("src").startswith("data:image/jpeg") and picture.size["width"] > 40
+    _no_errors(browser)
+
+
+def test_a_phone_needs_no_sideways_scrolling_and_a_tap_shows_the_picture(browser: Any, page: Path) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    _size(browser, 390, 844)
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    _open(browser, page)
+    width, inner = browser.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+    assert inner == 390 and width <= inner
+    browser.execute_script("document.getElementById('map').scrollIntoView({block: 'center'})")
+    script = "const b = document.querySelectorAll('#map .point')[7].getBoundingClientRect(); return [b.x + 3, b.y + 3]"
+    x, y = browser.execute_script(script)
+    for kind, touches in (("touchStart", [{"x": x, "y": y}]), ("touchEnd", [])):
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touches})
+    picture = browser.find_element(By.CSS_SELECTOR, "#peek img")
+    WebDriverWait(browser, 5).until(lambda _: picture.is_displayed())
+    _no_errors(browser)
