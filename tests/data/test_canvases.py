@@ -111,7 +111,7 @@ def test_sixteen_bits_have_a_window_of_their_percentiles(tmp_path: Path):
     folder = tmp_path / "deep"
     folder.mkdir()
     deep = np.full((100, 100), 1000, np.uint16)
-    deep.reshape(-1)[: 5000] = 3000
+    deep.reshape(-1)[:5000] = 3000
     deep.reshape(-1)[0], deep.reshape(-1)[1] = 0, 65535  # one part in ten thousand each: outside the window
     Image.fromarray(deep).save(folder / "a.png")
     canvases = resident(open_source(folder), 1, 100)

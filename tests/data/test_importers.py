@@ -86,7 +86,7 @@ def test_broken_files_are_set_aside_with_the_reason_and_text_is_counted(tmp_path
         (folder / name).write_bytes(data)
     (folder / ".thumbs").mkdir()
     (folder / ".thumbs" / "t.jpg").write_bytes(encoded("JPEG"))
-    os.symlink(folder / "nowhere", folder / "dangling.jpg")
+    (folder / "dangling.jpg").symlink_to(folder / "nowhere")
     collection = import_folder(folder, tmp_path / "c.lance")
     assert collection.usable["uri"].to_pylist() == ["good.jpg"]
     assert reasons(collection) == {
@@ -174,7 +174,9 @@ def test_the_users_folder_is_left_alone(images: Callable[..., Path], cache: Path
     assert (collection.path.parent / "decisions.jsonl").exists()
 
 
-def test_the_collection_goes_where_it_is_asked_and_folders_do_not_share_one(images: Callable[..., Path], tmp_path: Path):
+def test_the_collection_goes_where_it_is_asked_and_folders_do_not_share_one(
+    images: Callable[..., Path], tmp_path: Path
+):
     folder = images(2)
     assert open_source(folder, tmp_path / "here" / "c.lance").path == tmp_path / "here" / "c.lance"
     assert open_source(tmp_path / "here" / "c.lance").source == folder.resolve()
@@ -212,7 +214,7 @@ def test_real_steel_plates(tmp_path: Path):
     folder = tmp_path / "steel"
     folder.mkdir()
     for file in files:
-        os.symlink(file, folder / file.name)
+        (folder / file.name).symlink_to(file)
     collection = open_source(folder)
     rows = collection.usable
     assert len(rows) == 20 and len(collection.set_aside) == 0

@@ -58,7 +58,7 @@ def test_item_keys_are_the_first_64_bits_of_the_id():
 def test_uniformity_chi_square_on_consecutive_keys():
     # Consecutive keys are the hardest input for a hash; a million draws in 256 bins.
     draws = uniform(0, 0, np.arange(125_000, dtype=np.uint64), "x", 8)
-    assert 0.0 <= draws.min() and draws.max() < 1.0
+    assert draws.min() >= 0.0 and draws.max() < 1.0
     count = draws.size
     assert abs(draws.mean() - 0.5) < 5 * np.sqrt(1 / 12 / count)
     assert abs(draws.var() - 1 / 12) < 5 * np.sqrt(1 / 180 / count)

@@ -66,9 +66,15 @@ def test_brightness_and_contrast_equal_torchvisions():
     images = torch.rand(3, 3, 8, 8)
     one, zero = ones(3), 0 * ones(3)
     for factor in (0.6, 1.4):
-        assert torch.allclose(jitter(images, factor * one, one, one, zero), tv.adjust_brightness(images, factor), atol=1e-5)
-        assert torch.allclose(jitter(images, one, factor * one, one, zero), tv.adjust_contrast(images, factor), atol=1e-3)
-        assert torch.allclose(jitter(images, one, one, factor * one, zero), tv.adjust_saturation(images, factor), atol=1e-3)
+        assert torch.allclose(
+            jitter(images, factor * one, one, one, zero), tv.adjust_brightness(images, factor), atol=1e-5
+        )
+        assert torch.allclose(
+            jitter(images, one, factor * one, one, zero), tv.adjust_contrast(images, factor), atol=1e-3
+        )
+        assert torch.allclose(
+            jitter(images, one, one, factor * one, zero), tv.adjust_saturation(images, factor), atol=1e-3
+        )
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
@@ -95,7 +101,7 @@ def test_blur_equals_torchvisions_with_each_images_own_sigma():
 
 def test_solarise_equals_torchvisions():
     images = torch.rand(2, 3, 8, 8)
-    images[0, 0, 0, 0] = 0.5
+    images[0, 0, 0, 0], images[0, 0, 0, 1] = 0.5, 0.8  # the threshold itself is inverted
     assert torch.equal(solarise(images), tv.solarize(images, 0.5))
     assert torch.equal(solarise(images, 0.8), tv.solarize(images, 0.8))
 

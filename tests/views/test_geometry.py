@@ -37,7 +37,12 @@ def slow_bilinear(image: np.ndarray, affine: np.ndarray, size: int) -> np.ndarra
             x, y = min(max(x - 0.5, 0.0), width - 1.0), min(max(y - 0.5, 0.0), height - 1.0)
             x0, y0 = min(int(x), width - 2), min(int(y), height - 2)
             fx, fy = x - x0, y - y0
-            for dy, dx, weight in [(0, 0, (1 - fy) * (1 - fx)), (0, 1, (1 - fy) * fx), (1, 0, fy * (1 - fx)), (1, 1, fy * fx)]:
+            for dy, dx, weight in [
+                (0, 0, (1 - fy) * (1 - fx)),
+                (0, 1, (1 - fy) * fx),
+                (1, 0, fy * (1 - fx)),
+                (1, 1, fy * fx),
+            ]:
                 out[:, r, c] += weight * image[:, y0 + dy, x0 + dx]
     return out
 
@@ -50,7 +55,13 @@ def draw_boxes(group: ViewGroup, height: int, width: int, count: int = 20_000) -
     end = affines @ np.array([group.size, group.size, 1.0])
     low, high = np.minimum(start, end), np.maximum(start, end)
     assert (start[:, 1] <= end[:, 1]).all()  # never upside down
-    return {"x": low[:, 0], "y": low[:, 1], "w": (high - low)[:, 0], "h": (high - low)[:, 1], "flip": start[:, 0] > end[:, 0]}
+    return {
+        "x": low[:, 0],
+        "y": low[:, 1],
+        "w": (high - low)[:, 0],
+        "h": (high - low)[:, 1],
+        "flip": start[:, 0] > end[:, 0],
+    }
 
 
 # -- the boxes --

@@ -65,22 +65,34 @@ class Recipe:
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
         """The recipe that `to_dict` wrote. Raises `SelfsightError` naming what does not fit."""
         try:
-            values = dict(values)
-            groups = tuple(_group(group) for group in values["views"]["groups"])
-            values["views"] = ViewPlan(groups, values["views"]["companion"])
-            values["budget"] = Budget(**values["budget"])
-            return cls(**values)
-        except (TypeError, KeyError) as error:
+            return cls(**typed(values))
+        except TypeError as error:
             raise SelfsightError(f"This recipe does not fit this version of selfsight: {error}.") from None
 
 
-def _group(values: dict[str, Any]) -> ViewGroup:
+def typed(values: dict[str, Any]) -> dict[str, Any]:
+    """Some or all of a recipe's plain values as a YAML file holds them, made into what `Recipe` takes."""
+    unknown = sorted(values.keys() - {f.name for f in fields(Recipe)})
+    if unknown:
+        raise SelfsightError(f"A recipe has no {', '.join(unknown)}.")
     values = dict(values)
-    colour = dict(values["colour"])
-    colour["blur_sigma"] = tuple(colour["blur_sigma"])
-    values |= {"colour": Colour(**colour), "shared": frozenset(values["shared"])}
+    try:
+        if "views" in values:
+            plan = values["views"]
+            values["views"] = ViewPlan(tuple(_group(group) for group in plan["groups"]), plan.get("companion"))
+        if "budget" in values:
+            values["budget"] = Budget(**values["budget"])
+    except (TypeError, KeyError, AttributeError) as error:
+        raise SelfsightError(f"The views or the budget of this recipe cannot be read: {error}.") from None
+    return values
+
+
+def _group(values: dict[str, Any]) -> ViewGroup:
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return ViewGroup(**values)
+    if "colour" in values:
+        colour: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["colour"].items()}
+        values["colour"] = Colour(**colour)
+    return ViewGroup(**values | {"shared": frozenset(values.get("shared", ()))})
 
 
 def plain(value: Any) -> Any:

@@ -73,7 +73,7 @@ def pretrain(
     seed
         Of everything random.
     recipe
-        A recipe.yaml of another run to take all other values from.
+        A recipe.yaml, of another run or written by hand, to take values from that are not given here.
     collection
         Where to keep the table of items, instead of the cache folder.
     """
@@ -107,7 +107,7 @@ def _settle(run: Run, asked: dict[str, Any], recipe_file: str | None, items: Col
     import yaml
 
     from selfsight.training.plan import facts_of, resolve
-    from selfsight.training.recipe import Recipe, plain
+    from selfsight.training.recipe import plain, typed
     from selfsight.training.run import Run
 
     data = {"source": str(items.source), "collection": str(items.path), "version": items.version}
@@ -126,11 +126,10 @@ def _settle(run: Run, asked: dict[str, Any], recipe_file: str | None, items: Col
         return chosen
     if recipe_file is not None:
         try:
-            content = yaml.safe_load(Path(recipe_file).read_text())
-            base = Recipe.from_dict(content["resolved"] | {"reasons": {}})
+            given = typed(yaml.safe_load(Path(recipe_file).read_text(encoding="utf-8"))["resolved"])
         except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
             raise SelfsightError(f"{recipe_file} is not a recipe.yaml of a run ({type(error).__name__}).") from None
-        asked = {k: v for k, v in base.__dict__.items() if k != "reasons"} | asked
+        asked = given | asked
     chosen = resolve(asked, facts_of(items.usable))
     run.write_recipe(wanted, chosen, data)
     return chosen

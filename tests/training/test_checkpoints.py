@@ -1,0 +1,116 @@
+"""Checkpoints bring back everything to the bit, and a damaged one is passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import tiny_encoder, two_views
+from torch import nn
+
+from selfsight.objectives.simclr import SimCLR
+from selfsight.training.checkpoints import load_checkpoint, save_checkpoint
+from selfsight.training.optimisers import make_optimiser
+
+
+def make(name: str, seed: int) -> tuple[SimCLR, torch.optim.Optimizer]:
+    task = SimCLR(tiny_encoder(seed=seed), two_views(), hidden=8, width=8)
+    return task, make_optimiser(task, name, 0.01, 0.1)
+
+
+def step(task: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    for p in task.parameters():
+        p.grad = torch.randn_like(p)  # from torch's generator, whose state is part of a checkpoint
+    optimiser.step()
+
+
+def state_of(task: nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in task.state_dict().items()}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+def test_weights_moments_and_generator_come_back_to_the_bit(tmp_path: Path, name: str):
+    task, optimiser = make(name, 0)
+    for _ in range(3):
+        step(task, optimiser)
+    save_checkpoint(tmp_path, task, optimiser, {"step": 3, "seconds": 1.25})
+    for _ in range(2):
+        step(task, optimiser)
+    other, its = make(name, 1)
+    assert load_checkpoint(tmp_path, other, its) == {"step": 3, "seconds": 1.25}
+    for _ in range(2):
+        step(other, its)
+    wanted, got = state_of(task), state_of(other)
+    assert all(torch.equal(wanted[k], got[k]) for k in wanted)
+
+
+def test_no_checkpoint_is_none(tmp_path: Path):
+    assert load_checkpoint(tmp_path / "none", *make("sgd", 0)) is None
+
+
+def test_the_last_two_are_kept(tmp_path: Path):
+    task, optimiser = make("sgd", 0)
+    for number in (9, 10, 99, 100):
+        save_checkpoint(tmp_path, task, optimiser, {"step": number})
+    assert names(tmp_path) == ["step-00000099", "step-00000100"]
+    save_checkpoint(tmp_path, task, optimiser, {"step": 100, "again": True})
+    assert names(tmp_path) == ["step-00000099", "step-00000100"]
+    assert load_checkpoint(tmp_path, task, optimiser) == {"step": 100, "again": True}
+
+
+def damage_with(how: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        name, share = how.split(":")
+        path = folder / name
+        if share == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[: int(path.stat().st_size * float(share))])
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["module.safetensors:0.5", "module.safetensors:0", "optimiser.safetensors:0.9", "optimiser.safetensors:gone",
+     "state.json:0.5", "state.json:0"],
+)  # fmt: skip
+def test_a_truncated_newest_checkpoint_falls_back_to_the_elder(tmp_path: Path, how: str):
+    task, optimiser = make("adamw", 0)
+    step(task, optimiser)
+    save_checkpoint(tmp_path, task, optimiser, {"step": 1})
+    elder = state_of(task)
+    step(task, optimiser)
+    save_checkpoint(tmp_path, task, optimiser, {"step": 2})
+    damage_with(how)(tmp_path / "step-00000002")
+    other, its = make("adamw", 1)
+    assert load_checkpoint(tmp_path, other, its) == {"step": 1}
+    got = state_of(other)
+    assert all(torch.equal(elder[k], got[k]) for k in elder)
+
+
+def test_what_a_kill_left_half_written_is_not_read_and_is_written_over(tmp_path: Path):
+    task, optimiser = make("sgd", 0)
+    save_checkpoint(tmp_path, task, optimiser, {"step": 1})
+    half = tmp_path / "step-00000002.partial"
+    half.mkdir()
+    (half / "module.safetensors").write_bytes(b"half")
+    assert load_checkpoint(tmp_path, task, optimiser) == {"step": 1}
+    save_checkpoint(tmp_path, task, optimiser, {"step": 2})
+    assert names(tmp_path) == ["step-00000001", "step-00000002"]
+    assert load_checkpoint(tmp_path, task, optimiser) == {"step": 2}
+
+
+def test_dropout_draws_the_same_after_a_resume(tmp_path: Path):
+    task, optimiser = make("sgd", 0)
+    save_checkpoint(tmp_path, task, optimiser, {"step": 1})
+    first = nn.functional.dropout(torch.ones(64), 0.5)
+    torch.manual_seed(77)
+    load_checkpoint(tmp_path, task, optimiser)
+    assert torch.equal(nn.functional.dropout(torch.ones(64), 0.5), first)

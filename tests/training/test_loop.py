@@ -1,0 +1,351 @@
+"""The loop: resume to the bit after real signals, budgets, and losses that are not finite."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import make_batches, tiny_encoder, tiny_recipe, train, two_views, write_folder
+from torch import nn
+
+import selfsight
+import selfsight.training.loop as loop
+from selfsight.errors import SelfsightError
+from selfsight.objectives.objective import Loss, Objective
+from selfsight.objectives.simclr import SimCLR
+from selfsight.training.loop import Clock, Stopped
+from selfsight.training.optimisers import learning_rate_factor
+from selfsight.training.recipe import Budget
+from selfsight.training.run import Run
+from selfsight.views.make import View
+
+STEPS = 60
+TIMING = ("views_per_second", "waiting", "seconds")
+# The command as a user gives it. `pause` slows each step so that a signal arrives in the middle; `every` is the
+# time between checkpoints, a minute in use.
+CHILD = """
+import sys, time
+import selfsight, selfsight.training.loop as loop
+source, out, pause, every = sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
+loop.CHECKPOINT_SECONDS = every
+make_views = loop.make_views
+loop.make_views = lambda *a: (time.sleep(pause), make_views(*a))[1]
+try:
+    selfsight.pretrain(source, out=out, steps=%d, batch_size=6, size=32, seed=5)
+except selfsight.SelfsightError as error:
+    print(error)
+    sys.exit(2)
+"""
+
+
+class Command:
+    """The same pretraining, started in a process of its own as often as wanted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source = write_folder(folder / "photos", 15)
+        self.cache = folder / "cache"
+
+    def start(self, out: Path, pause: float = 0.0, every: float = 60.0) -> subprocess.Popen[str]:
+        env = os.environ | {"SELFSIGHT_CACHE": str(self.cache), "OMP_NUM_THREADS": "1"}
+        args = [sys.executable, "-c", CHILD % STEPS, str(self.source), str(out), str(pause), str(every)]
+        return subprocess.Popen(args, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, f"ended too early: {process.communicate()}"
+        assert time.monotonic() < end, "nothing happened for two minutes"
+        time.sleep(0.02)
+
+
+def newest(run: Path) -> int:
+    return max((int(p.name[5:]) for p in run.glob("checkpoints/step-*[0-9]")), default=0)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One run left alone, and the same one interrupted, then killed, then left to end."""
+    folder = tmp_path_factory.mktemp("resume")
+    command = Command(folder)
+    whole, parts = folder / "whole", folder / "parts"
+    process = command.start(whole)
+    assert process.wait(300) == 0, process.communicate()
+
+    process = command.start(parts, pause=0.05)
+    wait_until(process, lambda: len(Run(parts).read_metrics()) >= 2)  # step 10 is done
+    process.send_signal(signal.SIGINT)
+    stopped = process.communicate(timeout=60)[0], process.returncode, newest(parts)
+
+    process = command.start(parts, pause=0.05, every=0.2)
+    wait_until(process, lambda: newest(parts) > stopped[2])
+    process.kill()
+    process.communicate()
+    killed = newest(parts)
+    assert not (parts / "encoder").exists()
+    # What a kill or a full disk may leave besides: a checkpoint begun, and the newest one cut short.
+    (parts / "checkpoints" / "step-00009999.partial").mkdir()
+    assert command.start(parts).wait(300) == 0
+    return {"command": command, "whole": whole, "parts": parts, "stopped": stopped, "killed": killed}
+
+
+def test_an_interrupt_stops_with_a_checkpoint_and_a_sentence(runs: dict[str, Any]):
+    said, code, step = runs["stopped"]
+    assert code == 2 and "Stopped and saved in" in said and "The same command goes on" in said
+    assert 10 <= step < STEPS and step < runs["killed"] < STEPS
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(runs: dict[str, Any]):
+    whole, parts = runs["whole"], runs["parts"]
+    for name in ("model.safetensors", "config.json"):
+        assert (whole / "encoder" / name).read_bytes() == (parts / "encoder" / name).read_bytes()
+    rows = [[{k: v for k, v in r.items() if k not in TIMING} for r in Run(p).read_metrics()] for p in (whole, parts)]
+    assert rows[0] == rows[1]
+    assert [r["step"] for r in rows[0]] == [1, *range(10, STEPS + 1, 10)]
+    assert rows[0][-1]["loss"] < rows[0][0]["loss"]  # and it did learn
+
+
+def test_a_finished_run_says_so(runs: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SELFSIGHT_CACHE", str(runs["command"].cache))
+    before = {p: p.stat().st_mtime_ns for p in runs["whole"].rglob("*")}
+    with pytest.raises(SelfsightError, match="is finished"):
+        selfsight.pretrain(
+            str(runs["command"].source), out=str(runs["whole"]), steps=STEPS, batch_size=6, size=32, seed=5
+        )
+    assert {p: p.stat().st_mtime_ns for p in runs["whole"].rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    "more, named",
+    [({"seed": 6}, "seed"), ({"steps": STEPS + 1}, "budget"), ({"objective": "vicreg"}, "objective"),
+     ({"seed": 6, "size": 48}, "seed, size"), ({"batch_size": None}, "batch_size")],
+)  # fmt: skip
+def test_a_differing_request_is_refused_and_named(
+    runs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, more: dict, named: str
+):
+    monkeypatch.setenv("SELFSIGHT_CACHE", str(runs["command"].cache))
+    asked = {"steps": STEPS, "batch_size": 6, "size": 32, "seed": 5} | more
+    with pytest.raises(SelfsightError, match=f"other values of {named}\\."):
+        selfsight.pretrain(str(runs["command"].source), out=str(runs["parts"]), **asked)
+
+
+def test_changed_images_are_refused(runs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    source = tmp_path / "photos"  # the same name, so the same ids
+    shutil.copytree(runs["command"].source, source)
+    again = {"steps": STEPS, "batch_size": 6, "size": 32, "seed": 5, "out": str(runs["parts"])}
+    with pytest.raises(SelfsightError, match="is finished"):
+        selfsight.pretrain(str(source), **again)
+    (source / "000.png").unlink()
+    with pytest.raises(SelfsightError, match="changed since"):
+        selfsight.pretrain(str(source), **again)
+
+
+# -- in this process: objectives that misbehave on purpose --
+
+
+class Moody(Objective):
+    """Pulls one number to nought. Its loss is not finite where `bad` says; it may send a signal to itself."""
+
+    def __init__(self, bad: Callable[[int], float] = lambda k: 0.0, kill: tuple[int, int] | None = None) -> None:
+        super().__init__(tiny_encoder(), two_views())
+        self.number = nn.Parameter(torch.ones(3, 3))
+        self.bad, self.kill = bad, kill
+        self.forwards = 0
+        self.trace: list[float] = []
+        self.progresses: list[float] = []
+
+    def forward(self, views: list[View], progress: float) -> Loss:
+        loss = self.number.square().sum() + self.bad(self.forwards) * self.number.sum()
+        self.forwards += 1
+        self.progresses.append(progress)
+        self.trace.append(float(self.number.detach().sum()))
+        if self.kill and self.forwards == self.kill[0]:
+            os.kill(os.getpid(), self.kill[1])
+        return Loss(loss, {}, torch.randn(2, 4, 3))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_is_skipped_and_counted(images: Callable[..., Path], tmp_path: Path, value: float):
+    task = Moody(lambda k: value if k in (4, 6, 7) else 0.0)
+    steps, run, _ = train(task, make_batches(images(8)), tmp_path / "run", budget=Budget(steps=12))
+    assert steps == 12 and torch.isfinite(task.number).all()
+    changed = [a != b for a, b in zip(task.trace[:-1], task.trace[1:], strict=True)]
+    # The first step has a rate of nought, at the start of the warm-up; 4, 6 and 7 are skipped.
+    assert changed == [k not in (0, 4, 6, 7) for k in range(11)]
+    assert [(r["step"], r["skipped"]) for r in run.read_metrics()] == [(1, 0), (10, 3)]
+    assert len([x for x in (run.path / "run.log").read_text().splitlines() if "skipped" in x]) == 3
+
+
+def test_a_micro_batch_that_is_not_finite_spoils_no_weight(images: Callable[..., Path], tmp_path: Path):
+    task = Moody(lambda k: float("nan") if k == 4 else 0.0)  # the first of the two batches of the third step
+    train(task, make_batches(images(8)), tmp_path / "run", budget=Budget(steps=6), accumulate=2)
+    assert torch.isfinite(task.number).all()
+
+
+def test_ten_in_a_row_stop_the_run_and_nine_do_not(images: Callable[..., Path], tmp_path: Path):
+    batches = make_batches(images(8))
+    nine = Moody(lambda k: float("nan") if 2 <= k < 11 or 12 <= k < 21 else 0.0)
+    assert train(nine, batches, tmp_path / "nine", budget=Budget(steps=24))[0] == 24
+    ten = Moody(lambda k: float("nan") if k >= 2 else 0.0)
+    with pytest.raises(SelfsightError, match=r"not finite 10 steps in a row, .*--learning-rate"):
+        train(ten, batches, tmp_path / "ten", budget=Budget(steps=24))
+    assert ten.forwards == 12
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_wait_for_the_end_of_the_step_and_their_handlers_come_back(
+    images: Callable[..., Path], tmp_path: Path, number: int
+):
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    task = Moody(kill=(3, number))
+    with pytest.raises(Stopped):
+        train(task, make_batches(images(8)), tmp_path / "run", budget=Budget(steps=20))
+    assert newest(tmp_path / "run") == 3 and task.forwards == 3
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_checkpoint_is_written_when_its_time_has_come(
+    images: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert loop.CHECKPOINT_SECONDS <= 120  # "a kill loses at most two minutes"
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    _, run, _ = train(Moody(), make_batches(images(8)), tmp_path / "run", budget=Budget(steps=5))
+    assert sorted(p.name for p in run.checkpoints.iterdir()) == ["step-00000004", "step-00000005"]
+
+
+def simclr(seed: int = 0) -> SimCLR:
+    return SimCLR(tiny_encoder(seed=seed), two_views(), hidden=16, width=8)
+
+
+def test_after_a_truncated_newest_checkpoint_the_elder_gives_the_same_end(
+    images: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    batches = make_batches(images(11))
+    whole = simclr()
+    _, run, _ = train(whole, batches, tmp_path / "run", budget=Budget(steps=12))
+    rows = [{k: v for k, v in r.items() if k not in TIMING} for r in run.read_metrics()]
+    weights = run.checkpoints / "step-00000012" / "module.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    again = simclr(seed=9)
+    train(again, batches, tmp_path / "run", budget=Budget(steps=12))
+    got = again.state_dict()
+    assert all(torch.equal(v, got[k]) for k, v in whole.state_dict().items())
+    assert [{k: v for k, v in r.items() if k not in TIMING} for r in run.read_metrics()] == rows
+
+
+def test_a_half_written_row_of_metrics_does_not_stop_the_next_start(images: Callable[..., Path], tmp_path: Path):
+    batches = make_batches(images(8))
+    with pytest.raises(Stopped):
+        train(Moody(kill=(11, signal.SIGINT)), batches, tmp_path / "run", budget=Budget(steps=20))
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 11, "lo')  # a full disk, or a machine that lost its power
+    _, run, _ = train(Moody(), batches, tmp_path / "run", budget=Budget(steps=20))
+    assert [json.loads(line)["step"] for line in run.metrics_file.read_text().splitlines()] == [1, 10, 20]
+
+
+def test_accumulated_batches_are_one_large_batch(images: Callable[..., Path], tmp_path: Path):
+    class Mean(Objective):
+        """A mean over items and no batch norm: two halves must be the whole."""
+
+        def __init__(self) -> None:
+            super().__init__(tiny_encoder(size=16, name="vit_tiny_patch16_224"), two_views())
+
+        def forward(self, views: list[View], progress: float) -> Loss:
+            z = torch.stack([self.encoder(v.pixels).pooled for v in views])
+            return Loss((z[0] - 2 * z[1]).square().mean(), {}, z.detach())
+
+    folder = images(8)
+    one, two = Mean(), Mean()
+    how = {"optimiser": "sgd", "learning_rate": 0.1, "budget": Budget(steps=4), "weight_decay": 0.0}
+    start = one.encoder.net.patch_embed.proj.weight.detach().clone()
+    train(one, make_batches(folder, 8), tmp_path / "one", **how)
+    train(two, make_batches(folder, 4), tmp_path / "two", accumulate=2, **how)
+    a, b = one.encoder.net.patch_embed.proj.weight, two.encoder.net.patch_embed.proj.weight
+    assert (a - start).abs().max() > 1e-3 and (a - b).abs().max() < 1e-5
+
+
+def test_clipping_bounds_the_step(images: Callable[..., Path], tmp_path: Path):
+    batches = make_batches(images(8))
+    free, held = Moody(), Moody()
+    how = {"optimiser": "sgd", "learning_rate": 0.1, "warmup": 0.0, "budget": Budget(steps=1), "weight_decay": 0.0}
+    train(free, batches, tmp_path / "free", **how)
+    train(held, batches, tmp_path / "held", clip=0.6, **how)
+    # The gradient of nine ones is nine twos, of norm 6; Nesterov's first step is 1.9 of the gradient.
+    assert torch.allclose(free.number, torch.full((3, 3), 1 - 0.1 * 1.9 * 2.0), atol=1e-5)
+    assert torch.allclose(held.number, torch.full((3, 3), 1 - 0.1 * 1.9 * 0.2), atol=1e-5)
+
+
+# -- budgets --
+
+
+def test_progress_in_steps_and_epochs():
+    plan = two_views()
+    steps = Clock(tiny_recipe(plan, budget=Budget(steps=8)), 0.0, 3)
+    assert [steps.progress(k) for k in (0, 2, 8, 9)] == [0.0, 0.25, 1.0, 1.0]
+    epochs = Clock(tiny_recipe(plan, budget=Budget(epochs=2.5)), 0.0, 4)
+    assert [epochs.progress(k) for k in (0, 5, 10)] == [0.0, 0.5, 1.0]
+    short = Clock(tiny_recipe(plan, budget=Budget(epochs=0.01)), 0.0, 4)
+    assert short.progress(0) == 0.0 and short.progress(1) == 1.0  # never no step at all
+
+
+def test_an_epoch_is_every_item_once_however_batches_are_accumulated(images: Callable[..., Path], tmp_path: Path):
+    batches = make_batches(images(16))  # four batches of four
+    for accumulate in (1, 2):
+        task = Moody()
+        train(task, batches, tmp_path / str(accumulate), budget=Budget(epochs=3), accumulate=accumulate)
+        assert task.forwards == 12
+
+
+def test_progress_in_minutes():
+    recipe = tiny_recipe(two_views(), budget=Budget(minutes=2))
+    now = time.monotonic()
+    assert Clock(recipe, now - 30, 1).progress(0) == pytest.approx(0.25, abs=0.01)
+    assert Clock(recipe, now - 30, 1, reserve=60.0).progress(0) == pytest.approx(0.5, abs=0.01)
+    assert Clock(recipe, now - 30, 1, reserve=60.0, before=15.0).progress(0) == pytest.approx(0.75, abs=0.01)
+    assert Clock(recipe, now - 200, 1).progress(0) == 1.0
+    assert Clock(recipe, now, 1, reserve=300.0).progress(0) == 1.0  # the ending alone is over the budget
+
+
+def test_minutes_anneal_to_the_end_and_stop_there(images: Callable[..., Path], tmp_path: Path):
+    task = Moody()
+    # A command that began 58 seconds ago with a minute to spend: two seconds are left, steps take milliseconds.
+    _, run, clock = train(
+        task, make_batches(images(8)), tmp_path / "run", started=time.monotonic() - 58, budget=Budget(minutes=1)
+    )
+    assert clock.seconds >= 60 and all(p < 1 for p in task.progresses)
+    assert task.progresses == sorted(task.progresses) and task.progresses[0] >= 58 / 60
+    last = learning_rate_factor(task.progresses[-1], 0.1)
+    assert last < 0.05
+    for row in run.read_metrics():
+        assert row["learning_rate"] == pytest.approx(1e-3 * learning_rate_factor(task.progresses[row["step"] - 1], 0.1))
+
+
+def test_minutes_of_an_earlier_start_count_and_the_remainder_anneals(images: Callable[..., Path], tmp_path: Path):
+    batches = make_batches(images(8))
+    first = Moody(kill=(4, signal.SIGINT))
+    with pytest.raises(Stopped):
+        train(first, batches, tmp_path / "run", started=time.monotonic() - 30, budget=Budget(minutes=1))
+    assert 0.5 <= first.progresses[0] <= first.progresses[-1] < 0.6
+    second = Moody()
+    train(second, batches, tmp_path / "run", started=time.monotonic() - 28, budget=Budget(minutes=1))
+    assert second.progresses[0] >= first.progresses[-1] + 27 / 60  # the time between the two does not count
+    assert learning_rate_factor(second.progresses[-1], 0.1) < 0.05
+
+
+def test_a_budget_too_small_for_a_step_is_no_traceback(images: Callable[..., Path], tmp_path: Path):
+    try:
+        result = selfsight.pretrain(str(images(6)), out=str(tmp_path / "run"), minutes=0.001)
+    except SelfsightError:
+        return  # a sentence is as good as a run
+    assert result["steps"] >= 0

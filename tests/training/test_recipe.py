@@ -1,0 +1,79 @@
+"""A recipe survives YAML and JSON, and budgets are checked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import yaml
+from helpers import tiny_recipe, two_views
+
+from selfsight.errors import SelfsightError
+from selfsight.training.plan import Facts, resolve
+from selfsight.training.recipe import Budget, Recipe
+from selfsight.views.plan import Colour, ViewGroup, ViewPlan
+
+PLAN = ViewPlan(
+    (
+        ViewGroup(2, 32, (0.3, 0.9), (0.5, 2.0), 0.1, Colour(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, (0.2, 1.5), 0.8)),
+        ViewGroup(3, 16, shared=frozenset({"colour", "geometry"}), grid=4, keep=7),
+    ),
+    companion="frames",
+)
+
+
+@pytest.mark.parametrize("text", [lambda x: yaml.safe_load(yaml.safe_dump(x)), lambda x: json.loads(json.dumps(x))])
+def test_round_trip(text):
+    recipe = tiny_recipe(
+        PLAN, objective_options={"temperature": 0.1}, encoder_args={"layers": [1, 2]}, budget=Budget(minutes=1.5),
+        reasons={"size": "because"}, learning_rate=1e-5,
+    )  # fmt: skip
+    again = Recipe.from_dict(text(recipe.to_dict()))
+    assert again == recipe
+    assert again.to_dict() == recipe.to_dict()
+
+
+def test_a_resolved_recipe_survives_too():
+    facts = Facts(items=1000, side=200, channels=1, depth=8, device="cpu", bf16=False, threads=4)
+    recipe = resolve({"seed": 3, "budget": Budget(steps=7)}, facts)
+    assert Recipe.from_dict(yaml.safe_load(yaml.safe_dump(recipe.to_dict()))) == recipe
+    assert recipe.seed == 3 and "seed" not in recipe.reasons and recipe.channels == 1
+    assert set(recipe.reasons) == set(recipe.to_dict()) - {"reasons", "seed", "budget"}  # every other has its reason
+
+
+@pytest.mark.parametrize(
+    "damage", [{"colours": 1}, {"views": {}}, {"budget": {"hours": 1}}, {"views": {"groups": [{}]}}]
+)
+def test_what_does_not_fit_is_named(damage: dict):
+    with pytest.raises(SelfsightError, match="does not fit this version"):
+        Recipe.from_dict(tiny_recipe(two_views()).to_dict() | damage)
+
+
+def test_a_missing_value_is_named():
+    values = tiny_recipe(two_views()).to_dict()
+    del values["seed"]
+    with pytest.raises(SelfsightError, match="seed"):
+        Recipe.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({}, "Give one of --minutes, --epochs and --steps, not none"),
+        ({"minutes": 1, "steps": 2}, "not minutes and steps"),
+        ({"minutes": 0}, "--minutes must be above 0, not 0"),
+        ({"steps": -3}, "--steps must be above 0, not -3"),
+        ({"epochs": float("nan")}, "--epochs must be above 0, not nan"),
+    ],
+)
+def test_budget_errors(given: dict, message: str):
+    with pytest.raises(SelfsightError, match=message):
+        Budget(**given)
+
+
+def test_a_recipe_is_frozen_and_compared_by_value():
+    recipe = tiny_recipe(PLAN)
+    assert recipe != replace(recipe, seed=1)
+    with pytest.raises(AttributeError):
+        recipe.seed = 5  # type: ignore[misc]
