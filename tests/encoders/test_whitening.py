@@ -9,7 +9,7 @@ import torch
 from helpers import tiny_encoder
 
 from selfsight.encoders.store import read_folder, save
-from selfsight.encoders.whitening import whiten, whitening
+from selfsight.encoders.whitening import FLOOR, POWER, whiten, whitening
 
 
 def correlated(count: int, dim: int) -> torch.Tensor:
@@ -42,9 +42,10 @@ def test_a_direction_keeps_what_the_power_and_the_floor_leave():
 
 def test_directions_without_variance_do_not_blow_up():
     x = torch.randn(50, 3) @ torch.randn(3, 10)
-    weight, bias = whitening(x)
-    y = x @ weight.T + bias
-    assert torch.isfinite(weight).all() and y.std(0).max() < 1.1
+    for power in (POWER, 0.5):
+        weight, bias = whitening(x, power)
+        spread = (x @ weight.T + bias).std(0)
+        assert torch.isfinite(weight).all() and spread[3:].max() < 1e-3 < 0.5 < spread[:3].min()
     constant = whitening(torch.ones(5, 4))
     assert torch.isfinite(constant[0]).all() and torch.isfinite(constant[1]).all()
 

@@ -43,10 +43,16 @@ def test_a_resolved_recipe_survives_too():
 
 
 @pytest.mark.parametrize(
-    "damage", [{"colours": 1}, {"views": {}}, {"budget": {"hours": 1}}, {"views": {"groups": [{}]}}]
+    "damage, named",
+    [
+        ({"colours": 1}, "colours"),
+        ({"views": {}}, "views"),
+        ({"budget": {"hours": 1}}, "hours"),
+        ({"views": {"groups": [{}], "companion": None}}, "views"),
+    ],
 )
-def test_what_does_not_fit_is_named(damage: dict):
-    with pytest.raises(SelfsightError, match="does not fit this version"):
+def test_what_does_not_fit_is_named(damage: dict, named: str):
+    with pytest.raises(SelfsightError, match=named):
         Recipe.from_dict(tiny_recipe(two_views()).to_dict() | damage)
 
 

@@ -58,7 +58,7 @@ class Run:
 
     def read_recipe(self) -> tuple[dict[str, Any], Recipe, dict[str, Any]]:
         """(asked, recipe, data) as written."""
-        content = yaml.safe_load(self.recipe_file.read_text())
+        content = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
         if content["format_version"] > FORMAT_VERSION:
             raise SelfsightError(f"{self.path} was written by a newer selfsight. Run: pip install -U selfsight")
         recipe = Recipe.from_dict(content["resolved"] | {"reasons": content["reasons"]})
@@ -66,14 +66,15 @@ class Run:
 
     def log(self, text: str) -> None:
         """Append a line with the time to `run.log`."""
-        with (self.path / "run.log").open("a") as file:
+        with (self.path / "run.log").open("a", encoding="utf-8") as file:
             file.write(f"{datetime.now().isoformat(timespec='seconds')} {text}\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The rows of `metrics.jsonl`, oldest first."""
         if not self.metrics_file.exists():
             return []
-        return [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
+        lines = self.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may have cut the last one
 
     def keep_metrics_until(self, step: int) -> None:
         """Drop rows after `step`: a resumed run writes them again."""
@@ -84,7 +85,7 @@ class Run:
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old content or the new, never a part."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 
@@ -98,16 +99,21 @@ def environment(device: str) -> dict[str, Any]:
         "system": platform.system(),
         "machine": platform.machine(),
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "device": device,
         "versions": {name: version(name) for name in packages},
     }
 
 
+def usable_cores() -> int:
+    """The cores that this process may use, which in a container or a batch job can be fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _processor() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     except OSError:
