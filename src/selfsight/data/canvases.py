@@ -99,7 +99,7 @@ def _decode_all(
 
     def read(uri: str) -> np.ndarray | Unreadable:
         try:
-            return decode(collection.file(uri), channels, short_side)
+            return decode(collection.file(uri), channels, short_side, deep=dtype is np.uint16)
         except Unreadable as error:
             return error
 
@@ -111,7 +111,7 @@ def _decode_all(
             if isinstance(canvas, Unreadable):
                 set_aside[item] = str(canvas)
                 continue
-            canvas = np.ascontiguousarray(canvas, dtype=dtype)
+            canvas = np.ascontiguousarray(canvas)
             out.write(canvas.data)
             shapes.append(canvas.shape[:2])
             if dtype is np.uint16:

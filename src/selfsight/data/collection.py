@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from selfsight.errors import SelfsightError
+from selfsight.errors import SelfsightError, first_line
 
 FORMAT_VERSION = 1
 
@@ -213,8 +213,3 @@ def write_table(table: pa.Table, path: str | os.PathLike[str]) -> None:
 def rows_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
     """A table of item dictionaries, typed by `SCHEMA`."""
     return pa.Table.from_pylist(list(rows), schema=SCHEMA)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, for one-sentence reports."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

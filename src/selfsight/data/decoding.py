@@ -42,9 +42,10 @@ def read_header(data: bytes) -> dict[str, Any]:
         raise Unreadable(f"{width} x {height} is above the limit of {MAX_PIXELS:,} pixels")
     if image.mode not in _CHANNELS:
         raise Unreadable(f"pixel mode {image.mode} is not supported")
-    if image.format == "JPEG" and b"\xff\xd9" not in data[-4096:]:
+    # Cameras append films and notes behind the end, so it is looked for after the last scan, not at the very end.
+    if image.format == "JPEG" and data.find(b"\xff\xd9", data.find(b"\xff\xda")) < 0:
         raise Unreadable("truncated JPEG: no end marker")
-    if image.format == "PNG" and b"IEND" not in data[-4096:]:
+    if image.format == "PNG" and b"IEND" not in data:
         raise Unreadable("truncated PNG: no end chunk")
     try:
         if image.getexif().get(0x0112, 1) >= 5:  # orientations 5 to 8 swap the sides
@@ -91,8 +92,10 @@ def open_image(path: Path) -> Image.Image:
     return image.convert("L" if _channels(image) == 1 else "RGB")
 
 
-def decode(path: Path, channels: int, short_side: int | None = None, square: int | None = None) -> np.ndarray:
-    """Pixels [H, W, C] of a file, in `channels` (1 grey, 3 RGB), uint8 or uint16.
+def decode(
+    path: Path, channels: int, short_side: int | None = None, square: int | None = None, deep: bool = False
+) -> np.ndarray:
+    """Pixels [H, W, C] of a file, in `channels` (1 grey, 3 RGB), uint8, or uint16 if `deep`, white staying white.
 
     `short_side` shrinks (never enlarges) to that shorter side with the aspect kept; `square`
     resizes to exactly (square, square), as `timm`'s "squash" transform does. Both use Pillow's
@@ -112,6 +115,10 @@ def decode(path: Path, channels: int, short_side: int | None = None, square: int
         factor = short_side / min(width, height)
         image = _resize(image, (max(1, round(width * factor)), max(1, round(height * factor))))
     pixels = np.asarray(image)
+    if deep and pixels.dtype == np.uint8:
+        pixels = pixels.astype(np.uint16) * 257  # 255 * 257 = 65535
+    elif not deep and pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def open_source(source: str | os.PathLike[str], collection: str | os.PathLike[st
         raise SelfsightError(f"{path} is a file. Give the folder that holds the images.")
     if collection is None:
         key = hashlib.blake2b(os.fsencode(path.resolve()), digest_size=6).hexdigest()
-        collection = cache_folder() / "collections" / f"{path.resolve().name}-{key}" / "items.lance"
+        name = re.sub(r"[^\w.-]", "_", path.resolve().name)[:60]
+        collection = cache_folder() / "collections" / f"{name}-{key}" / "items.lance"
     return import_folder(path.resolve(), Path(collection))
 
 
@@ -77,10 +79,15 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _row(folder: Path, path: Path, known: dict[str, Any] | None) -> dict[str, Any]:
-    uri = path.relative_to(folder).as_posix()
+    name = path.relative_to(folder).as_posix()
+    uri = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     row: dict[str, Any] = dict.fromkeys(rows_table([]).column_names)
     row |= {"id": item_id(folder.name, uri), "uri": uri, "status": "ok", "reason": ""}
     try:
+        if uri != name:
+            raise Unreadable("the file name is not UTF-8")
+        if not path.is_file():
+            raise Unreadable("not a file" if path.exists() else "a link to nothing")
         stat = path.stat()
         row |= {"bytes": stat.st_size, "modified_ns": stat.st_mtime_ns}
         if known and (known["bytes"], known["modified_ns"]) == (stat.st_size, stat.st_mtime_ns):

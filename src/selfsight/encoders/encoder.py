@@ -27,6 +27,11 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def deep(self) -> bool:
+        """Whether the encoder was made for more than 8 bits."""
+        return self.window[1] > 255
+
 
 @dataclass
 class Features:

@@ -41,7 +41,9 @@ def input_batches(
 
     def read(uri: str) -> np.ndarray | str:
         try:
-            return decode(collection.file(uri), preprocessing.channels, square=preprocessing.size)
+            return decode(
+                collection.file(uri), preprocessing.channels, square=preprocessing.size, deep=preprocessing.deep
+            )
         except Unreadable as error:
             return str(error)
 

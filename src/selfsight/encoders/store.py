@@ -13,7 +13,7 @@ import timm
 import torch
 
 from selfsight.encoders.encoder import FORMAT_VERSION, Encoder, Preprocessing
-from selfsight.errors import SelfsightError
+from selfsight.errors import SelfsightError, first_line
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -34,7 +34,7 @@ def create(
         net = timm.create_model(name, pretrained=pretrained, **args)
     except Exception as error:  # timm, the hub and the network raise many kinds
         what = "load the weights of" if pretrained else "make"
-        raise SelfsightError(f"Cannot {what} {name!r} with {args}: {str(error).splitlines()[0]}") from None
+        raise SelfsightError(f"Cannot {what} {name!r} with {args}: {first_line(error)}") from None
     cfg: Any = net.pretrained_cfg
     licence = cfg.get("license", "unknown") if pretrained else "none: trained from random weights"
     return Encoder(net, preprocessing, {"starting_weights": name if pretrained else None, "licence": licence})
@@ -43,7 +43,10 @@ def create(
 def stock(name: str, channels: int, depth: int) -> Encoder:
     """A pretrained timm model with its own size and normalisation, fitted to `channels`."""
     base = name.removeprefix("timm/")
-    cfg = timm.get_pretrained_cfg(base, allow_unregistered=False) if timm.is_model(base.split(".")[0]) else None
+    try:
+        cfg = timm.get_pretrained_cfg(base, allow_unregistered=False) if timm.is_model(base.split(".")[0]) else None
+    except RuntimeError as error:  # a tag that the model has not
+        raise SelfsightError(f"timm has no weights {base!r}: {first_line(error)}") from None
     size = cfg.input_size[-1] if cfg else 224
     mean, std = (cfg.mean, cfg.std) if cfg else IMAGENET
     if channels != 3:  # the mean filter of RGB, the mean statistics
@@ -86,19 +89,19 @@ def read_folder(folder: str | os.PathLike[str]) -> Encoder:
         config = json.loads((folder / "config.json").read_text())
         about = config.get("selfsight", {})
         cfg = config["pretrained_cfg"]
-    except (OSError, KeyError, ValueError) as error:
+        channels, _, size = cfg["input_size"]
+        window = tuple(about.get("window", (0.0, 255.0)))
+        preprocessing = Preprocessing(channels, size, window, tuple(cfg["mean"]), tuple(cfg["std"]))
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise SelfsightError(f"{folder} holds no encoder ({type(error).__name__}: {error}).") from None
     if about.get("format_version", 1) > FORMAT_VERSION:
         raise SelfsightError(f"{folder} was written by a newer selfsight. Run: pip install -U selfsight")
-    window = tuple(about.get("window", (0.0, 255.0)))
-    size = cfg["input_size"]
-    preprocessing = Preprocessing(size[0], size[-1], window, tuple(cfg["mean"]), tuple(cfg["std"]))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             net = timm.create_model(f"local-dir:{folder}", pretrained=True)
         except Exception as error:  # a damaged file raises many kinds
-            raise SelfsightError(f"The encoder in {folder} cannot be read: {str(error).splitlines()[0]}") from None
+            raise SelfsightError(f"The encoder in {folder} cannot be read: {first_line(error)}") from None
     rest = {k: v for k, v in about.items() if k not in ("format_version", "window")}
     return Encoder(net, preprocessing, rest).eval()
 

@@ -1,8 +1,9 @@
 """VICReg: views agree, every dimension keeps its spread, no two dimensions say the same.
 
 Bardes, Ponce and LeCun, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised
-Learning", ICLR 2022, equations 1 to 6. For V views the invariance term is the mean over all pairs
-of views, which with V = 2 is the published one; variance and covariance are means over views.
+Learning", ICLR 2022, equations 1 to 6. For V views the invariance is the mean over all pairs of views.
+With V = 2 the three terms are those of the authors' implementation, for which the published weights are:
+the variance averaged over the two views, the covariance summed.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ def vicreg_terms(embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(invariance, variance, covariance) of `embeddings` [V, B, D], in float32.
 
     invariance: mean squared difference over pairs of views, items and dimensions. variance: mean
-    of max(0, 1 - std). covariance: sum of squared off-diagonal covariances over D. std and
-    covariance divide by B - 1. Raises `ValueError` for one view or one sample.
+    of max(0, 1 - std), a mean over views. covariance: twice the mean over views of the sum of squared
+    off-diagonal covariances over D. std and covariance divide by B - 1. Raises `ValueError` for one view or one sample.
     """
     check_views(embeddings)
     views, batch, dim = embeddings.shape
@@ -33,7 +34,7 @@ def vicreg_terms(embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     covariances = centred.transpose(1, 2) @ centred / (batch - 1)  # [V, D, D]
     variances = covariances.diagonal(dim1=1, dim2=2)  # [V, D]
     variance = F.relu(1.0 - (variances + 1e-4).sqrt()).mean()
-    covariance = (covariances.square().sum() - variances.square().sum()) / (dim * views)
+    covariance = 2.0 * (covariances.square().sum() - variances.square().sum()) / (dim * views)
     return invariance, variance, covariance
 
 

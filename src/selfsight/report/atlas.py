@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from selfsight.data.collection import Collection, first_line
+from selfsight.data.collection import Collection
 from selfsight.data.threads import in_threads
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.extract import pooled
 from selfsight.encoders.store import load
-from selfsight.errors import SelfsightError
+from selfsight.errors import SelfsightError, first_line
 from selfsight.probing.neighbours import nearest
 from selfsight.report.pictures import data_uri, data_uris, thumbnail
 from selfsight.training.run import Run

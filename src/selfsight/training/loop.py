@@ -50,7 +50,8 @@ class Clock:
         budget = self.recipe.budget
         if budget.minutes is not None:
             return min(1.0, self.seconds / max(1e-9, budget.minutes * 60 - self.reserve))
-        total = budget.steps or max(1, round((budget.epochs or 0.0) * self.steps_per_epoch))
+        batches = (budget.epochs or 0.0) * self.steps_per_epoch
+        total = budget.steps or max(1, round(batches / self.recipe.accumulate))
         return min(1.0, step / total)
 
 
@@ -85,13 +86,15 @@ def fit(
         while (progress := clock.progress(state["step"])) < 1.0:
             rate = schedule(optimiser, objective, progress, recipe)
             optimiser.zero_grad(set_to_none=True)
+            finite = torch.tensor(True, device=accelerator.device)
             for _ in range(recipe.accumulate):
                 batch = pace.wait_for(stream)
                 views = make_views(batch, objective.views, normalise, recipe.seed, accelerator.device)
                 loss: Loss = model(views, progress)
                 accelerator.backward(loss.total / recipe.accumulate)
+                finite &= torch.isfinite(loss.total.detach())
                 pace.views += len(batch.ids) * len(views)
-            if torch.isfinite(loss.total):
+            if finite:
                 if recipe.clip > 0:
                     accelerator.clip_grad_norm_(objective.parameters(), recipe.clip)
                 optimiser.step()
@@ -103,7 +106,8 @@ def fit(
                 if bad == BAD_STEPS:
                     raise SelfsightError(_not_finite(state["step"], recipe))
             state["step"] += 1
-            if state["step"] % LOG_EVERY == 0 or state["step"] == 1:
+            last = clock.progress(state["step"]) >= 1.0
+            if state["step"] % LOG_EVERY == 0 or state["step"] == 1 or last:
                 epoch = state["step"] * recipe.accumulate / batches.steps_per_epoch
                 row = {**state, "progress": clock.progress(state["step"]), "epoch": epoch, "learning_rate": rate}
                 row |= {"loss": loss.total.item(), **{k: float(v) for k, v in loss.parts.items()}}

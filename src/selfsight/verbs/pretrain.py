@@ -171,6 +171,11 @@ def _train(run: Run, recipe: Recipe, items: Collection, canvases: Canvases, star
             step = fit(task, batches, normalise, recipe, run, clock, accelerator, show)
         except Stopped:
             raise SelfsightError(f"Stopped and saved in {run.path}. The same command goes on from here.") from None
+    if step == 0:
+        raise SelfsightError(
+            f"{recipe.budget.minutes:g} minutes were over before the first step: reading the images took them, "
+            "which is not needed again. Give another -o, and more --minutes."
+        )
     whiten(encoder, canvas_features(encoder, batches, normalise))
     save(encoder, run.path / "encoder")
     seconds = clock.seconds

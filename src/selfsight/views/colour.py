@@ -42,7 +42,8 @@ def jitter(
     middle[:, 2, 1] = saturation * turn.sin()
     middle[:, 1, 2] = -middle[:, 2, 1]
     matrix = torch.linalg.inv(to_yiq) @ middle @ to_yiq * (brightness * contrast).view(-1, 1, 1)
-    luminance = flat.mean(2) @ to_yiq[0]  # [B]: the mean is linear, so it comes before the change
+    # A sum and not a matrix product, which rounds by the place in the batch.
+    luminance = (flat.mean(2) * to_yiq[0]).sum(1)  # [B]: the mean is linear, so it comes before the change
     offset = brightness * (1.0 - contrast) * luminance
     return torch.baddbmm(offset.view(-1, 1, 1), matrix, flat).clamp_(0.0, 1.0).view_as(images)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from selfsight.data.batches import Batch
@@ -62,6 +64,7 @@ def make_views(
 ) -> list[View]:
     """The views of `plan` for `batch`, group by group. Every draw is a function of (seed, epoch, item, view)."""
     pixels = normalise.to_unit(batch.pixels.to(device, non_blocking=True))  # [B, T, C, H, W]
+    pixels = _room_for_pyramid(pixels, plan)
     pyramids: dict[int, list[Tensor]] = {}
 
     def levels(which: int, needed: int) -> list[Tensor]:
@@ -73,9 +76,9 @@ def make_views(
     views = []
     for g, group in enumerate(plan.groups):
         for v in range(group.count):
-            which = range(3) if plan.companion == "frames" else [v % 2 if plan.companion == "group" else 0]
+            which = [0, 1, 2] if plan.companion == "frames" else [v % 2 if plan.companion == "group" else 0]
             draws = _draws(batch, seed, g, v, group, pixels.shape[2])
-            affine = crop_affines(draws["geometry"], batch.shapes[:, which[0]].numpy(), group)
+            affine = crop_affines(draws["geometry"], batch.shapes[:, which[len(which) // 2]].numpy(), group)
             needed = int(levels_of(affine).max())
             frames = [sample(levels(t, needed), affine, group.size) for t in which]
             frames = [normalise(change_colour(f, draws["colour"], group.colour)) for f in frames]
@@ -83,6 +86,17 @@ def make_views(
             keep = _keep(draws["keep"], group, device)
             views.append(View(shown, torch.as_tensor(affine, dtype=torch.float32), batch.ids, g, keep))
     return views
+
+
+def _room_for_pyramid(pixels: Tensor, plan: ViewPlan) -> Tensor:
+    """`pixels` with its edge repeated to the right and below, so that the coarsest pyramid pixel past an item's
+    border is a mean of its own edge, whatever other items the batch was padded for."""
+    deepest = math.floor(math.log2(max(1.0, max(pixels.shape[-2:]) / min(group.size for group in plan.groups))))
+    if deepest == 0:
+        return pixels
+    room = 2**deepest
+    padded: Tensor = F.pad(pixels.flatten(0, 1), (0, room, 0, room), mode="replicate")
+    return padded.unflatten(0, pixels.shape[:2])
 
 
 def _draws(batch: Batch, seed: int, g: int, v: int, group: ViewGroup, channels: int) -> dict[str, np.ndarray]:
