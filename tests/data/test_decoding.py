@@ -65,12 +65,13 @@ def test_a_palette_of_greys_is_a_grey_image(tmp_path: Path):
 def test_sixteen_bits_stay_sixteen_bits(tmp_path: Path):
     deep = RNG.integers(0, 65536, (40, 30)).astype(np.uint16)
     path = save(tmp_path / "d.png", Image.fromarray(deep))
-    got = decode(path, 1)
+    got = decode(path, 1, deep=True)
     assert got.dtype == np.uint16 and (got[:, :, 0] == deep).all()
-    small = decode(path, 1, square=10)[:, :, 0]
+    small = decode(path, 1, square=10, deep=True)[:, :, 0]
     wanted = np.asarray(Image.fromarray(deep.astype(np.float32)).resize((10, 10), Image.Resampling.BICUBIC))
     assert small.dtype == np.uint16 and np.abs(small - wanted).max() <= 0.5
     assert (decode(path, 3) == (deep // 256)[:, :, None]).all()  # RGB has eight bits
+    assert (decode(path, 1)[:, :, 0] == deep // 256).all()  # an encoder made for eight bits
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

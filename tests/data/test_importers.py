@@ -95,7 +95,7 @@ def test_broken_files_are_set_aside_with_the_reason_and_text_is_counted(tmp_path
         "empty.png": "empty file",
         "text.jpg": "not a readable JPEG or PNG header",
         "giant.png": "100000 x 100000 is above the limit of 200,000,000 pixels",
-        "dangling.jpg": "No such file or directory",
+        "dangling.jpg": "a link to nothing",
     }
     assert collection.others == 2
 

@@ -96,7 +96,7 @@ def _room_for_pyramid(pixels: Tensor, plan: ViewPlan) -> Tensor:
         return pixels
     room = 2**deepest
     padded: Tensor = F.pad(pixels.flatten(0, 1), (0, room, 0, room), mode="replicate")
-    return padded.unflatten(0, pixels.shape[:2])
+    return padded.view(*pixels.shape[:2], *padded.shape[1:])
 
 
 def _draws(batch: Batch, seed: int, g: int, v: int, group: ViewGroup, channels: int) -> dict[str, np.ndarray]:
