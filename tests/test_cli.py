@@ -1,0 +1,72 @@
+"""The command line as a user meets it, in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+VERBS = ("pretrain", "embed", "evaluate", "report", "demo")
+
+
+def selfsight(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "selfsight", *arguments], capture_output=True, text=True, cwd=cwd)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; sys.argv = ['selfsight', '--help']\nfrom selfsight.cli import main\n"
+    code += "try:\n    main()\nexcept SystemExit:\n    pass\n"
+    code += "print(sorted(m for m in ('torch', 'lance', 'timm', 'sklearn', 'numpy', 'pyarrow') if m in sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "[]"
+    assert all(verb in out for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_explains_itself(verb: str) -> None:
+    done = selfsight(verb, "--help")
+    assert done.returncode == 0 and "--json" in done.stdout and "--out" in done.stdout
+
+
+def test_json_is_one_object_and_nothing_else(images: Callable[..., Path], tmp_path: Path) -> None:
+    photos = images(12)
+    done = selfsight(
+        "pretrain", str(photos), "-o", str(tmp_path / "run"), "--steps", "2", "--batch-size", "4", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"] == 2
+    done = selfsight("embed", str(photos), "--model", run, "-o", str(tmp_path / "f.csv"), "--json")
+    assert json.loads(done.stdout)["items"] == 12
+    again = selfsight("pretrain", str(photos), "-o", run, *few)
+    assert again.returncode == 2 and "finished" in again.stderr and not again.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("pretrain", "nowhere", "-o", "run"), "nowhere does not exist"),
+        (("pretrain", ".", "-o", "run"), "no JPEG or PNG"),
+        (("report", "nowhere"), "not a run"),
+        (("embed", ".", "--model", "resnet18", "-o", "f.xls"), "f.xls"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    done = selfsight(*arguments, cwd=tmp_path)
+    assert done.returncode == 2 and not done.stdout
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_two_budgets(images: Callable[..., Path], tmp_path: Path) -> None:
+    done = selfsight("pretrain", str(images(3)), "-o", str(tmp_path / "run"), "--steps", "2", "--minutes", "1")
+    assert done.returncode == 2 and "--minutes" in done.stderr and "--steps" in done.stderr
+
+
+def test_the_verb_report_stays_callable_beside_the_room_of_its_name() -> None:
+    code = "import selfsight, selfsight.report.page\nassert callable(selfsight.report)\n"
+    code += "from selfsight.report import page\nassert callable(selfsight.report) and page.build"
+    subprocess.run([sys.executable, "-c", code], check=True)

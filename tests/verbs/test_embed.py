@@ -1,0 +1,78 @@
+"""embed: the same features in every format, pooled and patches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import lance
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from helpers import tiny_encoder
+
+import selfsight
+from selfsight.encoders.extract import to_input
+from selfsight.encoders.store import read_folder, save
+from selfsight.verbs.embed import summary, to_numpy
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    save(tiny_encoder(), tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+def test_every_format_holds_the_same(images: Callable[..., Path], tmp_path: Path, encoder: Path) -> None:
+    photos = images(7)
+    tables = {
+        suffix: selfsight.embed(str(photos), model=str(encoder), out=str(tmp_path / f"f{suffix}"))
+        for suffix in (".parquet", ".npy", ".csv", ".lance")
+    }
+    wanted = to_numpy(tables[".parquet"])
+    assert wanted.shape == (7, read_folder(encoder).dim)
+    assert np.array_equal(to_numpy(pq.read_table(tmp_path / "f.parquet")), wanted)
+    assert np.array_equal(np.load(tmp_path / "f.npy"), wanted)
+    assert np.array_equal(to_numpy(lance.dataset(str(tmp_path / "f.lance")).to_table()), wanted)
+    lines = [line.split(",") for line in (tmp_path / "f.csv").read_text().splitlines()]
+    assert lines[0][:3] == ["id", "uri", "f0"]
+    assert np.allclose(np.array([line[2:] for line in lines[1:]], dtype=float), wanted, rtol=1e-6)
+    items = [line.split(",") for line in (tmp_path / "f.items.csv").read_text().splitlines()]
+    assert items[1:] == [line[:2] for line in lines[1:]]
+    assert [line[0] for line in lines[1:]] == sorted(line[0] for line in lines[1:])
+
+
+def test_features_belong_to_their_images(images: Callable[..., Path], encoder: Path) -> None:
+    from PIL import Image
+
+    photos = images(5)
+    table = selfsight.embed(str(photos), model=str(encoder))
+    model = read_folder(encoder)
+    for uri, features in zip(table["uri"].to_pylist(), to_numpy(table), strict=True):
+        size = model.preprocessing.size
+        image = Image.open(photos / uri).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+        with torch.inference_mode():
+            alone = model(to_input(np.asarray(image)[None], model.preprocessing)).pooled[0].numpy()
+        assert features == pytest.approx(alone, abs=1e-4)
+
+
+def test_patches_average_to_the_pooled_features(images: Callable[..., Path], encoder: Path) -> None:
+    photos = images(3)  # the tiny encoder pools by the mean and has no whitening
+    pooled = to_numpy(selfsight.embed(str(photos), model=str(encoder)))
+    patches = to_numpy(selfsight.embed(str(photos), model=str(encoder), tokens="patches"))
+    assert patches.ndim == 3 and patches.mean(1) == pytest.approx(pooled, abs=1e-4)
+
+
+def test_set_aside_is_counted(images: Callable[..., Path], encoder: Path) -> None:
+    photos = images(4)
+    (photos / "broken.png").write_bytes(b"no picture")
+    assert summary(selfsight.embed(str(photos), model=str(encoder)))["set_aside"] == 1
+
+
+def test_unknown_format_and_model(images: Callable[..., Path], tmp_path: Path, encoder: Path) -> None:
+    photos = images(2)
+    with pytest.raises(selfsight.SelfsightError, match=r"\.parquet"):
+        selfsight.embed(str(photos), model=str(encoder), out=str(tmp_path / "f.xls"))
+    with pytest.raises(selfsight.SelfsightError, match="no_such_model"):
+        selfsight.embed(str(photos), model="no_such_model")

@@ -1,0 +1,87 @@
+"""evaluate: the contract of its JSON, honest labels, controls, and mistakes in one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import tiny_encoder
+from PIL import Image
+
+import selfsight
+from selfsight.encoders.store import save
+from selfsight.verbs.evaluate import parse_shots
+
+
+def stripes(folder: Path, count: int, seed: int) -> Path:
+    """Two classes that a tiny encoder tells apart: bright and dark pictures."""
+    rng = np.random.default_rng(seed)
+    for name, level in (("bright", 190), ("dark", 60)):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = (level + rng.normal(0, 25, (32, 32, 3))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i:02d}.png")
+    return folder
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> str:
+    save(tiny_encoder(), tmp_path / "encoder")
+    return str(tmp_path / "encoder")
+
+
+def test_contract(tmp_path: Path, encoder: str) -> None:
+    train, test = stripes(tmp_path / "train", 12, 0), stripes(tmp_path / "test", 8, 1)
+    result = selfsight.evaluate(
+        encoder, train=str(train), test=str(test), shots="1,5,30,all", seeds=3, out=str(tmp_path / "out")
+    )
+    for side in ("encoder", "random", "pixels"):
+        assert set(result[side]) == {"knn", "linear", "few_shot"}
+        for probe in ("knn", "linear"):
+            for metric in ("top1", "balanced", "top2", "macro_f1", "auroc"):
+                assert 0.0 <= result[side][probe][metric] <= 1.0
+        assert list(result[side]["few_shot"]) == ["1", "5", "30", "all"]
+    assert result["encoder"]["knn"]["top1"] == 1.0  # brightness is plain to see
+    assert result["encoder"]["few_shot"]["30"]["std"] == 0.0  # all 12 of each class in every draw
+    assert any("30 labels per class: bright, dark" in note for note in result["about"]["notes"])
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == result
+    assert "encoder,knn,top1,1.0," in (tmp_path / "out" / "evaluation.csv").read_text()
+
+
+def test_unreadable_files_do_not_shift_the_labels(tmp_path: Path, encoder: str) -> None:
+    train, test = stripes(tmp_path / "train", 12, 0), stripes(tmp_path / "test", 8, 1)
+    for i in range(0, 12, 3):  # a third of one class breaks, half of it only at decoding
+        good = (train / "bright" / f"{i:02d}.png").read_bytes()
+        broken = good[:60] + bytes(200) + good[260:] if i % 2 else good[: len(good) // 2]
+        (train / "bright" / f"{i:02d}.png").write_bytes(broken)
+    result = selfsight.evaluate(encoder, train=str(train), test=str(test), shots="1", seeds=1)
+    assert result["encoder"]["knn"]["top1"] == 1.0 and result["pixels"]["knn"]["top1"] == 1.0
+    assert result["about"]["train_items"] == 20
+
+
+def test_the_same_image_on_both_sides_is_said(tmp_path: Path, encoder: str) -> None:
+    train, test = stripes(tmp_path / "train", 4, 0), stripes(tmp_path / "test", 4, 1)
+    (test / "dark" / "again.png").write_bytes((train / "dark" / "00.png").read_bytes())
+    result = selfsight.evaluate(encoder, train=str(train), test=str(test), shots="1", seeds=1)
+    assert any("1 image" in note and "both train and test" in note for note in result["about"]["notes"])
+
+
+def test_mistakes(tmp_path: Path, encoder: str) -> None:
+    train, test = stripes(tmp_path / "train", 3, 0), stripes(tmp_path / "test", 3, 1)
+    (test / "unknown").mkdir()
+    (test / "dark" / "00.png").rename(test / "unknown" / "00.png")
+    with pytest.raises(selfsight.SelfsightError, match="unknown"):
+        selfsight.evaluate(encoder, train=str(train), test=str(test))
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    (test / "dark" / "01.png").rename(flat / "01.png")
+    with pytest.raises(selfsight.SelfsightError, match="folder of its own"):
+        selfsight.evaluate(encoder, train=str(flat), test=str(train))
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1,many", "1.5"])
+def test_shots_that_mean_nothing(text: str) -> None:
+    with pytest.raises(selfsight.SelfsightError, match="--shots"):
+        parse_shots(text)
