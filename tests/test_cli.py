@@ -34,9 +34,8 @@ def test_each_verb_explains_itself(verb: str) -> None:
 
 def test_json_is_one_object_and_nothing_else(images: Callable[..., Path], tmp_path: Path) -> None:
     photos = images(12)
-    done = selfsight(
-        "pretrain", str(photos), "-o", str(tmp_path / "run"), "--steps", "2", "--batch-size", "4", "--json"
-    )
+    run, few = str(tmp_path / "run"), ("--steps", "2", "--batch-size", "4")
+    done = selfsight("pretrain", str(photos), "-o", run, *few, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 2
     done = selfsight("embed", str(photos), "--model", run, "-o", str(tmp_path / "f.csv"), "--json")
