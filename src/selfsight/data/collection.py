@@ -135,7 +135,7 @@ class Collection:
         return digest.hexdigest()
 
     def folder_labels(self, rows: pa.Table | None = None) -> list[str]:
-        """One label an item: the `label` column where filled, else the name of the item's folder.
+        """One label an item: the `label` column where filled, else the outermost folder of the item.
 
         Only verbs that were asked for labels call this. Raises `SelfsightError` when there is
         neither a label nor a sub-folder.
@@ -143,8 +143,8 @@ class Collection:
         rows = self.usable if rows is None else rows
         labels = []
         for uri, label in zip(rows["uri"].to_pylist(), rows["label"].to_pylist(), strict=True):
-            folder = Path(uri).parent.as_posix()
-            if not label and folder == ".":
+            folder, *inside = Path(uri).parts
+            if not label and not inside:
                 raise SelfsightError(
                     f"No label for {self.file(uri)}. Put each class in a folder of its own: CLASS/image.jpg."
                 )

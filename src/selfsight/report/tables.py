@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import math
-import re
 from typing import Any
 
 import yaml
@@ -27,7 +27,6 @@ COLUMNS = (
     ("macro-F1", "linear", "macro_f1"),
     ("AUROC", "linear", "auroc"),
 )
-SET_ASIDE_LINE = re.compile(r"^\S+ set aside ([0-9a-f]{32}): (.*)$")
 
 
 def evaluation_table(evaluation: dict[str, Any]) -> dict[str, Any]:
@@ -131,7 +130,7 @@ def _shown(name: str, value: Any) -> dict[str, str]:
 
 
 def set_aside(run: Run, collection: Collection | None) -> list[dict[str, str]]:
-    """{name, reason} of the items that could not be read: at import, and at the decoding that the run logged."""
+    """{name, reason} of the items that could not be read: at import, and at the decoding for the run."""
     names: dict[str, str] = {}
     out: list[dict[str, str]] = []
     if collection is not None:
@@ -139,8 +138,7 @@ def set_aside(run: Run, collection: Collection | None) -> list[dict[str, str]]:
         names = dict(zip(collection.table["id"].to_pylist(), collection.table["uri"].to_pylist(), strict=True))
         pairs = zip(table["uri"].to_pylist(), table["reason"].to_pylist(), strict=True)
         out = [{"name": uri, "reason": reason} for uri, reason in pairs]
-    log = run.path / "run.log"
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    logged = {m[1]: m[2] for m in map(SET_ASIDE_LINE.match, lines) if m}  # a resumed run logs an item again
-    out += [{"name": names.get(item, f"item {item}"), "reason": reason} for item, reason in logged.items()]
+    decoding = run.set_aside_file
+    later = json.loads(decoding.read_text(encoding="utf-8")) if decoding.exists() else {}
+    out += [{"name": names.get(item, f"item {item}"), "reason": reason} for item, reason in later.items()]
     return sorted(out, key=lambda row: row["name"])

@@ -41,6 +41,11 @@ class Run:
         return self.path / "metrics.jsonl"
 
     @property
+    def set_aside_file(self) -> Path:
+        """{id: reason} of the items that failed to decode."""
+        return self.path / "set_aside.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

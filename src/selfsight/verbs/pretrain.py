@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,7 @@ def pretrain(
     from selfsight.data.canvases import resident
     from selfsight.data.importers import open_source
     from selfsight.training.recipe import Budget
-    from selfsight.training.run import Run
+    from selfsight.training.run import Run, write_whole
 
     asked: dict[str, Any] = {
         "objective": objective, "encoder": encoder, "pretrained": pretrained, "size": size, "batch_size": batch_size,
@@ -97,8 +98,7 @@ def pretrain(
     if run.finished:
         raise SelfsightError(f"{out} is finished. Give another -o, or use it: selfsight embed {source} --model {out}")
     canvases = resident(items, chosen.channels, chosen.canvas_side)
-    for item, reason in canvases.set_aside.items():
-        run.log(f"set aside {item}: {reason}")
+    write_whole(run.set_aside_file, json.dumps(canvases.set_aside))
     return _train(run, chosen, items, canvases, started)
 
 
@@ -136,8 +136,6 @@ def _settle(run: Run, asked: dict[str, Any], recipe_file: str | None, items: Col
 
 
 def _train(run: Run, recipe: Recipe, items: Collection, canvases: Canvases, started: float) -> dict[str, Any]:
-    import json
-
     import torch
     from accelerate import Accelerator
 
