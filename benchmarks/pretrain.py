@@ -106,6 +106,7 @@ def main() -> None:
     arguments = parser.parse_args()
     results = HERE / "results" / f"{arguments.set}.jsonl"
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    results.parent.mkdir(exist_ok=True)
     arguments.work.mkdir(parents=True, exist_ok=True)
     folder = data_folder(arguments.set, arguments.work)
     for seed in map(int, arguments.seeds.split(",")):
