@@ -11,8 +11,9 @@ RECIPE = """\
 resolved:
   objective: vicreg
   size: 32
+  batch_size: 128
   views:
-    groups: [{count: 4, size: 32, scale: [0.5, 1.0], flip: 0.0, colour: {solarise: 0.0}}]
+    groups: [{count: 2, size: 32, scale: [0.5, 1.0], flip: 0.0, colour: {solarise: 0.0}}]
 """
 
 
