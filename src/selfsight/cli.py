@@ -75,11 +75,16 @@ def main() -> None:
     except SelfsightError as error:
         print(f"selfsight: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("selfsight: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"selfsight: {str(stop) or 'stopped'}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:  # a full disk, a folder that may not be written
+        if error.filename is None:
+            raise
+        print(f"selfsight: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

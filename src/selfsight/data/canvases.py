@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from selfsight.data.collection import Collection
-from selfsight.data.decoding import Unreadable, decode
+from selfsight.data.decoding import MOST_ELONGATED, Unreadable, decode
 from selfsight.data.threads import console, in_threads
 from selfsight.errors import SelfsightError
 
@@ -56,6 +56,7 @@ class Canvases:
 def canvas_bytes(rows: pa.Table, channels: int, short_side: int) -> np.ndarray:
     """Bytes that each item's canvas will take, from the header alone."""
     sizes = np.stack([rows["height"].to_numpy(), rows["width"].to_numpy()], 1).astype(np.float64)
+    sizes = np.minimum(sizes, MOST_ELONGATED * sizes.min(1, keepdims=True))
     factor = np.minimum(1.0, short_side / sizes.min(1, keepdims=True))
     sides = np.maximum(1, np.round(sizes * factor)).astype(np.int64)
     sizes_in_bytes: np.ndarray = sides.prod(1) * channels * (2 if max(rows["depth"].to_pylist()) > 8 else 1)

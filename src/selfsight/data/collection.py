@@ -80,6 +80,8 @@ class Collection:
             raise SelfsightError(
                 f"{path} is not a collection ({first_line(error)}). Give a folder of images, or a .lance folder."
             ) from None
+        if not set(SCHEMA.names) <= set(dataset.schema.names):
+            raise SelfsightError(f"{path} is a Lance table but not a collection. Give a folder of images.")
         about = {k.decode(): v.decode() for k, v in (dataset.schema.metadata or {}).items()}
         if int(about.get("format_version", FORMAT_VERSION)) > FORMAT_VERSION:
             raise SelfsightError(f"{path} was written by a newer selfsight. Run: pip install -U selfsight")
@@ -124,6 +126,12 @@ class Collection:
     def file(self, uri: str) -> Path:
         """The file of an item."""
         return self.source / uri
+
+    def uri_of(self, item: str) -> str:
+        """The relative path of the item with this id."""
+        import pyarrow.compute as pc
+
+        return str(self.table.filter(pc.equal(self.table["id"], item))["uri"][0].as_py())
 
     def id_hash(self) -> str:
         """Hash of the sorted list of usable ids and their contents: what a run pins."""

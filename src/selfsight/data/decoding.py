@@ -16,6 +16,7 @@ FORMATS = ("JPEG", "PNG")
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png"}
 # A decompression bomb is stopped by its header, before any pixel is decoded.
 MAX_PIXELS = 200_000_000
+MOST_ELONGATED = 3
 Image.MAX_IMAGE_PIXELS = None  # our own limit above, with our own sentence
 
 _CHANNELS = {"1": 1, "L": 1, "I;16": 1, "I;16B": 1, "I": 1, "P": 3, "RGB": 3, "RGBA": 3, "CMYK": 3, "YCbCr": 3, "LA": 1}
@@ -97,7 +98,8 @@ def decode(
 ) -> np.ndarray:
     """Pixels [H, W, C] of a file, in `channels` (1 grey, 3 RGB), uint8, or uint16 if `deep`, white staying white.
 
-    `short_side` shrinks (never enlarges) to that shorter side with the aspect kept; `square`
+    `short_side` shrinks (never enlarges) to that shorter side with the aspect kept, up to 3 to 1: of a longer
+    strip the middle is taken, or one panorama would make every batch as large as itself; `square`
     resizes to exactly (square, square), as `timm`'s "squash" transform does. Both use Pillow's
     antialiased bicubic filter.
     """
@@ -111,9 +113,15 @@ def decode(
     width, height = image.size
     if square is not None:
         image = _resize(image, (square, square))
-    elif short_side is not None and min(width, height) > short_side:
-        factor = short_side / min(width, height)
-        image = _resize(image, (max(1, round(width * factor)), max(1, round(height * factor))))
+    elif short_side is not None:
+        most = MOST_ELONGATED * min(width, height)
+        left, top = max(0, width - most) // 2, max(0, height - most) // 2
+        if left or top:
+            image = image.crop((left, top, left + min(width, most), top + min(height, most)))
+            width, height = image.size
+        if min(width, height) > short_side:
+            factor = short_side / min(width, height)
+            image = _resize(image, (max(1, round(width * factor)), max(1, round(height * factor))))
     pixels = np.asarray(image)
     if deep and pixels.dtype == np.uint8:
         pixels = pixels.astype(np.uint16) * 257  # 255 * 257 = 65535

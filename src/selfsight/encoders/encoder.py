@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,18 +20,19 @@ FORMAT_VERSION = 1
 @dataclass(frozen=True)
 class Preprocessing:
     """How a file becomes the encoder's input: resized to `size` x `size` by antialiased bicubic,
-    `window` mapped to [0, 1], normalised by `mean` and `std` of each of `channels`."""
+    `window` mapped to [0, 1], normalised by `mean` and `std` of each of `channels`; `depth` in bits."""
 
     channels: int
     size: int
     window: tuple[float, float]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    depth: int = 8
 
     @property
     def deep(self) -> bool:
-        """Whether the encoder was made for more than 8 bits."""
-        return self.window[1] > 255
+        """Whether files are read with more than 8 bits."""
+        return self.depth > 8
 
 
 @dataclass
@@ -100,7 +102,10 @@ class Encoder(nn.Module):
             final, maps = net.forward_intermediates(images)
         else:
             final = net.forward_features(images)
-        if getattr(net, "output_fmt", "NCHW") == "NHWC":
+        if final.ndim == 3:  # tokens of another family: mixers and hybrids, on a square grid
+            patches = final[:, getattr(net, "num_prefix_tokens", 0) :]
+            height = width = math.isqrt(patches.shape[1])
+        elif getattr(net, "output_fmt", "NCHW") == "NHWC":
             height, width, patches = final.shape[1], final.shape[2], final.flatten(1, 2)
         else:
             height, width = final.shape[2:]
@@ -110,7 +115,9 @@ class Encoder(nn.Module):
     @property
     def digest(self) -> str:
         """Hash of the weights and the preprocessing: features are kept under it."""
-        digest = hashlib.blake2b(json.dumps(asdict(self.preprocessing)).encode(), digest_size=8)
+        architecture = getattr(self.net, "pretrained_cfg", {}).get("architecture")  # two can share their weights
+        made_of = [asdict(self.preprocessing), architecture, FORMAT_VERSION]
+        digest = hashlib.blake2b(json.dumps(made_of).encode(), digest_size=8)
         for name, tensor in sorted(self.net.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -13,6 +13,7 @@ from selfsight.data.collection import Collection
 from selfsight.data.decoding import Unreadable, decode
 from selfsight.data.threads import in_threads
 from selfsight.encoders.encoder import Encoder, Preprocessing
+from selfsight.errors import SelfsightError
 
 BATCH = 256
 
@@ -94,4 +95,6 @@ def pooled(
         if done:
             collection.add_features(digest, todo.take(done), fresh[done])
     keep = [i for i, item in enumerate(rows["id"].to_pylist()) if item not in bad]
+    if not keep:
+        raise SelfsightError(f"None of the {len(rows)} images in {collection.source} can be decoded.")
     return rows.take(keep), features[keep], bad

@@ -28,8 +28,10 @@ def create(
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise SelfsightError(f"timm has no model {name!r}. {'Close: ' + ', '.join(close) if close else ''}".strip())
     args = {"in_chans": preprocessing.channels, "num_classes": 0, **(args or {})}
-    if name.startswith(("vit_", "deit", "eva", "swin", "beit")):
+    if is_fixed_size(name):
         args.setdefault("img_size", preprocessing.size)
+        if takes_any_size(name):  # position embeddings are resampled to the views' size
+            args.setdefault("dynamic_img_size", True)
     try:
         net = timm.create_model(name, pretrained=pretrained, **args)
     except Exception as error:  # timm, the hub and the network raise many kinds
@@ -38,6 +40,18 @@ def create(
     cfg: Any = net.pretrained_cfg
     licence = cfg.get("license", "unknown") if pretrained else "none: trained from random weights"
     return Encoder(net, preprocessing, {"starting_weights": name if pretrained else None, "licence": licence})
+
+
+def is_fixed_size(name: str) -> bool:
+    """Whether timm builds `name` for one input size."""
+    base = name.removeprefix("timm/").split(".")[0]
+    cfg = timm.get_pretrained_cfg(base) if timm.is_model(base) else None
+    return bool(cfg and cfg.fixed_input_size)
+
+
+def takes_any_size(name: str) -> bool:
+    """Whether a model of fixed size can be told to take others too: the plain ViTs."""
+    return name.removeprefix("timm/").startswith(("vit_", "deit"))
 
 
 def stock(name: str, channels: int, depth: int) -> Encoder:
@@ -52,7 +66,7 @@ def stock(name: str, channels: int, depth: int) -> Encoder:
     if channels != 3:  # the mean filter of RGB, the mean statistics
         mean, std = (float(np.mean(mean)),) * channels, (float(np.mean(std)),) * channels
     window = (0.0, 255.0 if depth <= 8 else 65535.0)
-    return create(base, Preprocessing(channels, size, window, tuple(mean), tuple(std)), pretrained=True)
+    return create(base, Preprocessing(channels, size, window, tuple(mean), tuple(std), depth), pretrained=True)
 
 
 def save(encoder: Encoder, folder: str | os.PathLike[str]) -> None:
@@ -75,7 +89,7 @@ def save(encoder: Encoder, folder: str | os.PathLike[str]) -> None:
     save_for_hf(encoder.net, str(partial), data_config=data_config, safe_serialization=True)
     config = partial / "config.json"
     content = json.loads(config.read_text())
-    content["selfsight"] = {"format_version": FORMAT_VERSION, "window": p.window, **encoder.about}
+    content["selfsight"] = {"format_version": FORMAT_VERSION, "window": p.window, "depth": p.depth, **encoder.about}
     config.write_text(json.dumps(content, indent=2))
     os.replace(partial / "model.safetensors", folder / "model.safetensors")
     os.replace(config, folder / "config.json")  # last: its presence says the encoder is whole
@@ -91,7 +105,9 @@ def read_folder(folder: str | os.PathLike[str]) -> Encoder:
         cfg = config["pretrained_cfg"]
         channels, _, size = cfg["input_size"]
         window = tuple(about.get("window", (0.0, 255.0)))
-        preprocessing = Preprocessing(channels, size, window, tuple(cfg["mean"]), tuple(cfg["std"]))
+        preprocessing = Preprocessing(
+            channels, size, window, tuple(cfg["mean"]), tuple(cfg["std"]), about.get("depth", 8)
+        )
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise SelfsightError(f"{folder} holds no encoder ({type(error).__name__}: {error}).") from None
     if about.get("format_version", 1) > FORMAT_VERSION:
@@ -102,7 +118,7 @@ def read_folder(folder: str | os.PathLike[str]) -> Encoder:
             net = timm.create_model(f"local-dir:{folder}", pretrained=True)
         except Exception as error:  # a damaged file raises many kinds
             raise SelfsightError(f"The encoder in {folder} cannot be read: {first_line(error)}") from None
-    rest = {k: v for k, v in about.items() if k not in ("format_version", "window")}
+    rest = {k: v for k, v in about.items() if k not in ("format_version", "window", "depth")}
     return Encoder(net, preprocessing, rest).eval()
 
 

@@ -90,7 +90,8 @@ def fit(
             for _ in range(recipe.accumulate):
                 batch = pace.wait_for(stream)
                 views = make_views(batch, objective.views, normalise, recipe.seed, accelerator.device)
-                loss: Loss = model(views, progress)
+                with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                    loss: Loss = model(views, progress)
                 accelerator.backward(loss.total / recipe.accumulate)
                 finite &= torch.isfinite(loss.total.detach())
                 pace.views += len(batch.ids) * len(views)
@@ -107,7 +108,7 @@ def fit(
                     raise SelfsightError(_not_finite(state["step"], recipe))
             state["step"] += 1
             last = clock.progress(state["step"]) >= 1.0
-            if state["step"] % LOG_EVERY == 0 or state["step"] == 1 or last:
+            if finite and (state["step"] % LOG_EVERY == 0 or state["step"] == 1 or last):
                 epoch = state["step"] * recipe.accumulate / batches.steps_per_epoch
                 row = {**state, "progress": clock.progress(state["step"]), "epoch": epoch, "learning_rate": rate}
                 row |= {"loss": loss.total.item(), **{k: float(v) for k, v in loss.parts.items()}}
@@ -179,7 +180,7 @@ class Metrics:
         self.board.close()
 
 
-class Stopped(Exception):
+class Stopped(KeyboardInterrupt):
     """The user stopped the run; it is saved."""
 
 

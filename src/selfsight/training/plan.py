@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from selfsight.encoders.extract import best_device
+from selfsight.encoders.store import is_fixed_size, takes_any_size
 from selfsight.training.recipe import Budget, Recipe
 from selfsight.training.run import usable_cores
 from selfsight.views.plan import Colour, ViewGroup, ViewPlan
@@ -105,6 +106,9 @@ def _size(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
 
 
 def _views(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+    if is_fixed_size(r["encoder"]) and not takes_any_size(r["encoder"]):
+        group = ViewGroup(count=2, size=r["size"], scale=(0.2, 1.0), colour=Colour())
+        return ViewPlan((group,)), f"{r['encoder']} takes one size only"
     side = max(16, r["size"] // 2 // 16 * 16)
     group = ViewGroup(count=4, size=side, scale=(0.25, 0.25), ratio=(1.0, 1.0), colour=Colour())
     reason = "several quarters of the image at the magnification of use: small, so many are seen in a minute"
@@ -169,6 +173,8 @@ def resolve(asked: dict[str, Any], facts: Facts) -> Recipe:
     """The recipe with every value in `asked` taken as it is and the rest chosen by the rules."""
     values: dict[str, Any] = dict(asked)
     reasons: dict[str, str] = {}
+    if values.get("encoder_args") is None and (values.get("encoder") or values.get("pretrained")):
+        values["encoder_args"], reasons["encoder_args"] = {}, "the model as timm has it"
     for name, rule in RULES.items():
         if values.get(name) is None:
             values[name], reasons[name] = rule(facts, values)

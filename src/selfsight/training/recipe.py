@@ -54,6 +54,21 @@ class Recipe:
     budget: Budget
     reasons: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        least = {"channels": 1, "size": 8, "canvas_side": 1, "batch_size": 2, "accumulate": 1, "threads": 1}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < low:
+                raise SelfsightError(f"{name.replace('_', ' ')} must be a whole number of at least {low}, not {value}.")
+        for name in ("learning_rate", "weight_decay", "warmup", "clip"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
+                raise SelfsightError(
+                    f"{name.replace('_', ' ')} must be a number, 0 or above (YAML: 1.0e-3), not {value!r}."
+                )
+        if self.precision not in ("no", "bf16"):
+            raise SelfsightError(f"precision must be no or bf16, not {self.precision!r}.")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for YAML and JSON."""
         out = asdict(self)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -63,11 +65,41 @@ class Run:
 
     def read_recipe(self) -> tuple[dict[str, Any], Recipe, dict[str, Any]]:
         """(asked, recipe, data) as written."""
-        content = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
-        if content["format_version"] > FORMAT_VERSION:
+        try:
+            content = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
+            newer = content["format_version"] > FORMAT_VERSION
+            asked, data = content["asked"], content["data"]
+            values = content["resolved"] | {"reasons": content["reasons"]}
+        except (yaml.YAMLError, KeyError, TypeError) as error:
+            raise SelfsightError(
+                f"{self.recipe_file} is damaged ({type(error).__name__}). Start in another -o."
+            ) from None
+        if newer:
             raise SelfsightError(f"{self.path} was written by a newer selfsight. Run: pip install -U selfsight")
-        recipe = Recipe.from_dict(content["resolved"] | {"reasons": content["reasons"]})
-        return content["asked"], recipe, content["data"]
+        return asked, Recipe.from_dict(values), data
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes of this machine out of the run. Raises `SelfsightError` if one is in it."""
+        import psutil
+
+        lock = self.path / "lock"
+        if lock.exists():
+            owner = lock.read_text(encoding="utf-8").strip()
+            if owner.isdecimal() and int(owner) != os.getpid() and psutil.pid_exists(int(owner)):
+                raise SelfsightError(
+                    f"{self.path} is being trained by process {owner}. Wait for it, or give another -o."
+                )
+            lock.unlink()  # left by a process that was killed
+        try:
+            with lock.open("x", encoding="utf-8") as file:
+                file.write(str(os.getpid()))
+        except FileExistsError:
+            raise SelfsightError(f"{self.path} was just started by another process. Give another -o.") from None
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
     def log(self, text: str) -> None:
         """Append a line with the time to `run.log`."""

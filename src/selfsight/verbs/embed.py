@@ -43,9 +43,9 @@ def embed(
     from selfsight.encoders.extract import pooled
     from selfsight.encoders.store import load
 
-    if out is not None and Path(out).suffix not in FORMATS:
+    if out is not None and Path(out).suffix.lower() not in FORMATS:
         raise SelfsightError(f"Cannot tell the format of {out!r}. End it in one of {', '.join(FORMATS)}.")
-    if tokens == "patches" and out is not None and Path(out).suffix == ".csv":
+    if tokens == "patches" and out is not None and Path(out).suffix.lower() == ".csv":
         raise SelfsightError("Patches do not fit a .csv. Write .parquet, .npy or .lance.")
     items = open_source(source, collection)
     usable = items.usable
@@ -90,6 +90,8 @@ def _patches(encoder: Encoder, items: Collection) -> pa.Table:
             if numbers:
                 out.append(encoder(to_input(pixels, encoder.preprocessing).to(device)).patches.float().cpu().numpy())
                 kept += numbers
+    if not kept:
+        raise SelfsightError(f"None of the {len(rows)} images in {items.source} can be decoded.")
     return _table(rows.take(kept), np.concatenate(out), len(items.set_aside) + bad)
 
 
@@ -112,11 +114,11 @@ def write(table: pa.Table, out: Path) -> None:
     from selfsight.data.collection import write_table
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".parquet":
+    if out.suffix.lower() == ".parquet":
         pyarrow.parquet.write_table(table, out)
-    elif out.suffix == ".lance":
+    elif out.suffix.lower() == ".lance":
         write_table(table, out)
-    elif out.suffix == ".npy":
+    elif out.suffix.lower() == ".npy":
         np.save(out, to_numpy(table))
         with out.with_suffix(".items.csv").open("w", newline="") as file:
             csv.writer(file).writerows(

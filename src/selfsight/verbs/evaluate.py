@@ -49,7 +49,7 @@ def evaluate(
     import numpy as np
 
     from selfsight.data.importers import open_source
-    from selfsight.encoders.store import load, random_like, stock
+    from selfsight.encoders.store import create, load, random_like
 
     counts = parse_shots(shots)
     if seeds < 1:
@@ -62,12 +62,12 @@ def evaluate(
     encoders: dict[str, Encoder] = {"encoder": encoder, "random": random_like(encoder)}
     start = encoder.about.get("starting_weights")
     if start and (Path(model) / "encoder").exists():
-        encoders["start"] = stock(start, encoder.preprocessing.channels, depth).eval()
+        encoders["start"] = create(start, encoder.preprocessing, pretrained=True).eval()
     result: dict[str, Any] = {}
     notes = _notes(*collections)
     for name, candidate in encoders.items():
-        data = [_labelled(candidate, collection, classes) for collection in collections]
-        if name == "random" and encoder.net.num_classes:  # the control gets the same whitening
+        data = [_labelled(candidate, collection, classes, notes) for collection in collections]
+        if name != "encoder" and encoder.net.num_classes:  # a control gets the same whitening
             data = _whitened(data)
         result[name] = _probe(data, len(classes), counts, seeds)
     pixels = [_pixels(collection, channels, classes) for collection in collections]
@@ -89,9 +89,9 @@ def evaluate(
 
 def parse_shots(text: str) -> list[str]:
     """`1,5,all` to ["1", "5", "all"]. Raises `SelfsightError` for anything else."""
-    parts = [part.strip() for part in str(text).split(",") if part.strip()]
+    parts = [part.strip() for part in text.split(",") if part.strip()]
     for part in parts:
-        if part != "all" and not (part.isdigit() and int(part) > 0):
+        if part != "all" and not (part.isascii() and part.isdecimal() and int(part) > 0):
             raise SelfsightError(f"--shots takes numbers above 0 and `all`, separated by commas, not {part!r}.")
     if not parts:
         raise SelfsightError("--shots is empty. Give for example 1,5,30,all.")
@@ -117,17 +117,22 @@ def _notes(train: Collection, test: Collection) -> list[str]:
         notes.append(f"{len(shared)} images are in both train and test, byte for byte; the figures flatter")
     for collection in (train, test):
         if len(collection.set_aside):
-            notes.append(f"{len(collection.set_aside)} files in {collection.source.name} cannot be read, set aside")
+            notes.append(f"{len(collection.set_aside)} files in {collection.source} cannot be read, set aside")
     return notes
 
 
-def _labelled(encoder: Encoder, collection: Collection, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Features [N, D] and class numbers [N] of a collection."""
+def _labelled(
+    encoder: Encoder, collection: Collection, classes: list[str], notes: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features [N, D] and class numbers [N] of a collection; what fails to decode is noted, once."""
     import numpy as np
 
     from selfsight.encoders.extract import pooled
 
-    rows, features, _ = pooled(encoder, collection)
+    rows, features, bad = pooled(encoder, collection)
+    for note in sorted(f"{collection.source}: {collection.uri_of(item)} {reason}" for item, reason in bad.items()):
+        if note not in notes:
+            notes.append(note)
     return features, np.searchsorted(classes, collection.folder_labels(rows))
 
 
@@ -140,11 +145,11 @@ def _pixels(collection: Collection, channels: int, classes: list[str]) -> tuple[
 
     preprocessing = Preprocessing(channels, PIXEL_SIDE, (0.0, 1.0), (0.0,), (1.0,))
     rows, out, kept = collection.usable, [], []
-    at = 0
-    for numbers, pixels, failed in input_batches(collection, rows, preprocessing, "Pixels"):
+    for numbers, pixels, _ in input_batches(collection, rows, preprocessing, "Pixels"):
+        if not numbers:
+            continue
         out.append(pixels.reshape(len(numbers), -1).astype(np.float32))
         kept += numbers
-        at += len(numbers) + len(failed)
     labels = collection.folder_labels(rows.take(kept))
     return np.concatenate(out), np.searchsorted(classes, labels)
 

@@ -79,10 +79,9 @@ def pretrain(
         Where to keep the table of items, instead of the cache folder.
     """
     started = time.monotonic()
-    from selfsight.data.canvases import resident
     from selfsight.data.importers import open_source
     from selfsight.training.recipe import Budget
-    from selfsight.training.run import Run, write_whole
+    from selfsight.training.run import Run
 
     asked: dict[str, Any] = {
         "objective": objective, "encoder": encoder, "pretrained": pretrained, "size": size, "batch_size": batch_size,
@@ -92,11 +91,26 @@ def pretrain(
     if (minutes, epochs, steps) != (None, None, None):
         asked["budget"] = Budget(minutes, epochs, steps)
     asked = {k: v for k, v in asked.items() if v is not None}
-    items = open_source(source, collection)
     run = Run(Path(out))
+    if run.path.is_file():
+        raise SelfsightError(f"{out} is a file. Give a folder for the run.")
+    if run.path.resolve().is_relative_to(Path(source).resolve()):
+        raise SelfsightError(f"{out} is in the folder of the images, which stays as it is. Give another -o.")
+    items = open_source(source, collection)
     chosen = _settle(run, asked, recipe, items)
+    with run.claimed():
+        return _pretrain(run, chosen, items, started)
+
+
+def _pretrain(run: Run, chosen: Recipe, items: Collection, started: float) -> dict[str, Any]:
+    """What is left of a claimed run."""
+    from selfsight.data.canvases import resident
+    from selfsight.training.run import write_whole
+
     if run.finished:
-        raise SelfsightError(f"{out} is finished. Give another -o, or use it: selfsight embed {source} --model {out}")
+        raise SelfsightError(
+            f"{run.path} is finished. Give another -o, or use it: selfsight embed IMAGES --model {run.path}"
+        )
     canvases = resident(items, chosen.channels, chosen.canvas_side)
     write_whole(run.set_aside_file, json.dumps(canvases.set_aside))
     return _train(run, chosen, items, canvases, started)
@@ -113,7 +127,10 @@ def _settle(run: Run, asked: dict[str, Any], recipe_file: str | None, items: Col
     data = {"source": str(items.source), "collection": str(items.path), "version": items.version}
     data |= {"items": len(items.usable), "id_hash": items.id_hash()}
     wanted = plain({k: v.__dict__ if k == "budget" else v for k, v in asked.items()} | {"recipe": recipe_file})
-    if run.recipe_file.exists():
+    begun = run.finished or any(run.checkpoints.glob("step-*"))
+    if begun and not run.recipe_file.exists():
+        raise SelfsightError(f"{run.path} has checkpoints but no recipe.yaml. Give another -o, or remove the folder.")
+    if begun:
         before, chosen, pinned = Run.open(run.path).read_recipe()
         differ = sorted(k for k in before.keys() | wanted.keys() if before.get(k) != wanted.get(k))
         if differ:
@@ -127,7 +144,7 @@ def _settle(run: Run, asked: dict[str, Any], recipe_file: str | None, items: Col
     if recipe_file is not None:
         try:
             given = typed(yaml.safe_load(Path(recipe_file).read_text(encoding="utf-8"))["resolved"])
-        except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
+        except (OSError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
             raise SelfsightError(f"{recipe_file} is not a recipe.yaml of a run ({type(error).__name__}).") from None
         asked = given | asked
     chosen = resolve(asked, facts_of(items.usable))
@@ -152,13 +169,19 @@ def _train(run: Run, recipe: Recipe, items: Collection, canvases: Canvases, star
 
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
-    accelerator = Accelerator(mixed_precision=recipe.precision)
+    accelerator = Accelerator(mixed_precision="no")  # fit() sets the precision: Accelerate's is for a whole process
+    if accelerator.num_processes > 1:
+        raise SelfsightError("This version trains in one process only. Start it without torchrun or accelerate launch.")
     write_whole(run.path / "environment.json", json.dumps(environment(str(accelerator.device)), indent=2))
     normalise = measure_normalisation(canvases)
-    preprocessing = Preprocessing(recipe.channels, recipe.size, normalise.window, normalise.mean, normalise.std)
+    depth = 8 * canvases.pixels.itemsize
+    preprocessing = Preprocessing(recipe.channels, recipe.size, normalise.window, normalise.mean, normalise.std, depth)
     encoder = create(recipe.encoder, preprocessing, recipe.encoder_args, recipe.pretrained)
     encoder.about["view_size"] = recipe.views.largest
-    task = find(recipe.objective)(encoder, recipe.views, **recipe.objective_options)
+    try:
+        task = find(recipe.objective)(encoder, recipe.views, **recipe.objective_options)
+    except TypeError as error:
+        raise SelfsightError(f"{recipe.objective} does not take these options: {error}.") from None
     batches = Batches(canvases, recipe.batch_size, recipe.seed, recipe.views.companion)
     contact_sheet(batches, task.views, normalise, recipe.seed, run.path / "views.png")
     clock = Clock(recipe, started, batches.steps_per_epoch)
@@ -168,7 +191,7 @@ def _train(run: Run, recipe: Recipe, items: Collection, canvases: Canvases, star
         try:
             step = fit(task, batches, normalise, recipe, run, clock, accelerator, show)
         except Stopped:
-            raise SelfsightError(f"Stopped and saved in {run.path}. The same command goes on from here.") from None
+            raise Stopped(f"Stopped and saved in {run.path}. The same command goes on from here.") from None
     if step == 0:
         raise SelfsightError(
             f"{recipe.budget.minutes:g} minutes were over before the first step: reading the images took them, "

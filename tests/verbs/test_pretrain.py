@@ -1,0 +1,112 @@
+"""pretrain: what must not go wrong around the training itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import selfsight
+from selfsight.verbs.embed import to_numpy
+
+FEW = {"steps": 2, "batch_size": 4}
+
+
+def test_dark_sixteen_bit_images_stay_different(tmp_path: Path) -> None:
+    # All of their light is in the low byte, which an 8-bit decoder would drop.
+    rng = np.random.default_rng(0)
+    (tmp_path / "dark").mkdir()
+    for i in range(8):
+        coarse = rng.integers(0, 200, (5, 5)).astype(np.uint16)
+        Image.fromarray(coarse.repeat(8, 0).repeat(8, 1)).save(tmp_path / "dark" / f"{i}.png")
+    selfsight.pretrain(str(tmp_path / "dark"), out=str(tmp_path / "run"), **FEW)
+    features = to_numpy(selfsight.embed(str(tmp_path / "dark"), model=str(tmp_path / "run")))
+    assert len(np.unique(features.round(4), axis=0)) == 8
+
+
+@pytest.mark.parametrize("encoder", ["vit_tiny_patch16_224", "convnext_atto", "mixer_s32_224"])
+def test_other_families_train_with_the_defaults(images: Callable[..., Path], tmp_path: Path, encoder: str) -> None:
+    size = 64 if encoder.startswith(("vit", "conv")) else 224
+    photos = images(4, size=(size, size))
+    run = str(tmp_path / "run")
+    selfsight.pretrain(str(photos), out=run, encoder=encoder, size=size, **FEW)
+    assert np.isfinite(to_numpy(selfsight.embed(str(photos), model=run))).all()
+
+
+def test_a_run_has_one_trainer(images: Callable[..., Path], tmp_path: Path) -> None:
+    photos, run = images(6), tmp_path / "run"
+    run.mkdir()
+    (run / "lock").write_text(str(os.getppid()))
+    with pytest.raises(selfsight.SelfsightError, match=f"process {os.getppid()}"):
+        selfsight.pretrain(str(photos), out=str(run), **FEW)
+    (run / "lock").write_text("999999999")  # of a process that was killed
+    selfsight.pretrain(str(photos), out=str(run), **FEW)
+    assert not (run / "lock").exists()
+
+
+def test_checkpoints_are_not_continued_under_another_recipe(images: Callable[..., Path], tmp_path: Path) -> None:
+    photos, run = images(6), tmp_path / "run"
+    selfsight.pretrain(str(photos), out=str(run), **FEW)
+    (run / "recipe.yaml").unlink()
+    with pytest.raises(selfsight.SelfsightError, match="no recipe"):
+        selfsight.pretrain(str(photos), out=str(run), seed=5, **FEW)
+    shutil.rmtree(run / "encoder")
+    with pytest.raises(selfsight.SelfsightError, match="no recipe"):
+        selfsight.pretrain(str(photos), out=str(run), optimiser="sgd", **FEW)
+
+
+def test_a_typing_slip_does_not_occupy_the_folder(images: Callable[..., Path], tmp_path: Path) -> None:
+    photos, run = images(6), tmp_path / "run"
+    with pytest.raises(selfsight.SelfsightError, match="simclr, vicreg"):
+        selfsight.pretrain(str(photos), out=str(run), objective="simcrl", **FEW)
+    assert selfsight.pretrain(str(photos), out=str(run), objective="simclr", **FEW)["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"batch_size": 1}, "batch size"),
+        ({"batch_size": 0}, "batch size"),
+        ({"accumulate": 0}, "accumulate"),
+        ({"size": 0}, "size"),
+        ({"learning_rate": -1.0}, "learning rate"),
+        ({"encoder": "resnet19"}, "resnet19"),
+        ({"optimiser": "adamv"}, "adamv"),
+    ],
+)
+def test_values_without_meaning(
+    images: Callable[..., Path], tmp_path: Path, asked: dict[str, object], said: str
+) -> None:
+    with pytest.raises(selfsight.SelfsightError, match=said):
+        selfsight.pretrain(str(images(6)), out=str(tmp_path / "run"), steps=2, **{"batch_size": 4} | asked)
+
+
+def test_nothing_is_written_among_the_images(images: Callable[..., Path]) -> None:
+    photos = images(6)
+    with pytest.raises(selfsight.SelfsightError, match="stays as it is"):
+        selfsight.pretrain(str(photos), out=str(photos / "run"), **FEW)
+    assert sorted(p.suffix for p in photos.rglob("*") if p.is_file()) == [".png"] * 6
+
+
+def test_a_recipe_written_by_hand(images: Callable[..., Path], tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("resolved: {objective: vicreg, views: {groups: [{count: 3, size: 16, flip: 0.0}]}}")
+    selfsight.pretrain(str(images(6)), out=str(tmp_path / "run"), recipe=str(recipe), **FEW)
+    text = (tmp_path / "run" / "recipe.yaml").read_text()
+    assert "objective: vicreg" in text and "count: 3" in text
+    for bad in ("resolved: hello", "resolved: {nonsense: 1}", "a: [", "resolved: {views: {groups: [{count: 2}]}}"):
+        recipe.write_text(bad)
+        with pytest.raises(selfsight.SelfsightError):
+            selfsight.pretrain(str(tmp_path / "photos"), out=str(tmp_path / "other"), recipe=str(recipe), **FEW)
+
+
+def test_one_elongated_image_does_not_blow_up_a_batch(images: Callable[..., Path], tmp_path: Path) -> None:
+    photos = images(4)
+    Image.fromarray(np.zeros((5, 4000, 3), np.uint8)).save(photos / "flat.png")
+    Image.fromarray(np.zeros((4000, 5, 3), np.uint8)).save(photos / "tall.png")
+    assert selfsight.pretrain(str(photos), out=str(tmp_path / "run"), steps=2, batch_size=6)["items"] == 6
