@@ -220,14 +220,6 @@ def _write(result: dict[str, Any], folder: Path) -> None:
     write_whole(folder / "evaluation.csv", text.getvalue())
 
 
-TITLES = {
-    "encoder": "this encoder",
-    "start": "starting weights",
-    "random": "random weights",
-    "pixels": "raw pixels",
-}
-
-
 MEASURES = {
     "k-NN": ("knn", "top1"),
     "linear": ("linear", "top1"),
@@ -242,6 +234,8 @@ def show(result: dict[str, Any]) -> None:
     """Print the table and what pretraining bought."""
     from rich.console import Console
     from rich.table import Table
+
+    from selfsight.report.tables import ROWS as TITLES
 
     console = Console()
     about = result["about"]

@@ -201,11 +201,11 @@ def _train(run: Run, recipe: Recipe, items: Collection, canvases: Canvases, star
     save(encoder, run.path / "encoder")
     seconds = clock.seconds
     run.log(f"finished after {step} steps and {seconds:.0f} s")
-    last = run.read_metrics()[-1]
+    last = (run.read_metrics() or [{}])[-1]
     result = {"run": str(run.path), "steps": step, "seconds": seconds, "items": len(canvases)}
     result["set_aside"] = len(items.set_aside) + len(canvases.set_aside)
     result["evidence"] = {
-        k: last[k] for k in ("loss", "effective_rank", "centre_norm", "spread", "agreement", "contrast")
+        k: last.get(k) for k in ("loss", "effective_rank", "centre_norm", "spread", "agreement", "contrast")
     }
     return result
 
@@ -216,8 +216,9 @@ def show(result: dict[str, Any]) -> None:
     print(f"{run}: {result['steps']:,} steps on {result['items']:,} images in {result['seconds']:.0f} s.")
     if result["set_aside"]:
         print(f"{result['set_aside']} images could not be read and were set aside; the report names them.")
-    print(
-        f"Two views of an image agree by {evidence['agreement']:.2f}, views of different images by "
-        f"{evidence['agreement'] - evidence['contrast']:.2f}; effective rank {evidence['effective_rank']:.0f}."
-    )
+    if evidence["agreement"] is not None:
+        print(
+            f"Two views of an image agree by {evidence['agreement']:.2f}, views of different images by "
+            f"{evidence['agreement'] - evidence['contrast']:.2f}; effective rank {evidence['effective_rank']:.0f}."
+        )
     print(f"Next: selfsight report {run}, or selfsight embed IMAGES --model {run} -o features.parquet")
