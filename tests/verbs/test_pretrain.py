@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -41,10 +42,11 @@ def test_other_families_train_with_the_defaults(images: Callable[..., Path], tmp
 def test_a_run_has_one_trainer(images: Callable[..., Path], tmp_path: Path) -> None:
     photos, run = images(6), tmp_path / "run"
     run.mkdir()
-    (run / "lock").write_text(str(os.getppid()))
+    parent = psutil.Process(os.getppid())
+    (run / "lock").write_text(f"{parent.pid} {parent.create_time()}")
     with pytest.raises(selfsight.SelfsightError, match=f"process {os.getppid()}"):
         selfsight.pretrain(str(photos), out=str(run), **FEW)
-    (run / "lock").write_text("999999999")  # of a process that was killed
+    (run / "lock").write_text(f"{parent.pid} 12345.6")  # of a killed process whose number was given out again
     selfsight.pretrain(str(photos), out=str(run), **FEW)
     assert not (run / "lock").exists()
 

@@ -83,17 +83,20 @@ class Run:
         """Keep other processes of this machine out of the run. Raises `SelfsightError` if one is in it."""
         import psutil
 
+        def sign(process: int) -> str:  # numbers of processes are used again, so its start counts too
+            return f"{process} {psutil.Process(process).create_time()}"
+
         lock = self.path / "lock"
         if lock.exists():
-            owner = lock.read_text(encoding="utf-8").strip()
-            if owner.isdecimal() and int(owner) != os.getpid() and psutil.pid_exists(int(owner)):
+            owner, _, _ = (signed := lock.read_text(encoding="utf-8")).partition(" ")
+            if owner.isdecimal() and psutil.pid_exists(int(owner)) and sign(int(owner)) == signed != sign(os.getpid()):
                 raise SelfsightError(
                     f"{self.path} is being trained by process {owner}. Wait for it, or give another -o."
                 )
             lock.unlink()  # left by a process that was killed
         try:
             with lock.open("x", encoding="utf-8") as file:
-                file.write(str(os.getpid()))
+                file.write(sign(os.getpid()))
         except FileExistsError:
             raise SelfsightError(f"{self.path} was just started by another process. Give another -o.") from None
         try:
