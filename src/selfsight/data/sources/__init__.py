@@ -1,0 +1,1 @@
+"""Where items come from: one kind of source a file."""

@@ -1,0 +1,246 @@
+"""What the columns of a collection are filled from: `--columns name=spec,...`.
+
+A spec is the name of a column of the manifest, several of them as `a|b` (the first that it has is taken), or a
+text with braces made from the item's path: `{0}`, `{1}`, … its parts (folders and file), `{folder}` the innermost
+folder, `{name}` and `{stem}` the file with and without suffix, `{table}` the stem of the manifest. For `mask` and
+`boxes` the outcome is the path of a file, relative to the source.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Container, Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from selfsight.data.formats.format import Unreadable
+from selfsight.data.sources.names import stem_of, suffix_of
+from selfsight.data.sources.source import KNOWN_COLUMNS, Source
+from selfsight.errors import SelfsightError
+
+# Boxes of an image: centre and size, as parts of its width and height.
+BOXES_TYPE = pa.list_(
+    pa.struct([("label", pa.string()), *((name, pa.float32()) for name in ("x", "y", "width", "height"))])
+)
+# What is read from the images themselves, and cannot be filled from elsewhere.
+_OWN = frozenset(("id", "uri", "page", "content_hash", "format", "width", "height", "mode", "channels", "depth"))
+_OWN |= {"status", "reason", "bytes", "modified_ns"}
+_FIELD = re.compile(r"\{(\d{1,3}|folder|stem|name|table)\}")
+_MAX_BYTES = 16 * 2**20  # of a file of boxes
+_OUTSIDE = 0.5  # how far, as part of the image, a box may reach over its edge before its file is taken for damaged
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """`--columns` as a dict: {column: spec}. Raises `SelfsightError` for what is malformed."""
+    columns: dict[str, str] = {}
+    for part in re.split(r",(?=\s*\w+\s*=)", text) if text.strip() else ():  # a comma inside a spec is part of it
+        name, equals, spec = (piece.strip() for piece in part.partition("="))
+        if not equals or not spec or not re.fullmatch(r"[^\W\d]\w*", name):
+            raise SelfsightError(
+                f"--columns {part!r} is not NAME=COLUMN. For example: --columns label=class,site={{0}}"
+            )
+        if name in columns:
+            raise SelfsightError(f"--columns names {name} twice. Alternatives are given as {name}=one|other")
+        columns[name] = spec
+    check_columns(columns)
+    return columns
+
+
+def check_columns(columns: Mapping[str, str]) -> None:
+    """Raise `SelfsightError` for a column that cannot be filled, or a malformed template."""
+    for name, spec in columns.items():
+        if name in _OWN:
+            raise SelfsightError(f"--columns {name}= cannot be: {name} is read from the images. Choose another name.")
+        if _is_template(spec):
+            _pieces(name, spec)
+            if name == "path":
+                raise SelfsightError(f"--columns path={spec} cannot be: path= takes a column of the manifest.")
+
+
+def plain_columns(columns: Mapping[str, str]) -> dict[str, str]:
+    """The columns whose spec is the name of another column, without `path`."""
+    return {name: spec for name, spec in columns.items() if name != "path" and not _is_template(spec)}
+
+
+def first_of(spec: str, names: Container[str]) -> str | None:
+    """The first alternative of a spec that is among `names`."""
+    if spec in names:  # also one that holds a bar
+        return spec
+    return next((name for part in spec.split("|") if (name := part.strip()) in names), None) if "|" in spec else None
+
+
+def _is_template(spec: str) -> bool:
+    return "{" in spec or "}" in spec
+
+
+def _pieces(name: str, spec: str) -> list[str]:
+    """literal, field, literal, field, …, literal."""
+    pieces = _FIELD.split(spec)
+    if any(_is_template(literal) for literal in pieces[::2]):
+        raise SelfsightError(
+            f"--columns {name}={spec} is not understood: braces may hold 0, 1, … (parts of the path), folder, stem, "
+            "name or table."
+        )
+    return pieces
+
+
+class Columns:
+    """Fills the columns of a source's items.
+
+    files: where masks and boxes are found. header: the columns of the manifest, None without one. Boxes
+    that cannot be read are counted in `others` of the source. Raises `SelfsightError` if the manifest
+    `called` so lacks a column.
+    """
+
+    def __init__(self, files: Source, header: Iterable[str] | None = None, called: str = "") -> None:
+        specs = files.options.columns
+        check_columns(specs)
+        self._files = files
+        self._templates = {name: _pieces(name, spec) for name, spec in specs.items() if _is_template(spec)}
+        known = {name: name for name in KNOWN_COLUMNS if name not in specs}
+        self.cells = plain_columns(specs) | known
+        if header is not None:
+            names = list(header)
+            self.cells = {name: found for name, spec in self.cells.items() if (found := first_of(spec, names))}
+            for name, spec in plain_columns(specs).items():
+                if name not in self.cells:
+                    raise SelfsightError(missing_column(called, f"{name}={spec}", names))
+
+    def fill(self, uri: str, cells: Mapping[str, Any] | None = None, table: str = "") -> dict[str, Any]:
+        """The columns of one item; None where there is nothing. `cells`: its row of the manifest."""
+        filled: dict[str, Any] = {}
+        if cells:
+            for name, spec in self.cells.items():
+                if (column := first_of(spec, cells)) is not None:
+                    filled[name] = _text(cells[column])
+        if self._templates:
+            parts = uri.split("/")
+            for name, pieces in self._templates.items():
+                filled[name] = _text(_formatted(pieces, parts, table))
+        for name, meaning in (("mask", self._mask), ("boxes", self._boxes), ("frame", _whole)):
+            if filled.get(name) is not None:
+                filled[name] = meaning(filled[name])
+        return filled
+
+    def _mask(self, path: str) -> str | None:
+        return path if self._files.holds(path) else None
+
+    def _boxes(self, path: str) -> list[dict[str, Any]] | None:
+        if not self._files.holds(path):
+            return None
+        try:
+            with self._files.open(path) as file:
+                return read_boxes(file.read(_MAX_BYTES + 1), suffix_of(path))
+        except (Unreadable, ValueError, OSError):
+            self._files.others["unreadable boxes"] += 1
+            return None
+
+
+def missing_column(called: str, asked: str, header: Iterable[str]) -> str:
+    """The sentence for a manifest without a column that was asked for."""
+    names = ", ".join(repr(name[:40]) for name in list(header)[:30])
+    return (
+        f"{called} has no column for {asked}. Its columns: {names}. Choose with --columns {asked.split('=')[0]}=COLUMN"
+    )
+
+
+def _formatted(pieces: list[str], parts: list[str], table: str) -> str | None:
+    """A template filled in; None if the path has no such part."""
+    text = pieces[0]
+    for field, literal in zip(pieces[1::2], pieces[2::2], strict=True):
+        if field == "name":
+            value = parts[-1]
+        elif field == "stem":
+            value = stem_of(parts[-1])
+        elif field == "table":
+            value = table
+        else:
+            number = len(parts) - 2 if field == "folder" else int(field)
+            if not 0 <= number < len(parts):
+                return None
+            value = parts[number]
+        if not value:
+            return None
+        text += value + literal
+    return text
+
+
+def _whole(text: str) -> int | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return int(value) if value.is_integer() and abs(value) < 2**53 else None
+
+
+def _text(value: Any) -> str | None:
+    """A cell as text: stripped, None if empty, a whole number without its point."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, float):
+        value = None if math.isnan(value) else int(value) if value.is_integer() else value
+    elif isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    text = "" if value is None else str(value).strip()
+    if not text.isascii():  # JSON can hold halves of a character, which no table takes
+        text = text.encode("utf-8", "backslashreplace").decode()
+    return text or None
+
+
+def read_boxes(data: bytes, suffix: str) -> list[dict[str, Any]]:
+    """Boxes of a YOLO `.txt` (class, centre and size as parts of the image) or a Pascal VOC `.xml` (pixels).
+
+    Raises `ValueError` for anything else, and for the whole file if one box of it is malformed.
+    """
+    if len(data) > _MAX_BYTES:
+        raise ValueError("too large for a file of boxes")
+    readers = {".txt": _yolo, ".xml": _voc}
+    if suffix not in readers:
+        raise ValueError(f"{suffix} is no format of boxes")
+    return [_box(*values) for values in readers[suffix](data)]
+
+
+def _box(label: str, x: float, y: float, width: float, height: float) -> dict[str, Any]:
+    edges = (x - width / 2, y - height / 2, 1 - x - width / 2, 1 - y - height / 2)
+    if not (label and width >= 0 and height >= 0 and all(edge >= -_OUTSIDE for edge in edges)):  # also NaN
+        raise ValueError("a box outside its image")
+    return {"label": label, "x": x, "y": y, "width": width, "height": height}
+
+
+def _yolo(data: bytes) -> Iterable[tuple[str, float, float, float, float]]:
+    for line in data.decode("utf-8-sig").splitlines():
+        label, *numbers = line.split() or [""]
+        if label:
+            x, y, width, height, *_confidence = (float(number) for number in numbers)
+            if len(_confidence) > 1:
+                raise ValueError("more than class, centre, size and confidence")
+            yield label, x, y, width, height
+
+
+class _NoDoctype(ET.TreeBuilder):
+    """Entities, by which XML swells or reads other files, can only be declared in a DOCTYPE."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        raise ValueError("a document type is declared")
+
+
+def _voc(data: bytes) -> Iterable[tuple[str, float, float, float, float]]:
+    try:
+        root = ET.fromstring(data, ET.XMLParser(target=_NoDoctype()))
+    except (ET.ParseError, LookupError) as error:  # LookupError: an encoding that does not exist
+        raise ValueError(str(error)) from None
+
+    def number(parent: ET.Element, path: str) -> float:
+        return float(parent.findtext(path) or "missing")
+
+    whole = (number(root, "size/width"), number(root, "size/height"))
+    if not min(whole) > 0:
+        raise ValueError("no size of the image")
+    for thing in root.findall("object"):
+        left, right = (number(thing, f"bndbox/{edge}") / whole[0] for edge in ("xmin", "xmax"))
+        top, bottom = (number(thing, f"bndbox/{edge}") / whole[1] for edge in ("ymin", "ymax"))
+        label = (thing.findtext("name") or "").strip()
+        yield label, (left + right) / 2, (top + bottom) / 2, right - left, bottom - top

@@ -1,0 +1,99 @@
+"""What every source gives: a listing of its files that reads none of them, and any one of them opened."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, BinaryIO
+
+# What a manifest may say of an item, besides columns that the user names.
+KNOWN_COLUMNS = ("label", "split", "group", "site", "sequence", "frame")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a source is to be listed; kept with the collection, so that it can be listed and opened again.
+
+    include, exclude: patterns of `fnmatch` on the path relative to the source, where `*` also crosses
+    folders; a file is listed if it matches any of `include` (or there is none) and none of `exclude`.
+    columns: what the columns of the collection are filled from, see `sources.columns`. root: the folder that
+    the paths of a manifest are relative to. rate: frames a second to take of videos, None for all.
+    """
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    columns: dict[str, str] = field(default_factory=dict)
+    root: str | None = None
+    rate: float | None = 1.0
+
+    def wanted(self, uri: str) -> bool:
+        """Whether a file is to be listed."""
+        if self.include and not any(fnmatchcase(uri, pattern) for pattern in self.include):
+            return False
+        return not any(fnmatchcase(uri, pattern) for pattern in self.exclude)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Options:
+        """What `to_dict` gave."""
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**plain)
+
+
+@dataclass(slots=True)
+class Entry:
+    """One file of a source, as its listing shows it.
+
+    uri: its path relative to the source, with `/`, unique. bytes, modified_ns: size and time of the last
+    change, by which an unchanged file is known; None where the source cannot say. columns: what the source says of
+    it. reason: why it is set aside without being opened ("" if it is not).
+    """
+
+    uri: str
+    bytes: int | None = None
+    modified_ns: int | None = None
+    columns: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+
+class Source(ABC):
+    """A listing and an opener. Safe to use from several threads.
+
+    location: what finds it again (an absolute path, or a name). name: what its item ids are made from, the
+    same wherever it lies. others: how many files that are no images were seen, by suffix, filled by `entries`.
+    """
+
+    kind: str
+    location: str
+    name: str
+    options: Options
+    others: Counter[str]
+
+    @property
+    def keywords(self) -> dict[str, str]:
+        """Columns that the listing leaves to whoever opens the files: their name -> a DICOM keyword."""
+        return {}
+
+    def holds(self, uri: str) -> bool:
+        """Whether `open` finds a file of this name, image or not: masks and boxes lie beside the images."""
+        return False
+
+    @abstractmethod
+    def entries(self) -> Iterator[Entry]:
+        """The files, in an order that does not change while the files do not. Reads none of the images.
+
+        Starts `others` anew. A file that is there but cannot be taken is an `Entry` with a reason.
+        """
+
+    @abstractmethod
+    def open(self, uri: str) -> BinaryIO:
+        """An image file, open at its first byte.
+
+        Raises `Unreadable` with the reason: "file vanished since import", "no permission to read", …
+        """

@@ -1,0 +1,363 @@
+"""Manifests: lists of paths (.txt), CSV, TSV and Parquet, one or several, read row by row."""
+
+# ruff: noqa: PTH113, PTH116, PTH119, PTH120, PTH122, PTH123
+# Paths are text here: a million of them pass through, and pathlib would take most of the time.
+
+from __future__ import annotations
+
+import codecs
+import csv
+import os
+import stat
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO, TextIO
+
+from selfsight.data.formats.format import Unreadable
+from selfsight.data.sources.columns import Columns, first_of, missing_column, plain_columns
+from selfsight.data.sources.folder import in_words, list_folder, open_file
+from selfsight.data.sources.names import Names, Seen, stem_of
+from selfsight.data.sources.source import Entry, Options, Source
+from selfsight.errors import SelfsightError, first_line
+
+# Columns that may hold the path, if none is named.
+PATH_COLUMNS = ("path", "file_path", "filepath", "filename", "file_name", "file", "image", "image_path", "img", "uri")
+LISTS = (".txt", ".lst")
+_LINE = 2**20  # letters; longer lines are cut, so that a file without line ends does not fill the memory
+_LONGEST = 1000  # letters of a path that no file system takes: its row is named instead
+
+
+class TableSource(Source):
+    """The files that manifests name, by their path relative to the root.
+
+    root: the folder that paths are relative to, unless `options.root` names one. A path in one of several
+    manifests is first looked for beside that manifest.
+    """
+
+    kind = "table"
+
+    def __init__(self, location: str, manifests: list[str], root: str, options: Options) -> None:
+        self.location = location
+        self.root = os.path.realpath(options.root or root)
+        self.name = os.path.basename(self.root) or "root"
+        self.options = options
+        self.others = Counter()
+        self._manifests = manifests
+
+    @property
+    def keywords(self) -> dict[str, str]:
+        lists = all(_suffix(manifest) in LISTS for manifest in self._manifests)
+        return plain_columns(self.options.columns) if lists else {}
+
+    def entries(self) -> Iterator[Entry]:
+        self.others = Counter()
+        seen = Seen()
+        finder = _Finder(self.root, bool(self.options.root))
+        for manifest in self._manifests:
+            for entry in self._listed(manifest, finder):
+                if seen.add(entry.uri):
+                    yield entry
+                else:
+                    self.others["listed before"] += 1
+
+    def _listed(self, manifest: str, finder: _Finder) -> Iterator[Entry]:
+        called = finder.uri(os.path.realpath(manifest))
+        try:
+            with _open_table(manifest, called) as table:
+                path = _path_column(table.header, self.options.columns.get("path"), called)
+                header = None if _suffix(manifest) in LISTS else table.header
+                columns = Columns(self, header, called)
+                folder = os.path.dirname(os.path.realpath(manifest))
+                beside = finder.scope(folder)
+                word = "line" if header is None else "row"
+                for number, cells, problem in table.rows({path, *columns.cells.values()}):
+                    row = f"{word} {number} of {called}"
+                    if problem:
+                        yield Entry(row, reason=problem)
+                        continue
+                    entry = _entry(finder, cells.get(path), folder, beside, row)
+                    if entry.uri == row or self.options.wanted(entry.uri):
+                        if not entry.reason:
+                            entry.columns = columns.fill(entry.uri, cells, stem_of(os.path.basename(manifest)))
+                        yield entry
+        except OSError as error:
+            raise SelfsightError(f"{manifest} cannot be read ({in_words(error)}).") from None
+
+    def holds(self, uri: str) -> bool:
+        try:
+            return os.path.isfile(os.path.join(self.root, uri))
+        except ValueError:  # a NUL in the name
+            return False
+
+    def open(self, uri: str) -> BinaryIO:
+        return open_file(os.path.join(self.root, uri))
+
+
+def _entry(finder: _Finder, value: Any, folder: str, beside: str, row: str) -> Entry:
+    """The file that one cell means. `folder` of the manifest, `beside`: see `_Finder.scope`."""
+    text = "" if value is None else str(value).strip()
+    if not text:
+        return Entry(row, reason="no path")
+    try:
+        path, found = finder.find(text, folder, beside)
+    except Unreadable as reason:
+        uri = finder.uri(os.path.normpath(os.path.join(finder.bases(folder)[0], text)))
+        return Entry(row if len(text) > _LONGEST or "\0" in text else uri, reason=str(reason))
+    return Entry(finder.uri(path), found.st_size, found.st_mtime_ns)
+
+
+def _path_column(header: list[str], asked: str | None, called: str) -> str:
+    if asked:
+        column = first_of(asked, header)
+    else:
+        lower = {name.lower(): name for name in reversed(header)}
+        column = next((lower[name] for name in PATH_COLUMNS if name in lower), None)
+    if column is None:
+        raise SelfsightError(missing_column(called, f"path={asked}" if asked else "path=", header))
+    return column
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+# -- what a path means --
+
+
+class _Finder:
+    """Finds the files that manifests mean, by path or, failing that, by name among the images below `root`."""
+
+    def __init__(self, root: str, only_root: bool) -> None:
+        self._root = root
+        self._inside = os.path.join(root, "")
+        self._only_root = only_root
+        self._index: Names | None = None
+
+    def uri(self, path: str) -> str:
+        """A path relative to the root, with "/"."""
+        if path.startswith(self._inside):
+            relative = path[len(self._inside) :]
+        else:
+            try:
+                relative = os.path.relpath(path, self._root)
+            except ValueError:  # another drive
+                relative = path
+        return relative if os.sep == "/" else relative.replace(os.sep, "/")
+
+    def bases(self, folder: str) -> list[str]:
+        """The folders that a path in a manifest of `folder` can be relative to."""
+        return [self._root] if self._only_root or folder == self._root else [folder, self._root]
+
+    def scope(self, folder: str) -> str:
+        """Where a manifest's names are looked for: below its own folder, "" (everywhere) if no image is there."""
+        uri = self.uri(folder)
+        if folder == self._root or uri.partition("/")[0] == "..":
+            return ""
+        return uri + "/" if any(True for _ in list_folder(folder, Options(), Counter())) else ""
+
+    def find(self, value: str, folder: str, beside: str) -> tuple[str, os.stat_result]:
+        """The path of a file and its `stat`. Raises `Unreadable` with the reason if there is none, or several."""
+        ways = [value]
+        if "\\" in value and os.sep == "/":  # written on Windows
+            ways.append(value.replace("\\", "/"))
+        reason = "no such file"
+        for base in self.bases(folder):
+            for way in ways:
+                path = os.path.normpath(os.path.join(base, way))
+                found = _stat(path)
+                if found and stat.S_ISREG(found.st_mode):
+                    return path, found
+                if found:
+                    reason = "not a file"
+        uri = self._look_up(ways[-1], beside)
+        path = os.path.join(self._root, uri or "")
+        found = _stat(path) if uri else None
+        if found is None:
+            raise Unreadable("no such file (not UTF-8 in the manifest)" if "\ufffd" in value else reason)
+        return path, found
+
+    def _look_up(self, value: str, beside: str) -> str | None:
+        if self._index is None:
+            self._index = Names(_keys)
+            for entry in list_folder(self._root, Options(), Counter()):
+                if not entry.reason:
+                    self._index.add(entry.uri)
+            self._index.sort()
+        value = value.removeprefix("./")
+        for key in (f"path:{beside}{value}", f"path:{value}", f"name:{value}", f"stem:{value}", _number(value)):
+            found = [uri for n in self._index.find(key) if (uri := self._index[n]).startswith(beside)]
+            if len(found) > 1:
+                more = ", …" if len(found) > 3 else ""
+                raise Unreadable(f"{len(found)} files could be meant: {', '.join(found[:3])}{more}")
+            if found:
+                return found[0]
+        return None
+
+
+def _keys(uri: str) -> list[str]:
+    """What an image may be called in a manifest, besides its path."""
+    name = uri.rpartition("/")[2]
+    stem = stem_of(name)
+    keys = [f"path:{stem_of(uri)}", f"name:{name}", f"stem:{stem}"]
+    return [*keys, number] if (number := _number(stem)) else keys
+
+
+def _number(text: str) -> str:
+    """The key of a whole number, the same with and without leading zeros; "" for other text."""
+    return f"number:{text.lstrip('0') or '0'}" if text.isascii() and text.isdigit() else ""
+
+
+def _stat(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except PermissionError as error:
+        raise Unreadable(in_words(error)) from None
+    except (OSError, ValueError):  # not there; a name too long, or with a NUL
+        return None
+
+
+# -- the rows of a manifest --
+
+Row = tuple[int, dict[str, Any], str]  # number, cells by column, what is wrong with it
+
+
+class _Table(ABC):
+    """An open manifest: the names of its columns, and its rows from first to last."""
+
+    header: list[str]
+
+    @abstractmethod
+    def rows(self, columns: Iterable[str]) -> Iterator[Row]:
+        """The rows with (at least) these columns."""
+
+    def __enter__(self) -> _Table:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the file."""
+
+
+def _open_table(path: str, called: str) -> _Table:
+    suffix = _suffix(path)
+    if suffix == ".parquet":
+        return _Parquet(path, called)
+    return _List(path) if suffix in LISTS else _Csv(path, called)
+
+
+def _open_text(path: str) -> TextIO:
+    """UTF-8 with or without its mark, or UTF-16 with it, as Excel writes; what is neither is replaced."""
+    with open_manifest(path) as file:
+        wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return open(path, encoding="utf-16" if wide else "utf-8-sig", errors="replace", newline="")
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    return iter(lambda: file.readline(_LINE), "")
+
+
+class _List(_Table):
+    """One path a line; blank lines and those that begin with `#` are passed over."""
+
+    def __init__(self, path: str) -> None:
+        self.header = ["path"]
+        self._file = _open_text(path)
+
+    def rows(self, columns: Iterable[str]) -> Iterator[Row]:
+        for number, line in enumerate(_lines(self._file), 1):
+            text = line.strip()
+            if text and not text.startswith("#"):
+                yield number, {"path": text}, ""
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Csv(_Table):
+    """CSV or TSV. Its first row names the columns."""
+
+    def __init__(self, path: str, called: str) -> None:
+        self._file = _open_text(path)
+        first = next((line for line in _lines(self._file) if line.strip()), "")
+        tried = "\t,;" if _suffix(path) == ".tsv" else ",;\t"
+        delimiter = max(tried, key=lambda d: len(next(csv.reader([first], delimiter=d), [])))
+        self._file.seek(0)
+        self._reader = csv.reader(_lines(self._file), delimiter=delimiter)
+        self._number = 0
+        row = next((row for row, _ in self._read() if row), None)
+        if row is None:
+            self.close()
+            raise SelfsightError(f"{called} is empty. Its first row is to name the columns, one of them path.")
+        self.header = [name.strip() for name in row]
+
+    def _read(self) -> Iterator[tuple[list[str], str]]:
+        while True:
+            self._number += 1
+            try:
+                yield next(self._reader), ""
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield [], f"not a row of CSV: {error}"
+
+    def rows(self, columns: Iterable[str]) -> Iterator[Row]:
+        places = {name: self.header.index(name) for name in columns if name in self.header}
+        width = len(self.header)
+        for row, problem in self._read():
+            if len(row) > width and any(cell.strip() for cell in row[width:]):
+                problem = f"{len(row)} cells, where the first row has {width}"
+            if row or problem:
+                cells = {name: row[i] if i < len(row) else None for name, i in places.items()}
+                yield self._number, cells, problem
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Parquet(_Table):
+    """Parquet, by batches of rows, only the columns that are needed."""
+
+    def __init__(self, path: str, called: str) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._called = called
+        try:
+            self._file = pq.ParquetFile(open_manifest(path))
+            self.header = self._file.schema_arrow.names
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise SelfsightError(
+                f"{called} is not a Parquet file that can be read ({first_line(error)[:200]})."
+            ) from None
+
+    def rows(self, columns: Iterable[str]) -> Iterator[Row]:
+        import pyarrow as pa
+
+        names = [name for name in self.header if name in set(columns)]
+        for name in names:
+            kind = self._file.schema_arrow.field(name).type
+            if pa.types.is_nested(kind):
+                raise SelfsightError(f"Column {name!r} of {self._called} holds {str(kind)[:60]}, not text or numbers.")
+        number = 0
+        try:
+            for batch in self._file.iter_batches(8192, columns=names):
+                for cells in batch.to_pylist():
+                    number += 1
+                    yield number, cells, ""
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            yield number + 1, {}, f"this row and all that follow cannot be read ({first_line(error)[:200]})"
+
+    def close(self) -> None:
+        self._file.close(force=True)
+
+
+def open_manifest(path: str) -> BinaryIO:
+    """A manifest at its first byte. Raises `SelfsightError` with the reason."""
+    try:
+        return open_file(path)
+    except Unreadable as reason:
+        raise SelfsightError(f"{path} cannot be read ({reason}).") from None
