@@ -1,0 +1,90 @@
+"""What every family of formats gives: headers without decoding, and pixels in the file's own channels and depth."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
+
+import numpy as np
+
+# A decompression bomb is stopped by its header, before any pixel is decoded.
+MAX_PIXELS = 200_000_000
+# A file of more pages or frames is taken for damaged or hostile.
+MAX_FRAMES = 1_000_000
+
+
+class Unreadable(Exception):
+    """An item that is set aside; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """One image of a file, as its header describes it.
+
+    format: name of the file type, as Pillow spells it where it knows it. width, height: of the upright
+    image. mode: "L", "LA", "RGB", "RGBA", "CMYK" as Pillow names them, or the number of channels in
+    digits ("2", "5") where they are no colours. depth: 8 or 16 bits unsigned, or 32 for everything
+    else (signed, wider, float), which is read as float32. frame: which page or frame, None in a file
+    that holds one image.
+    """
+
+    format: str
+    width: int
+    height: int
+    mode: str
+    depth: int
+    frame: int | None = None
+
+    @property
+    def channels(self) -> int:
+        """Channels of the mode."""
+        return channels_of(self.mode)
+
+
+def channels_of(mode: str) -> int:
+    """Channels of a mode."""
+    return int(mode) if mode.isdigit() else {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}[mode]
+
+
+def usual_mode(channels: int) -> str:
+    """The mode that this many channels are taken for."""
+    return {1: "L", 3: "RGB"}.get(channels, str(channels))
+
+
+class Family(Protocol):
+    """A module of this package. `SUFFIXES` are the lower-case suffixes that name its files."""
+
+    SUFFIXES: frozenset[str]
+
+    def identify(self, head: bytes) -> bool:
+        """Whether a file that begins with `head` (its first 256 bytes or fewer) is of this family."""
+        ...
+
+    def headers(self, file: BinaryIO, rate: float | None) -> list[Header]:
+        """The images of a file, from its header and its end marker, nothing decoded where that can be avoided.
+
+        `rate`: frames a second to take of a video (None: every frame); other families ignore it.
+        Raises `Unreadable` with the reason: what is wrong, in words for the user, no Python exception names.
+        """
+        ...
+
+    def read(
+        self, file: BinaryIO, frames: Sequence[int], rate: float | None, at_least: int | None
+    ) -> Iterator[np.ndarray | Unreadable]:
+        """Pixels [H, W, C], upright, of the asked frames (0 in a file of one image), in ascending order.
+
+        uint8, uint16 or float32 as `Header.depth` says. A family may give a reduced image whose shorter side
+        is still at `at_least` or above (JPEG). A frame that cannot be decoded is given as an
+        `Unreadable`, and the rest still follow; a file that cannot be opened gives one for each.
+        """
+        ...
+
+
+FAMILIES = ("common", "tiff", "array", "dicom", "video")
+
+
+def families() -> dict[str, Family]:
+    """The modules of the formats, by name, in the order in which they are asked whether a file is theirs."""
+    return {name: importlib.import_module(f"selfsight.data.formats.{name}") for name in FAMILIES}  # type: ignore[misc]
