@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from accelerate import Accelerator
 from PIL import Image
 
 from selfsight.data.batches import Batch, Batches
-from selfsight.data.canvases import resident
+from selfsight.data.canvases import Canvases, Resident, Streamed, measure_format
+from selfsight.data.collection import Collection
 from selfsight.data.importers import open_source
 from selfsight.data.randomness import item_keys
 from selfsight.encoders.encoder import Encoder, Preprocessing
@@ -57,12 +59,38 @@ def batch_of(arrays: list[np.ndarray], ids: list[str], epoch: int = 0) -> Batch:
     from selfsight.data.batches import collate
 
     pixels, shapes = collate(arrays)
-    return Batch(pixels[:, None], shapes[:, None], item_keys(ids), ids, epoch)
+    return Batch(pixels[:, None], shapes[:, None], item_keys(ids), ids, epoch, np.arange(len(ids)))
 
 
 def make_batches(folder: Path, batch_size: int = 4, side: int = 32, companion: str | None = None) -> Batches:
-    collection = open_source(folder)
-    return Batches(resident(collection, 3, side), batch_size, 0, companion)
+    return Batches(make_canvases(open_source(folder), side), batch_size, 0, companion)
+
+
+def make_canvases(collection: Collection, side: int, held: str = "resident", **changes: Any) -> Canvases:
+    """Canvases of a collection in its own format, but for `changes` (mode="RGB", …)."""
+    format = replace(measure_format(collection), **changes)
+    return Resident(collection, format, side) if held == "resident" else Streamed(collection, format, side, 2)
+
+
+def collection_of(folder: Path, rows: list[dict[str, Any]], sizes: list[tuple[int, int]] | None = None) -> Collection:
+    """Pictures 0.png, 1.png, … of constant value 10, 20, … listed with the columns of `rows` in a table beside them."""
+    folder.mkdir(parents=True)
+    names = sorted({name for row in rows for name in row})
+    with (folder / "items.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["path", *names])
+        writer.writeheader()
+        for i, row in enumerate(rows):
+            writer.writerow({"path": f"{i}.png"} | row)
+            pixels = np.full((*(sizes[i] if sizes else (8, 8)), 3), 10 * (i + 1), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    return open_source(folder / "items.csv")
+
+
+def garble(path: Path) -> None:
+    """Header and end marker stay, the middle does not: only decoding can notice."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 600] = bytes(600)
+    path.write_bytes(data)
 
 
 def two_views(size: int = 16) -> ViewPlan:
@@ -79,7 +107,7 @@ def tiny_encoder(size: int = 32, channels: int = 3, seed: int = 0, name: str = "
 def tiny_recipe(views: ViewPlan, **changes: Any) -> Recipe:
     recipe = Recipe(
         objective="none", objective_options={}, encoder="resnet18", encoder_args=NARROW, pretrained=False, channels=3,
-        size=32, canvas_side=32, views=views, batch_size=4, accumulate=1, optimiser="adamw", learning_rate=1e-3,
+        size=32, canvas_side=32, canvases="resident", views=views, batch_size=4, accumulate=1, optimiser="adamw", learning_rate=1e-3,
         weight_decay=0.05, warmup=0.1, clip=0.0, precision="no", threads=1, seed=0, budget=Budget(steps=5),
     )  # fmt: skip
     return replace(recipe, **changes)

@@ -48,7 +48,7 @@ def test_json_is_one_object_and_nothing_else(images: Callable[..., Path], tmp_pa
     ("arguments", "said"),
     [
         (("pretrain", "nowhere", "-o", "run"), "nowhere does not exist"),
-        (("pretrain", ".", "-o", "../run"), "no JPEG or PNG"),
+        (("pretrain", ".", "-o", "../run"), "No readable image"),
         (("pretrain", ".", "-o", "run"), "stays as it is"),
         (("report", "nowhere"), "not a run"),
         (("embed", ".", "--model", "resnet18", "-o", "f.xls"), "f.xls"),

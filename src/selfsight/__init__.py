@@ -19,11 +19,15 @@ from typing import Any
 __version__ = "0.1.0"
 
 _WHERE = {
+    "import_": "selfsight.verbs.import_",
     "pretrain": "selfsight.verbs.pretrain",
     "embed": "selfsight.verbs.embed",
     "evaluate": "selfsight.verbs.evaluate",
     "report": "selfsight.verbs.report",
     "demo": "selfsight.verbs.demo",
+    "runs": "selfsight.verbs.runs",
+    "cache": "selfsight.verbs.cache",
+    "forget": "selfsight.verbs.forget",
     "load": "selfsight.encoders.store",
     "Encoder": "selfsight.encoders.encoder",
     "Collection": "selfsight.data.collection",

@@ -5,20 +5,22 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import keyword
 import sys
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from selfsight import __version__
-from selfsight.errors import SelfsightError
+from selfsight.errors import SelfsightError, in_words
 
-VERBS = ("pretrain", "embed", "evaluate", "report", "demo")
+VERBS = ("import", "pretrain", "embed", "evaluate", "report", "demo", "runs", "cache", "forget")
 
 app = App(
     name="selfsight",
     version=__version__,
     help="Self-supervised learning for machine vision: pretrain on images without labels, prove it worked, use it.",
+    suppress_keyboard_interrupt=False,  # main() says what was saved
 )
 
 
@@ -28,8 +30,9 @@ def _command(name: str) -> None:
     A verb module holds the verb, `show` that prints its result for people, and `summary` where the
     result is not already plain.
     """
-    module = importlib.import_module(f"selfsight.verbs.{name}")
-    verb = getattr(module, name)
+    python = f"{name}_" if keyword.iskeyword(name) else name
+    module = importlib.import_module(f"selfsight.verbs.{python}")
+    verb = getattr(module, python)
     signature = inspect.signature(verb, eval_str=False)
     hints = inspect.get_annotations(verb, eval_str=False)
 
@@ -49,7 +52,9 @@ def _command(name: str) -> None:
             else hints[parameter.name]
         )
         names = ("--out", "-o") if parameter.name == "out" else None
-        parameters.append(parameter.replace(annotation=Annotated[hint, Parameter(name=names, negative_none=())]))
+        parameters.append(
+            parameter.replace(annotation=Annotated[hint, Parameter(name=names, negative_none=(), negative_iterable=())])
+        )
     parameters.append(
         inspect.Parameter(
             "json_",
@@ -81,9 +86,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:  # a full disk, a folder that may not be written
-        if error.filename is None:
-            raise
-        print(f"selfsight: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"selfsight: {in_words(error)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -4,45 +4,35 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from copy import copy
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
-from helpers import make_batches, picture
-from PIL import Image
+from helpers import collection_of, garble, make_batches, make_canvases, picture
 
 from selfsight.data.batches import Batches, collate
-from selfsight.data.canvases import Canvases, resident
-from selfsight.data.collection import Collection, item_id, rows_table
-from selfsight.data.decoding import read_header
+from selfsight.data.canvases import Canvases, Resident, Streamed
+from selfsight.data.importers import open_source
 
 
-def collection_with(folder: Path, columns: list[dict], sizes: list[tuple[int, int]] | None = None) -> Collection:
-    """Real files 0.png, 1.png, … of constant value 10, 20, … with the given columns."""
-    folder.mkdir()
-    rows = []
-    for i, more in enumerate(columns):
-        path = folder / f"{i}.png"
-        Image.fromarray(np.full((*(sizes[i] if sizes else (8, 8)), 3), 10 * (i + 1), np.uint8)).save(path)
-        row = {"id": item_id("x", path.name), "uri": path.name, "content_hash": str(i), "status": "ok", "reason": ""}
-        rows.append(row | read_header(path.read_bytes()) | more)
-    return Collection.write(folder.parent / "c.lance", rows_table(rows), folder)
-
-
-def values(batches: Batches, uris: list[str]) -> list[list[int]]:
-    """The constants of the clips of `uris`, as file numbers."""
+def at(batches: Batches, uris: list[str], epoch: int = 0) -> list[list[int]]:
+    """The constants of the clips of `uris` of `collection_of`, as file numbers."""
     names = batches.canvases.rows["uri"].to_pylist()
-    batch = batches.gather(np.array([names.index(u) for u in uris]), 0)
+    order = batches.order(epoch).tolist()
+    batch = batches.gather(np.array([order.index(names.index(u)) for u in uris]), epoch)
     return (batch.pixels[:, :, 0, 0, 0].int() // 10 - 1).tolist()
 
 
 def subset(canvases: Canvases, rows: list[int]) -> Canvases:
     """The same items in other rows."""
-    return Canvases(
-        canvases.rows.take(rows), canvases.shapes[rows], canvases.offsets[rows], canvases.pixels, canvases.channels,
-        canvases.window, {},
-    )  # fmt: skip
+    assert isinstance(canvases, Resident)
+    other = copy(canvases)
+    other.rows, other.ids = canvases.rows.take(rows), [canvases.ids[i] for i in rows]
+    other.shapes, other.offsets = canvases.shapes[rows], canvases.offsets[rows]
+    return other
 
 
 def test_every_item_once_an_epoch_but_the_remainder(images: Callable[..., Path]):
@@ -121,20 +111,18 @@ def test_frame_triplets(tmp_path: Path):
         {"sequence": "a", "frame": 7}, {"sequence": "a", "frame": 8}, {"sequence": "a", "frame": 9},
         {"sequence": "b", "frame": 8}, {"sequence": "a", "frame": 11}, {},
     ]  # fmt: skip
-    batches = Batches(resident(collection_with(tmp_path / "f", columns), 3, 8), 6, 0, "frames")
-    got = values(batches, [f"{i}.png" for i in range(6)])
+    batches = Batches(make_canvases(collection_of(tmp_path / "f", columns), 8), 6, 0, "frames")
+    got = at(batches, [f"{i}.png" for i in range(6)])
     # a: 7 8 9 and, after a gap, 11; b has one frame; the last item is no frame. An end repeats itself.
     assert got == [[0, 0, 1], [0, 1, 2], [1, 2, 2], [3, 3, 3], [4, 4, 4], [5, 5, 5]]
 
 
 def test_group_partners(tmp_path: Path):
     columns = [{"group": "p"}, {"group": "p"}, {"group": "q"}, {"group": "q"}, {"group": "q"}, {}, {}]
-    batches = Batches(resident(collection_with(tmp_path / "g", columns), 3, 8), 7, 0, "group")
+    batches = Batches(make_canvases(collection_of(tmp_path / "g", columns), 8), 7, 0, "group")
     seen = [set() for _ in columns]
-    names = batches.canvases.rows["uri"].to_pylist()
-    indices = np.array([names.index(f"{i}.png") for i in range(7)])
     for epoch in range(30):
-        clip = (batches.gather(indices, epoch).pixels[:, :, 0, 0, 0].int() // 10 - 1).tolist()
+        clip = at(batches, [f"{i}.png" for i in range(7)], epoch)
         assert [c[0] for c in clip] == list(range(7))
         for i, c in enumerate(clip):
             seen[i].add(c[1])
@@ -142,8 +130,42 @@ def test_group_partners(tmp_path: Path):
 
 
 def test_a_partner_does_not_depend_on_the_batch(tmp_path: Path):
-    columns = [{"group": "p"}] * 6
-    batches = Batches(resident(collection_with(tmp_path / "g", columns), 3, 8), 6, 0, "group")
+    batches = Batches(make_canvases(collection_of(tmp_path / "g", [{"group": "p"}] * 6), 8), 6, 0, "group")
     whole = batches.gather(np.arange(6), 4).pixels
     alone = batches.gather(np.array([3]), 4).pixels
     assert torch.equal(whole[3:4], alone)
+
+
+@pytest.mark.parametrize("companion", [None, "frames", "group"])
+def test_streamed_batches_are_the_resident_ones_bad_items_included(tmp_path: Path, companion: str | None):
+    """Whether a failure was known beforehand or is found on the way: the same item takes the place."""
+    columns = [{"sequence": "s", "frame": i, "group": str(i % 4)} for i in range(17)]
+    collection = collection_of(tmp_path / "f", columns, sizes=[(20 + i, 30) for i in range(17)])
+    for i in (3, 4, 11):
+        garble(tmp_path / "f" / f"{i}.png")
+    resident, streamed = (
+        Batches(make_canvases(collection, 16, held), 5, 0, companion) for held in ("resident", "stream")
+    )
+    for one, two in islice(zip(resident.steps(2), streamed.steps(2), strict=True), 12):
+        assert one.ids == two.ids and torch.equal(one.pixels, two.pixels) and torch.equal(one.shapes, two.shapes)
+        assert len(set(one.ids)) == 5
+    assert resident.canvases.set_aside == streamed.canvases.set_aside and len(resident.canvases.set_aside) == 3
+
+
+def test_a_place_is_refilled_by_a_readable_item_until_none_is_left(tmp_path: Path):
+    collection = collection_of(tmp_path / "f", [{}] * 12, sizes=[(40, 40)] * 12)
+    for i in range(11):
+        garble(tmp_path / "f" / f"{i}.png")
+    batches = Batches(make_canvases(collection, 16, "stream"), 4, 0)
+    assert {i for b in islice(batches.steps(), 6) for i in b.ids} == {collection.usable["id"][k].as_py() for k in [
+        collection.usable["uri"].to_pylist().index("11.png")
+    ]}  # fmt: skip
+
+
+def test_what_was_decoded_ahead_for_no_one_is_let_go(images: Callable[..., Path]):
+    batches = Batches(make_canvases(open_source(images(12)), 16, "stream"), 4, 0)
+    steps = batches.steps()
+    next(steps)
+    assert isinstance(batches.canvases, Streamed) and len(batches.canvases._coming) == 8  # two batches ahead
+    steps.close()
+    assert not batches.canvases._coming

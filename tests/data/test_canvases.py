@@ -1,131 +1,206 @@
-"""Every item decoded once, and found again."""
+"""Every item's pixels, decoded once or on the way: the same pixels."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import make_batches, picture, tiny_encoder, train, two_views
+from helpers import collection_of, garble, make_canvases, picture
 from PIL import Image
 
-from selfsight.data.canvases import canvas_bytes, resident
-from selfsight.data.decoding import decode
+from selfsight.data.canvases import Resident, announce, canvas_bytes, measure_format, remove_canvases
+from selfsight.data.formats.format import Unreadable
 from selfsight.data.importers import open_source
+from selfsight.data.pixels import PixelFormat
 from selfsight.errors import SelfsightError
 
-
-def garble(path: Path) -> None:
-    """Header and end marker stay, the middle does not: only decoding can notice."""
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2 : len(data) // 2 + 600] = bytes(600)
-    path.write_bytes(data)
+BOTH = pytest.mark.parametrize("held", ["resident", "stream"])
 
 
-def test_canvases_are_what_decoding_gives_in_the_order_of_ids(images: Callable[..., Path]):
+def cached(cache: Path) -> list[Path]:
+    return sorted(cache.glob("canvases/*/pixels.bin"))
+
+
+@BOTH
+def test_canvases_are_what_pillow_gives_in_the_order_of_ids(images: Callable[..., Path], held: str):
     folder = images(5)
     Image.fromarray(picture(np.random.default_rng(5), 90, 30)).save(folder / "tall.png")
-    Image.fromarray(picture(np.random.default_rng(6), 12, 70)).save(folder / "flat.jpg")
+    Image.fromarray(picture(np.random.default_rng(6), 12, 70)).save(folder / "flat.jpg", quality=95)
     collection = open_source(folder)
-    for channels in (1, 3):
-        canvases = resident(collection, channels, 24)
-        assert canvases.ids == sorted(canvases.ids) and len(canvases) == 7
-        shapes = {}
-        for i, uri in enumerate(canvases.rows["uri"].to_pylist()):
-            assert (canvases[i] == decode(folder / uri, channels, 24)).all()
-            shapes[uri] = canvases[i].shape[:2]
-        assert shapes["tall.png"] == (72, 24) and shapes["flat.jpg"] == (12, 36) and shapes["000.png"] == (24, 29)
-        assert canvas_bytes(collection.usable, channels, 24).sum() == canvases.pixels.size
-        assert canvases.window == (0.0, 255.0)
+    canvases = make_canvases(collection, 24, held)
+    assert canvases.ids == sorted(canvases.ids) and len(canvases) == 7
+    sizes = {"tall.png": (24, 72), "flat.jpg": (36, 12)}  # width, height; 3 to 1 at most
+    boxes = {"flat.jpg": (17, 0, 53, 12)}
+    for i, uri in enumerate(canvases.rows["uri"].to_pylist()):
+        image = Image.open(folder / uri).crop(boxes[uri]) if uri in boxes else Image.open(folder / uri)
+        expected = np.asarray(image.resize(sizes.get(uri, (29, 24)), Image.Resampling.BICUBIC))
+        assert (canvases[i] == expected).all()
+    total = sum(canvases[i].nbytes for i in range(7))
+    assert canvas_bytes(collection.usable, canvases.format, 24) == total
+    assert canvases.unit == (0.0, 255.0)
 
 
-def test_the_second_start_maps_the_first_ones_file(images: Callable[..., Path]):
+def test_the_second_start_maps_the_first_ones_file(images: Callable[..., Path], cache: Path):
     folder = images(4)
-    collection = open_source(folder)
-    first = resident(collection, 3, 24)
-    (file,) = collection.path.parent.glob("canvases/*/pixels.bin")
+    first = make_canvases(open_source(folder), 24)
+    (file,) = cached(cache)
     time = file.stat().st_mtime_ns
-    second = resident(open_source(folder), 3, 24)
-    assert isinstance(second.pixels, np.memmap) and Path(second.pixels.filename) == file
+    for path in folder.rglob("*.png"):  # so that reading one would fail
+        content, stat = path.read_bytes(), path.stat()
+        path.write_bytes(bytes(len(content)))
+        import os
+
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    second = make_canvases(open_source(folder), 24)
+    assert isinstance(second, Resident) and Path(second.pixels.filename) == file
     assert file.stat().st_mtime_ns == time
     assert all((first[i] == second[i]).all() for i in range(4))
-    resident(collection, 3, 20)  # another side is another file
-    assert file.stat().st_mtime_ns == time and len(list(collection.path.parent.glob("canvases/*/pixels.bin"))) == 2
 
 
-def test_changed_pixels_are_decoded_again(images: Callable[..., Path]):
+def test_another_side_is_another_file_and_changed_pixels_are_decoded_again(images: Callable[..., Path], cache: Path):
     folder = images(4)
-    resident(open_source(folder), 3, 24)
+    make_canvases(open_source(folder), 24)
+    make_canvases(open_source(folder), 20)
+    assert len(cached(cache)) == 2
     Image.fromarray(np.full((40, 48, 3), 7, np.uint8)).save(folder / "000.png")
-    canvases = resident(open_source(folder), 3, 24)
+    canvases = make_canvases(open_source(folder), 24)
     assert (canvases[canvases.rows["uri"].to_pylist().index("000.png")] == 7).all()
 
 
-def test_an_interrupted_decoding_is_not_taken_for_a_whole_one(images: Callable[..., Path]):
+def test_an_interrupted_decoding_is_not_taken_for_a_whole_one(images: Callable[..., Path], cache: Path):
     collection = open_source(images(4))
-    whole = resident(collection, 3, 24)
-    pixels = np.array(whole.pixels)
-    (folder,) = collection.path.parent.glob("canvases/*")
-    (folder / "index.json").unlink()
+    pixels = np.array(make_canvases(collection, 24).pixels)
+    (folder,) = cache.glob("canvases/*")
+    (folder / "about.json").unlink()
     (folder / "pixels.bin").write_bytes(b"half")
-    assert (resident(collection, 3, 24).pixels == pixels).all()
+    assert (make_canvases(collection, 24).pixels == pixels).all()
 
 
-def test_what_fails_only_in_decoding_is_set_aside_and_training_goes_on(images: Callable[..., Path], tmp_path: Path):
+@BOTH
+def test_what_fails_only_in_decoding_is_set_aside(images: Callable[..., Path], held: str):
     folder = images(9)
     garble(folder / "000.png")
-    (folder / "002.png").touch()
-    batches = make_batches(folder, 4)
-    canvases = batches.canvases
     collection = open_source(folder)
     assert len(collection.usable) == 9  # the header is well
-    (reason,) = canvases.set_aside.values()
-    assert reason.startswith("cannot be decoded") and len(canvases) == 8
-    assert "000.png" not in canvases.rows["uri"].to_pylist()
-    for i, uri in enumerate(canvases.rows["uri"].to_pylist()):  # rows and pixels still belong together
-        assert (canvases[i] == decode(folder / uri, 3, 32)).all()
+    canvases = make_canvases(collection, 32, held)
+    bad = canvases.rows["uri"].to_pylist().index("000.png")
+    for _ in range(2):
+        with pytest.raises(Unreadable, match="cannot be decoded|truncated|broken"):
+            canvases[bad]
+    assert list(canvases.set_aside) == [canvases.ids[bad]]
+    assert bad not in [i for i, _ in canvases.sample(100)] and len(list(canvases.sample(100))) == 8
+    with pytest.raises(SelfsightError, match=r"000\.png: .*--strict"):
+        strict = make_canvases(collection, 32, held)
+        strict.strict = True
+        strict._put_aside(canvases.ids[bad], "broken")
 
-    from selfsight.objectives.simclr import SimCLR
 
-    steps, _, _ = train(SimCLR(tiny_encoder(), two_views(), hidden=8, width=8), batches, tmp_path / "run")
-    assert steps == 5
+def test_strict_stops_at_the_first(images: Callable[..., Path]):
+    folder = images(4)
+    garble(folder / "000.png")
+    collection = open_source(folder)
+    with pytest.raises(SelfsightError, match=r"000\.png: .*--strict"):
+        Resident(collection, measure_format(collection), 24, strict=True)
+    make_canvases(collection, 24)
+    with pytest.raises(SelfsightError, match=r"000\.png: .*--strict"):  # also of canvases that are there
+        Resident(collection, measure_format(collection), 24, strict=True)
 
 
-def test_nothing_decodable_is_an_error(images: Callable[..., Path]):
+@BOTH
+def test_nothing_decodable_is_an_error(images: Callable[..., Path], held: str):
     folder = images(2)
     for path in folder.rglob("*.png"):
         garble(path)
-    with pytest.raises(SelfsightError, match="None of the 2 items"):
-        resident(open_source(folder), 3, 24)
+    with pytest.raises(SelfsightError, match="None of the 2 images"):
+        canvases = make_canvases(open_source(folder), 24, held)
+        for _ in canvases.sample(5):
+            pass
 
 
-def test_a_file_that_vanished_after_the_import_is_set_aside(images: Callable[..., Path]):
-    folder = images(3)
+@BOTH
+def test_a_file_that_vanished_or_changed_after_the_import_is_set_aside(images: Callable[..., Path], held: str):
+    folder = images(5)
     collection = open_source(folder)
     (folder / "000.png").unlink()
-    assert list(resident(collection, 3, 24).set_aside.values()) == ["file vanished since import"]
+    Image.fromarray(np.zeros((40, 48, 3), np.uint8)).save(folder / "002.png")
+    canvases = make_canvases(collection, 24, held)
+    assert len(list(canvases.sample(5))) == 3
+    reasons = {collection.uri_of(item): reason for item, reason in canvases.set_aside.items()}
+    assert reasons == {"000.png": "file vanished since import", "002.png": "changed since import"}
 
 
-def test_sixteen_bits_have_a_window_of_their_percentiles(tmp_path: Path):
+def test_sixteen_bits_have_a_window_that_hot_pixels_do_not_move(tmp_path: Path):
     folder = tmp_path / "deep"
     folder.mkdir()
     deep = np.full((100, 100), 1000, np.uint16)
     deep.reshape(-1)[:5000] = 3000
     deep.reshape(-1)[0], deep.reshape(-1)[1] = 0, 65535  # one part in ten thousand each: outside the window
     Image.fromarray(deep).save(folder / "a.png")
-    canvases = resident(open_source(folder), 1, 100)
-    assert canvases.pixels.dtype == np.uint16 and (canvases[0][:, :, 0] == deep).all()
-    assert canvases.window == (1000.0, 3000.0)
+    for held in ("resident", "stream"):
+        canvases = make_canvases(open_source(folder), 100, held)
+        assert canvases[0].dtype == np.uint16 and (canvases[0][:, :, 0] == deep).all()
+        assert canvases.unit == canvases.format.window == (1000.0, 3000.0)
 
 
-def test_eight_and_sixteen_bits_in_one_collection_agree_on_white(tmp_path: Path):
+def test_floats_are_held_in_units_of_their_window(tmp_path: Path):
+    """Photon counts of millions would overflow a float16, and its steps are finest near zero."""
+    folder = tmp_path / "counts"
+    folder.mkdir()
+    counts = np.linspace(-4e6, 9e6, 10_000, dtype=np.float32).reshape(100, 100)
+    counts[0, 0] = np.nan
+    np.save(folder / "a.npy", counts)
+    canvases = make_canvases(open_source(folder), 100)
+    low, high = canvases.format.window
+    assert canvases.unit == (0.0, 1.0) and canvases[0].dtype == np.float16
+    assert low == pytest.approx(-4e6 + 13e6 * 0.001, rel=0.01) and high == pytest.approx(9e6 - 13e6 * 0.001, rel=0.01)
+    expected = (counts - low) / (high - low)
+    assert np.abs(canvases[0][1:, :, 0].astype(np.float64) - expected[1:].clip(-1, 2)).max() < 1e-3
+    assert canvases[0][0, 0, 0] == 0.0
+
+
+def test_eight_bits_among_many_sixteen_agree_on_white(tmp_path: Path):
     folder = tmp_path / "both"
     folder.mkdir()
     ramp = np.arange(256, dtype=np.uint8).repeat(16).reshape(64, 64)
     Image.fromarray(ramp).save(folder / "eight.png")
     Image.fromarray(ramp.astype(np.uint16) * 257).save(folder / "sixteen.png")  # the same picture, deeper
-    canvases = resident(open_source(folder), 1, 64)
-    low, high = canvases.window
-    eight, sixteen = (((canvases[i] - low) / (high - low)).clip(0, 1) for i in range(2))
-    assert np.abs(eight - sixteen).max() < 0.01
+    canvases = make_canvases(open_source(folder), 64)
+    assert canvases.format.depth == 16 and (canvases[0] == canvases[1]).all()
+
+
+def test_wrong_channels_are_set_aside_without_being_opened(tmp_path: Path):
+    folder = tmp_path / "five"
+    folder.mkdir()
+    for i in range(3):
+        np.save(folder / f"{i}.npy", np.random.default_rng(i).integers(0, 255, (20, 20, 5)).astype(np.uint8))
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(folder / "odd.png")
+    canvases = make_canvases(open_source(folder), 20)
+    assert canvases.format.mode == "5"
+    assert list(canvases.set_aside.values()) == ["RGB, in a collection of 5 channels"]
+
+
+def test_a_full_disk_is_foreseen(images: Callable[..., Path], monkeypatch: pytest.MonkeyPatch):
+    collection = open_source(images(3))
+    format = PixelFormat("RGB", 8, (0.0, 255.0))
+    monkeypatch.setattr("selfsight.data.canvases.free_bytes", lambda: 1000)
+    with pytest.raises(SelfsightError, match="SELFSIGHT_CACHE to a larger disk, or give --canvases stream"):
+        announce("resident", collection.usable, format, 24, "asked")
+    announce("stream", collection.usable, format, 24, "asked")
+
+
+def test_removing_canvases_removes_those_that_hold_an_item(tmp_path: Path, cache: Path):
+    one, two = (collection_of(tmp_path / name, [{}, {}]) for name in ("one", "two"))
+    ids = make_canvases(one, 8).ids
+    make_canvases(two, 8)
+    kept = {path.parent for path in cached(cache)}
+    remove_canvases({ids[0]})
+    (left,) = cached(cache)
+    assert (
+        left.parent in kept and json.loads((left.parent / "about.json").read_text())["location"] == two.about.location
+    )
+    (left.parent / "index.npz").write_bytes(b"torn")  # it may hold anything
+    remove_canvases({ids[0]})
+    assert not cached(cache)

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from selfsight.data.collection import Collection, item_id, rows_table
-from selfsight.data.importers import import_folder
+from selfsight.data.collection import SCHEMA, About, Collection, item_id
+from selfsight.data.importers import open_source
+from selfsight.data.sources.source import Options
 from selfsight.errors import SelfsightError
 
 
@@ -23,7 +24,11 @@ def rows_of(ids: list[str], **columns: list) -> pa.Table:
     for name, values in columns.items():
         for row, value in zip(rows, values, strict=True):
             row[name] = value
-    return rows_table(rows)
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def write(path: Path, rows: pa.Table) -> Collection:
+    return Collection.write(path, rows, rows.schema, About("/photos"))
 
 
 def test_item_id_is_a_hash_of_source_path_and_frame():
@@ -36,7 +41,7 @@ def test_ids_are_stable_when_the_folder_is_exported_again_elsewhere(images: Call
     folder = images(6)
     again = tmp_path / "elsewhere" / "photos"
     shutil.copytree(folder, again, copy_function=shutil.copyfile)  # new times, same content
-    one, two = import_folder(folder, tmp_path / "1.lance"), import_folder(again, tmp_path / "2.lance")
+    one, two = open_source(folder, tmp_path / "1.lance"), open_source(again, tmp_path / "2.lance")
     for column in ("id", "uri", "content_hash"):
         assert one.table[column].to_pylist() == two.table[column].to_pylist()
     assert one.id_hash() == two.id_hash()
@@ -46,7 +51,7 @@ def test_ids_are_stable_when_the_folder_is_exported_again_elsewhere(images: Call
 def test_exact_duplicates_share_the_content_hash_and_not_the_id(images: Callable[..., Path], tmp_path: Path):
     folder = images(3)
     shutil.copyfile(folder / "000.png", folder / "copy.png")
-    table = import_folder(folder, tmp_path / "c.lance").table
+    table = open_source(folder, tmp_path / "c.lance").table
     content = dict(zip(table["uri"].to_pylist(), table["content_hash"].to_pylist(), strict=True))
     assert content["copy.png"] == content["000.png"]
     assert content["000.png"] == hashlib.blake2b((folder / "000.png").read_bytes(), digest_size=16).hexdigest()
@@ -55,7 +60,7 @@ def test_exact_duplicates_share_the_content_hash_and_not_the_id(images: Callable
 
 
 def test_order_is_by_id_whatever_lance_does_to_its_rows(tmp_path: Path):
-    collection = Collection.write(tmp_path / "c.lance", rows_of(["3", "1", "2"]), tmp_path)
+    collection = write(tmp_path / "c.lance", rows_of(["3", "1", "2"]))
     assert collection.table["id"].to_pylist() == ["1", "2", "3"]
     lance.dataset(str(collection.path)).update({"label": "'moved'"}, where="id = '1'")
     stored = lance.dataset(str(collection.path)).to_table()["id"].to_pylist()
@@ -67,32 +72,27 @@ def test_order_is_by_id_whatever_lance_does_to_its_rows(tmp_path: Path):
 
 def test_other_columns_of_a_manifest_are_kept(tmp_path: Path):
     rows = rows_of(["1", "2"]).append_column("camera", pa.array(["x", "y"]))
-    assert Collection.write(tmp_path / "c.lance", rows, tmp_path).table["camera"].to_pylist() == ["x", "y"]
-
-
-def test_two_items_of_one_id_are_refused(tmp_path: Path):
-    with pytest.raises(SelfsightError, match="share an id"):
-        Collection.write(tmp_path / "c.lance", rows_of(["1", "1"]), tmp_path)
+    assert write(tmp_path / "c.lance", rows).table["camera"].to_pylist() == ["x", "y"]
 
 
 def test_id_hash_depends_on_ids_and_contents_of_usable_items_only(tmp_path: Path):
     def hash_of(name: str, **columns: list) -> str:
-        return Collection.write(tmp_path / f"{name}.lance", rows_of(["1", "2", "3"], **columns), tmp_path).id_hash()
+        return write(tmp_path / f"{name}.lance", rows_of(["1", "2", "3"], **columns)).id_hash()
 
     base = hash_of("a")
     assert hash_of("b", label=["x", "y", "z"]) == base
     assert hash_of("c", content_hash=["c1", "c2", "other"]) != base
     assert hash_of("d", status=["ok", "ok", "set_aside"]) != base
-    one = Collection.write(tmp_path / "e.lance", rows_of(["1", "2"]), tmp_path)
+    one = write(tmp_path / "e.lance", rows_of(["1", "2"]))
     assert hash_of("f", status=["ok", "ok", "set_aside"]) == one.id_hash()
 
 
 def test_features_come_back_by_id_and_survive_a_rewrite(tmp_path: Path):
-    collection = Collection.write(tmp_path / "c.lance", rows_of(["b", "a", "d", "c"]), tmp_path)
+    collection = write(tmp_path / "c.lance", rows_of(["b", "a", "d", "c"]))
     features = np.arange(12, dtype=np.float32).reshape(4, 3)
     collection.add_features("enc", collection.table.take([2, 0]), features[[2, 0]])  # c, a
     collection.add_features("enc", collection.table.take([3]), features[[3]])  # d
-    rewritten = Collection.write(collection.path, rows_of(["e", "d", "c", "b", "a"]), tmp_path)
+    rewritten = write(collection.path, rows_of(["e", "d", "c", "b", "a"]))
     known, kept = rewritten.read_features("enc", rewritten.usable)
     assert known.tolist() == [True, False, True, True, False]  # a b c d e
     assert (kept == features[[0, 2, 3]]).all()
@@ -103,9 +103,9 @@ def test_features_come_back_by_id_and_survive_a_rewrite(tmp_path: Path):
 
 
 def test_features_of_changed_content_are_not_known(tmp_path: Path):
-    collection = Collection.write(tmp_path / "c.lance", rows_of(["a", "b"]), tmp_path)
+    collection = write(tmp_path / "c.lance", rows_of(["a", "b"]))
     collection.add_features("enc", collection.table, np.ones((2, 3), dtype=np.float32))
-    changed = Collection.write(collection.path, rows_of(["a", "b"], content_hash=["ca", "new"]), tmp_path)
+    changed = write(collection.path, rows_of(["a", "b"], content_hash=["ca", "new"]))
     assert changed.read_features("enc", changed.usable)[0].tolist() == [True, False]
     changed.add_features("enc", changed.table.take([1]), np.full((1, 3), 2, dtype=np.float32))
     known, kept = changed.read_features("enc", changed.usable)
@@ -113,7 +113,7 @@ def test_features_of_changed_content_are_not_known(tmp_path: Path):
 
 
 def test_decisions_are_appended_and_undone_by_the_inverse(tmp_path: Path):
-    collection = Collection.write(tmp_path / "c.lance", rows_of(["a"]), tmp_path)
+    collection = write(tmp_path / "c.lance", rows_of(["a"]))
     collection.decide("a", "label", "cat", by="ann")
     first = (tmp_path / "decisions.jsonl").read_bytes()
     collection.decide("a", "label", None, by="ann", old="cat")
@@ -128,9 +128,9 @@ def test_decisions_are_appended_and_undone_by_the_inverse(tmp_path: Path):
 
 def test_folder_labels_use_the_column_then_the_folder(tmp_path: Path):
     rows = rows_of(["1", "2", "3"], uri=["cat/x.png", "dog/y.png", "z.png"], label=[None, "wolf", "bird"])
-    collection = Collection.write(tmp_path / "c.lance", rows, tmp_path)
+    collection = write(tmp_path / "c.lance", rows)
     assert collection.folder_labels() == ["cat", "wolf", "bird"]
-    bare = Collection.write(tmp_path / "d.lance", rows_of(["1"]), tmp_path)
+    bare = write(tmp_path / "d.lance", rows_of(["1"]))
     with pytest.raises(SelfsightError, match=r"1\.png"):
         bare.folder_labels()
 
@@ -148,3 +148,56 @@ def test_a_newer_format_is_refused(tmp_path: Path):
     lance.write_dataset(table, str(tmp_path / "c.lance"))
     with pytest.raises(SelfsightError, match="newer selfsight"):
         Collection.open(tmp_path / "c.lance")
+
+
+def test_what_a_collection_says_of_itself_survives(tmp_path: Path):
+    options = Options(("a/*",), ("b",), {"label": "{0}"}, "/root", None)
+    about = About("/photos", options, {".txt": 3}, "hash", ["1"])
+    rows = rows_of(["1"])
+    assert Collection.write(tmp_path / "c.lance", rows, rows.schema, about).about == about
+
+
+def test_version_1_is_read(tmp_path: Path):
+    """As the first release wrote it: no mode, no page, the folder in the metadata."""
+    table = rows_of(["1", "2"], channels=[1, 3]).drop_columns(["mode", "page"])
+    table = table.replace_schema_metadata({"format_version": "1", "source": str(tmp_path), "others": "4"})
+    lance.write_dataset(table, str(tmp_path / "c.lance"))
+    old = Collection.open(tmp_path / "c.lance")
+    assert old.table["mode"].to_pylist() == ["L", "RGB"] and old.table["page"].to_pylist() == [None, None]
+    assert old.about.location == str(tmp_path) and old.others == 4
+
+
+def bytes_of(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def test_forgotten_items_leave_no_byte_behind(tmp_path: Path):
+    collection = write(tmp_path / "c.lance", rows_of(["a", "b", "c"], uri=["x.png", "secret-name.png", "z.png"]))
+    collection = write(tmp_path / "c.lance", collection.table)  # an older version that also holds it
+    vector = np.array([[1, 2], [1234.5678, 8765.4321], [3, 4]], np.float32)
+    collection.add_features("enc", collection.table, vector)
+    for item in "abc":
+        collection.decide(item, "label", f"label-of-{item}", by="ann")
+    traces = [b"secret-name", b"label-of-b", vector[1].tobytes()]
+    assert all(trace in bytes_of(tmp_path) for trace in traces)
+    left = collection.forget(["b"])
+    assert left.table["id"].to_pylist() == ["a", "c"] and left.about.forgotten == ["b"]
+    known, kept = left.read_features("enc", left.usable)
+    assert known.all() and (kept == vector[[0, 2]]).all()
+    assert [json.loads(line)["id"] for line in left.journal.read_text().splitlines()] == ["a", "c"]
+    assert not any(trace in bytes_of(tmp_path) for trace in traces)
+
+
+def test_a_forgetting_that_was_killed_between_its_renamings_loses_nothing(tmp_path: Path):
+    write(tmp_path / "c.lance", rows_of(["a", "b"]))
+    (tmp_path / "c.lance").rename(tmp_path / "c.lance.old")
+    assert Collection.open(tmp_path / "c.lance").table["id"].to_pylist() == ["a", "b"]
+    shutil.copytree(tmp_path / "c.lance", tmp_path / "c.lance.old")
+    Collection.open(tmp_path / "c.lance")
+    assert not (tmp_path / "c.lance.old").exists()
+
+
+def test_a_table_that_was_never_committed_is_no_table(tmp_path: Path):
+    (tmp_path / "c.lance" / "data").mkdir(parents=True)  # what a kill during the first write leaves
+    assert not Collection.exists(tmp_path / "c.lance")
+    assert len(write(tmp_path / "c.lance", rows_of(["1"]))) == 1

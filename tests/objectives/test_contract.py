@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import PLAIN, batch_of, make_batches, picture, tiny_encoder, train, two_views
+from helpers import (
+    PLAIN, batch_of, collection_of, make_batches, make_canvases, picture, tiny_encoder, train, two_views,
+)  # fmt: skip
 from PIL import Image
 from torch import Tensor, nn
 
 from selfsight.data.batches import Batches
-from selfsight.data.canvases import resident
-from selfsight.data.collection import Collection, item_id, rows_table
-from selfsight.data.decoding import read_header
 from selfsight.encoders.encoder import Encoder
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Joint, Loss, Objective, embed_views, find, projector, registry
@@ -178,21 +177,14 @@ def test_embed_views_keeps_the_order_of_mixed_sizes():
 
 
 def test_frame_triplets(tmp_path: Path):
-    folder = tmp_path / "film"
-    folder.mkdir()
-    rows = []
-    for t in range(6):
-        path = folder / f"{t}.png"
-        Image.fromarray(np.full((24, 24, 3), 40 * t + 10, np.uint8)).save(path)
-        row = {"id": item_id("film", path.name), "uri": path.name, "content_hash": str(t), "status": "ok"}
-        rows.append(row | read_header(path.read_bytes()) | {"sequence": "s", "frame": t})
-    collection = Collection.write(tmp_path / "c.lance", rows_table(rows), folder)
-    batches = Batches(resident(collection, 3, 24), 6, 0, "frames")
+    collection = collection_of(tmp_path / "film", [{"sequence": "s", "frame": t} for t in range(6)], [(24, 24)] * 6)
+    batches = Batches(make_canvases(collection, 24), 6, 0, "frames")
     task = Frames(tiny_encoder(), measure_normalisation(batches.canvases))
     train(task, batches, tmp_path / "run")
-    grey = [40 * t + 10 for t in range(6)]
+    item = dict(zip(collection.usable["uri"].to_pylist(), collection.usable["id"].to_pylist(), strict=True))
+    grey = [10 * (t + 1) for t in range(6)]
     for t in range(6):
-        assert task.clips[item_id("film", f"{t}.png")] == [grey[max(t - 1, 0)], grey[t], grey[min(t + 1, 5)]]
+        assert task.clips[item[f"{t}.png"]] == [grey[max(t - 1, 0)], grey[t], grey[min(t + 1, 5)]]
 
 
 def make_joint(encoder: Encoder) -> Joint:

@@ -200,8 +200,8 @@ def test_hostile_names_are_text(page: Path) -> None:
 
 def test_the_page_says_what_it_must(page: Path) -> None:
     text = " ".join(Seen(page.read_text(encoding="utf-8")).text.split())
-    for words in ("+12.3 points over random weights with 5 labels per class", "1 other file is in the folder", "a & b",
-                  "not a readable JPEG or PNG header", "you asked", "1 image could not be read"):  # fmt: skip
+    for words in ("+12.3 points over random weights with 5 labels per class", "not images: 1 .txt", "a & b",
+                  "holds text, not an image", "you asked", "1 image could not be read"):  # fmt: skip
         assert words in text
 
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from helpers import tiny_recipe, two_views
 
+from selfsight.data.pixels import PixelFormat
 from selfsight.errors import SelfsightError
 from selfsight.training.plan import Facts, resolve
 from selfsight.training.recipe import Budget, Recipe
@@ -34,8 +35,30 @@ def test_round_trip(text):
     assert again.to_dict() == recipe.to_dict()
 
 
+def facts_with(free: int, decoding: float) -> Facts:
+    """A thousand grey images, a megabyte of canvases each at whatever side."""
+    return Facts(
+        items=1000, side=200, format=PixelFormat("L", 8, (0.0, 255.0)), device="cpu", bf16=False, threads=4, free=free,
+        decoding=lambda side: decoding, size_of=lambda side: 10**9,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("free", "decoding", "budget", "expected"),
+    [
+        (10**10, 60.0, Budget(minutes=10), "resident"),
+        (10**9, 60.0, Budget(minutes=10), "stream"),  # half of the disk is the most
+        (10**10, 130.0, Budget(minutes=10), "stream"),  # and a fifth of the time
+        (10**10, 1e6, Budget(epochs=3), "resident"),  # where time is not counted, it is spent once
+    ],
+)
+def test_canvases_are_resident_where_they_fit(free: int, decoding: float, budget: Budget, expected: str):
+    recipe = resolve({"budget": budget}, facts_with(free, decoding))
+    assert recipe.canvases == expected and recipe.reasons["canvases"]
+
+
 def test_a_resolved_recipe_survives_too():
-    facts = Facts(items=1000, side=200, channels=1, depth=8, device="cpu", bf16=False, threads=4)
+    facts = facts_with(free=10**12, decoding=60.0)
     recipe = resolve({"seed": 3, "budget": Budget(steps=7)}, facts)
     assert Recipe.from_dict(yaml.safe_load(yaml.safe_dump(recipe.to_dict()))) == recipe
     assert recipe.seed == 3 and "seed" not in recipe.reasons and recipe.channels == 1

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from selfsight.data.canvases import Canvases
+from selfsight.data.canvases import Canvases, nothing_decoded
+from selfsight.data.formats.format import Unreadable
 from selfsight.data.randomness import item_keys, uniform
+
+AHEAD = 2  # batches whose items are decoded while a step computes
 
 
 @dataclass
@@ -18,8 +24,8 @@ class Batch:
     """The pixels of one step's items.
 
     `pixels` [B, T, C, H, W] in the canvases' own depth, padded to the largest canvas of the batch by
-    repeating its edge; `shapes` [B, 2] the height and width of each before padding; `keys` [B] uint64
-    from the item ids; T is 1, or 3 for frames t-1, t, t+1.
+    repeating its edge; `shapes` [B, T, 2] the height and width of each before padding; `keys` [B] uint64
+    from the item ids; `indices` [B] into the canvases; T is 1, or 3 for frames t-1, t, t+1.
     """
 
     pixels: Tensor
@@ -27,10 +33,15 @@ class Batch:
     keys: np.ndarray
     ids: list[str]
     epoch: int
+    indices: np.ndarray
 
 
 class Batches:
-    """Resident batches. `steps_per_epoch` full batches an epoch; what is left over waits for the next order."""
+    """`steps_per_epoch` full batches an epoch; what is left over waits for the next order.
+
+    The order is over all items. The place of one that cannot be read is taken by the next readable one at a
+    fixed stride in the same order, so it does not matter when the failure was found.
+    """
 
     def __init__(self, canvases: Canvases, batch_size: int, seed: int, companion: str | None = None) -> None:
         self.canvases = canvases
@@ -42,6 +53,9 @@ class Batches:
         self.companion = companion
         self._neighbours = _frame_neighbours(canvases) if companion == "frames" else None
         self._groups = _group_members(canvases) if companion == "group" else None
+        self._stride = self.batch_size  # beyond the batch, and coming by every place
+        while math.gcd(self._stride, len(canvases)) > 1:
+            self._stride += 1
 
     def order(self, epoch: int) -> np.ndarray:
         """The indices of an epoch, shuffled by a hash of (seed, epoch, item id)."""
@@ -49,25 +63,67 @@ class Batches:
 
     def steps(self, first: int = 0) -> Iterator[Batch]:
         """Batches without end, from step `first` on: a resumed run takes up where it stopped."""
+        coming = self._places(first)
+        try:
+            yield from self._ahead(coming)
+        finally:
+            self.canvases.cancel()
+
+    def _ahead(self, coming: Iterator[tuple[np.ndarray, np.ndarray, int]]) -> Iterator[Batch]:
+        """Batches of what is coming, while the items of the next ones are being decoded."""
+        waiting: deque[tuple[np.ndarray, np.ndarray, int]] = deque()
+        while True:
+            for order, places, epoch in islice(coming, AHEAD + 1 - len(waiting)):
+                self.canvases.prefetch(self._clips(order[places], epoch).reshape(-1).tolist())
+                waiting.append((order, places, epoch))
+            yield self._gather(*waiting.popleft())
+
+    def gather(self, places: np.ndarray, epoch: int) -> Batch:
+        """The batch of these places in the order of an epoch; a plan with companions gets T frames, or T = 2
+        items of a group."""
+        return self._gather(self.order(epoch), places, epoch)
+
+    def _places(self, first: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
         epoch, at = divmod(first, self.steps_per_epoch)
         while True:
             order = self.order(epoch)
             for step in range(at, self.steps_per_epoch):
-                yield self.gather(order[step * self.batch_size : (step + 1) * self.batch_size], epoch)
+                yield order, np.arange(step * self.batch_size, (step + 1) * self.batch_size), epoch
             epoch, at = epoch + 1, 0
 
-    def gather(self, indices: np.ndarray, epoch: int) -> Batch:
-        """The batch of the given items; a plan with companions gets T frames, or T = 2 items of a group."""
+    def _gather(self, order: np.ndarray, places: np.ndarray, epoch: int) -> Batch:
+        self.canvases.prefetch(self._clips(order[places], epoch).reshape(-1).tolist())
+        read = [self._read(order, place, epoch) for place in places.tolist()]
+        indices = np.array([index for index, _ in read])
+        flat, shapes = collate([canvas for _, clip in read for canvas in clip])
+        frames = len(read[0][1])
+        pixels, shapes = flat.unflatten(0, (-1, frames)), shapes.unflatten(0, (-1, frames))
+        return Batch(pixels, shapes, self.keys[indices], [self.ids[i] for i in indices], epoch, indices)
+
+    def _read(self, order: np.ndarray, place: int, epoch: int) -> tuple[int, list[np.ndarray]]:
+        """The item at a place of the order, or the one that stands in for it, and its frames."""
+        for tried in range(len(order)):
+            index = int(order[(place + tried * self._stride) % len(order)])
+            try:
+                own = self.canvases[index]
+            except Unreadable:
+                continue
+            clip = []
+            for companion in self._clips(np.array([index]), epoch)[0].tolist():
+                try:
+                    clip.append(own if companion == index else self.canvases[companion])
+                except Unreadable:  # the item stands in for a companion that cannot be read
+                    clip.append(own)
+            return index, clip
+        raise nothing_decoded(self.canvases.collection, list(self.canvases.set_aside.values()))
+
+    def _clips(self, indices: np.ndarray, epoch: int) -> np.ndarray:
+        """[B, T] the items that make up each item's clip."""
         if self._neighbours is not None:
-            clips = self._neighbours[indices]  # [B, 3]
-        elif self._groups is not None:
-            clips = np.stack([indices, self._partners(indices, epoch)], 1)
-        else:
-            clips = indices[:, None]
-        flat, shapes = collate([self.canvases[i] for i in clips.reshape(-1)])
-        pixels = flat.unflatten(0, clips.shape)
-        ids = [self.ids[i] for i in indices]
-        return Batch(pixels, shapes.unflatten(0, clips.shape), self.keys[indices], ids, epoch)
+            return np.asarray(self._neighbours[indices])
+        if self._groups is not None:
+            return np.stack([indices, self._partners(indices, epoch)], 1)
+        return indices[:, None]
 
     def _partners(self, indices: np.ndarray, epoch: int) -> np.ndarray:
         assert self._groups is not None

@@ -1,7 +1,8 @@
-"""Resident canvases: every item decoded once into one memory-mapped file, then only indexed.
+"""Canvases: every item's pixels as training holds them, decoded once beforehand or over and over on the way.
 
-The file holds the pixels of all items one after another, each [H, W, C] in its own size. It lives
-beside the collection in the cache folder and is found again by a key of what it was made from.
+Resident canvases lie in one memory-mapped file of the cache folder, found again by a key of what they were
+made from. Streamed canvases are decoded in threads, ahead of the step that wants them. Both give the
+same pixels.
 """
 
 from __future__ import annotations
@@ -10,125 +11,286 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from selfsight.data.cache import cache_folder
 from selfsight.data.collection import Collection
-from selfsight.data.decoding import MOST_ELONGATED, Unreadable, decode
-from selfsight.data.threads import console, in_threads
-from selfsight.errors import SelfsightError
+from selfsight.data.decoding import read_items
+from selfsight.data.formats.format import Unreadable
+from selfsight.data.importers import refusal
+from selfsight.data.pixels import MOST_ELONGATED, PixelFormat
+from selfsight.data.threads import console, ordered, track
+from selfsight.errors import SelfsightError, in_words
+
+PAGES = 32  # of one file read in one go: a video is then decoded forward, not sought for each frame
+COLUMNS = ["uri", "page", "mode", "bytes", "modified_ns"]  # what reading an item takes
+SAMPLE = 256  # items that the intensity window is measured on
 
 
-@dataclass
 class Canvases:
-    """Decoded items, ordered by id.
+    """The usable items of a collection at one size, in the order of id.
 
-    `ids` are the items held; `shapes` [N, 2] their height and width; `set_aside` maps the ids that
-    could not be decoded to the reason. `window` (low, high) is the intensity that maps to [0, 1].
+    rows: the items, `len(canvases)` of them, with those that turn out to be unreadable. format: mode, depth and
+    window of intensities. unit: the values of the pixels held that stand for 0 and 1. set_aside: {id: reason} of
+    the items known to be unreadable. strict: the first such item is an error instead.
     """
 
-    rows: pa.Table
-    shapes: np.ndarray
-    offsets: np.ndarray
-    pixels: np.ndarray
-    channels: int
-    window: tuple[float, float]
-    set_aside: dict[str, str]
+    def __init__(self, collection: Collection, format: PixelFormat, short_side: int, strict: bool = False) -> None:
+        self.strict = strict
+        self.collection = collection
+        self.rows = collection.usable.combine_chunks()
+        self.ids: list[str] = self.rows["id"].to_pylist()
+        self.format = format
+        self.short_side = short_side
+        self.unit = (0.0, 1.0) if format.depth == 32 else format.window
+        self.set_aside: dict[str, str] = {}
 
     def __len__(self) -> int:
-        return len(self.shapes)
-
-    @property
-    def ids(self) -> list[str]:
-        """Ids of the items held, ascending."""
-        return list(self.rows["id"].to_pylist())
+        return len(self.ids)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Pixels [H, W, C] of the item at `index`, without a copy."""
-        height, width = self.shapes[index]
-        start = self.offsets[index]
-        return self.pixels[start : start + height * width * self.channels].reshape(height, width, self.channels)
+        """Pixels [H, W, C] of the item at `index`: uint8, uint16 or float16. Raises `Unreadable`."""
+        raise NotImplementedError
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """These items will be asked for soon."""
+
+    def cancel(self) -> None:
+        """They will not."""
+
+    def sample(self, items: int) -> Iterator[tuple[int, np.ndarray]]:
+        """(index, pixels) of up to `items` items that can be read, spread evenly over the collection."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, items).astype(int)).tolist()
+        for start in range(0, len(chosen), 64):
+            self.prefetch(chosen[start : start + 64])
+            for index in chosen[start : start + 64]:
+                try:
+                    yield index, self[index]
+                except Unreadable:
+                    continue
+
+    def _put_aside(self, item: str, reason: str) -> None:
+        self.set_aside[item] = reason
+        if self.strict:
+            raise refusal(self.collection.uri_of(item), reason)
+
+    def _held(self, pixels: np.ndarray) -> np.ndarray:
+        """Decoded pixels as they are kept: floats as float16 with the window at 0 to 1, so that none overflows."""
+        if self.format.depth < 32:
+            return pixels
+        low, high = self.format.window
+        return ((pixels - np.float32(low)) / np.float32(high - low)).clip(-1.0, 2.0).astype(np.float16)
 
 
-def canvas_bytes(rows: pa.Table, channels: int, short_side: int) -> np.ndarray:
-    """Bytes that each item's canvas will take, from the header alone."""
+class Resident(Canvases):
+    """Canvases decoded once into the cache folder; a second start on unchanged data maps them and reads no image."""
+
+    def __init__(self, collection: Collection, format: PixelFormat, short_side: int, strict: bool = False) -> None:
+        super().__init__(collection, format, short_side, strict)
+        self.dtype = np.dtype({8: np.uint8, 16: np.uint16, 32: np.float16}[format.depth])
+        folder = folder_of(collection, format, short_side)
+        if not (folder / "about.json").exists():
+            try:
+                self._decode_all(folder)
+            except OSError as error:  # a full disk, most likely: what was begun only fills it
+                shutil.rmtree(folder, ignore_errors=True)
+                raise SelfsightError(
+                    f"Canvases cannot be written to {folder.parent}: {in_words(error)}. "
+                    "Make room, set SELFSIGHT_CACHE to another disk, or give --canvases stream."
+                ) from None
+        for item, reason in json.loads((folder / "about.json").read_text(encoding="utf-8"))["set_aside"].items():
+            self._put_aside(item, reason)
+        with np.load(folder / "index.npz", allow_pickle=False) as index:
+            self.shapes, self.offsets = index["shapes"], index["offsets"]
+        self.pixels = np.memmap(folder / "pixels.bin", dtype=self.dtype, mode="r")
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        height, width = self.shapes[index].tolist()
+        if not height:
+            raise Unreadable(self.set_aside[self.ids[index]])
+        start, channels = int(self.offsets[index]), self.format.channels
+        return self.pixels[start : start + height * width * channels].reshape(height, width, channels)
+
+    def _decode_all(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        shapes = np.zeros((len(self), 2), dtype=np.int32)
+        offsets = np.zeros(len(self), dtype=np.int64)
+        partial, at = folder / "pixels.bin.partial", 0
+        with partial.open("wb") as out:
+            for index, pixels in decoded(self.collection, self.rows, self.format, self.short_side, "Decoding"):
+                if isinstance(pixels, Unreadable):
+                    self._put_aside(self.ids[index], str(pixels))
+                    continue
+                pixels = self._held(pixels)
+                out.write(pixels.data)
+                shapes[index], offsets[index] = pixels.shape[:2], at
+                at += pixels.size
+        if not at:
+            raise nothing_decoded(self.collection, list(self.set_aside.values()))
+        os.replace(partial, folder / "pixels.bin")
+        np.savez(folder / "index.npz", shapes=shapes, offsets=offsets, ids=np.array(self.ids, dtype="S32"))
+        about: dict[str, Any] = {"collection": str(self.collection.path), "location": self.collection.about.location}
+        about |= {"short_side": self.short_side, "format": str(self.format), "set_aside": self.set_aside}
+        (folder / "about.json.partial").write_text(json.dumps(about), encoding="utf-8")
+        os.replace(folder / "about.json.partial", folder / "about.json")  # last: its presence says the rest is whole
+
+
+class Streamed(Canvases):
+    """Canvases decoded whenever they are asked for, in `workers` threads as soon as `prefetch` names them."""
+
+    def __init__(
+        self, collection: Collection, format: PixelFormat, short_side: int, workers: int, strict: bool = False
+    ) -> None:
+        super().__init__(collection, format, short_side, strict)
+        self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="decode")
+        self._coming: dict[int, Future[np.ndarray | Unreadable]] = {}
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        for index in indices:
+            if index not in self._coming and self.ids[index] not in self.set_aside:
+                self._coming[index] = self._pool.submit(self._decode, index)
+
+    def cancel(self) -> None:
+        for future in self._coming.values():
+            future.cancel()
+        self._coming.clear()
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if self.ids[index] in self.set_aside:
+            raise Unreadable(self.set_aside[self.ids[index]])
+        future = self._coming.pop(index, None)
+        pixels = future.result() if future else self._decode(index)
+        if isinstance(pixels, Unreadable):
+            self._put_aside(self.ids[index], str(pixels))
+            if len(self.set_aside) == len(self):
+                raise nothing_decoded(self.collection, list(self.set_aside.values()))
+            raise pixels
+        return pixels
+
+    def _decode(self, index: int) -> np.ndarray | Unreadable:
+        row = {name: self.rows[name][index].as_py() for name in COLUMNS}
+        pixels = read_items(self.collection.source, [row], self.format, self.short_side)[0]
+        return pixels if isinstance(pixels, Unreadable) else self._held(pixels)
+
+
+def folder_of(collection: Collection, format: PixelFormat, short_side: int) -> Path:
+    """Where the resident canvases of the usable items lie, if they were made."""
+    what = f"{collection.id_hash()} {format.mode} {format.depth} {format.window} {short_side} 2"
+    return cache_folder() / "canvases" / hashlib.blake2b(what.encode(), digest_size=8).hexdigest()
+
+
+def remove_canvases(ids: set[str]) -> None:
+    """Delete every folder of resident canvases that holds one of `ids`, finished or not."""
+    wanted = np.array(sorted(ids), dtype="S32")
+    for folder in sorted((cache_folder() / "canvases").glob("*")):
+        try:
+            with np.load(folder / "index.npz", allow_pickle=False) as index:
+                holds = bool(np.isin(index["ids"], wanted).any())
+        except (OSError, ValueError, KeyError, EOFError):  # never finished: it may hold anything
+            holds = True
+        if holds:
+            shutil.rmtree(folder)
+
+
+def canvas_bytes(rows: pa.Table, format: PixelFormat, short_side: int) -> int:
+    """Bytes that the canvases of `rows` will take, from the headers alone."""
     sizes = np.stack([rows["height"].to_numpy(), rows["width"].to_numpy()], 1).astype(np.float64)
     sizes = np.minimum(sizes, MOST_ELONGATED * sizes.min(1, keepdims=True))
     factor = np.minimum(1.0, short_side / sizes.min(1, keepdims=True))
     sides = np.maximum(1, np.round(sizes * factor)).astype(np.int64)
-    sizes_in_bytes: np.ndarray = sides.prod(1) * channels * (2 if max(rows["depth"].to_pylist()) > 8 else 1)
-    return sizes_in_bytes
+    return int(sides.prod(1).sum()) * format.channels * (1 if format.depth == 8 else 2)
 
 
-def resident(collection: Collection, channels: int, short_side: int) -> Canvases:
-    """Decode the collection's usable items, or map what an earlier start decoded from unchanged data.
+def decoded(
+    collection: Collection,
+    rows: pa.Table,
+    format: PixelFormat,
+    short_side: int | None,
+    title: str,
+    square: int | None = None,
+) -> Iterator[tuple[int, np.ndarray | Unreadable]]:
+    """(number of the row, pixels) of all `rows`, file by file, decoded in threads; see `read_items`."""
+    source = collection.source
 
-    Items that fail to decode are set aside with their reason. Raises `SelfsightError` when the disk
-    is too small or nothing can be decoded.
-    """
+    def read(task: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, np.ndarray | Unreadable]]:
+        pixels = read_items(source, [row for _, row in task], format, short_side, square)
+        return [(number, p) for (number, _), p in zip(task, pixels, strict=True)]
+
+    done = ordered(read, _tasks(rows), ahead=64)
+    for task in track(done, title, len(rows), size=len):
+        yield from task
+
+
+def _tasks(rows: pa.Table) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+    """Numbers and rows, those of one file together in the order of their pages."""
+    numbered = rows.select(COLUMNS).append_column("number", pa.array(range(len(rows))))
+    numbered = numbered.sort_by([("uri", "ascending"), ("page", "ascending")])
+    listed = (row for batch in numbered.to_batches(max_chunksize=4096) for row in batch.to_pylist())
+    for _, same in groupby(listed, key=lambda row: row["uri"]):
+        task = []
+        for row in same:
+            task.append((row["number"], row))
+            if len(task) == PAGES:
+                yield task
+                task = []
+        if task:
+            yield task
+
+
+def measure_format(collection: Collection) -> PixelFormat:
+    """The collection's mode and depth, with its intensity window: all of 8 bits; of deeper data the 0.1 to 99.9
+    percentile over the pixels of `SAMPLE` items, which a few hot or dead pixels do not move."""
+    format = collection.pixel_format
+    if format.depth == 8:
+        return PixelFormat(format.mode, 8, (0.0, 255.0))
     rows = collection.usable
-    dtype = np.uint16 if max(rows["depth"].to_pylist()) > 8 else np.uint8
-    what = f"{collection.id_hash()} {channels} {short_side} {np.dtype(dtype).name} 1"
-    folder = collection.path.parent / "canvases" / hashlib.blake2b(what.encode(), digest_size=8).hexdigest()
-    if not (folder / "index.json").exists():
-        _decode_all(collection, rows, channels, short_side, dtype, folder)
-    index = json.loads((folder / "index.json").read_text())
-    keep = [i for i, item in enumerate(rows["id"].to_pylist()) if item not in index["set_aside"]]
-    shapes = np.array(index["shapes"], dtype=np.int64).reshape(-1, 2)
-    ends = np.cumsum(shapes.prod(1) * channels)
-    pixels = np.memmap(folder / "pixels.bin", dtype=dtype, mode="r")
-    return Canvases(
-        rows.take(keep), shapes, ends - shapes.prod(1) * channels, pixels, channels, tuple(index["window"]),
-        index["set_aside"],
-    )  # fmt: skip
+    chosen = rows.take(np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(int)))
+    values, reasons = [], []
+    for number, pixels in decoded(collection, chosen, format, None, "Measuring intensities"):
+        if isinstance(pixels, Unreadable):
+            reasons.append(str(pixels))
+        elif chosen["depth"][number].as_py() == format.depth:  # not what was translated from another depth
+            finite = pixels[np.isfinite(pixels)]
+            values.append(finite[:: max(1, finite.size // 16384)])
+    if not values:
+        raise nothing_decoded(collection, reasons)
+    low, high = (float(p) for p in np.percentile(np.concatenate(values), [0.1, 99.9], method="nearest"))
+    return PixelFormat(format.mode, format.depth, (low, high if high > low else low + 1.0))
 
 
-def _decode_all(
-    collection: Collection, rows: pa.Table, channels: int, short_side: int, dtype: type, folder: Path
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    need, free = int(canvas_bytes(rows, channels, short_side).sum()), shutil.disk_usage(folder).free
-    console().print(f"Canvases of {len(rows):,} items take {need / 1e6:,.0f} MB in {folder.parent}", style="dim")
+def announce(canvases: str, rows: pa.Table, format: PixelFormat, short_side: int, reason: str) -> None:
+    """Say how canvases are held, before anything big is written. Raises `SelfsightError` if the disk is too small."""
+    need, free = canvas_bytes(rows, format, short_side), free_bytes()
+    where = cache_folder()
+    if canvases == "stream":
+        console().print(f"Images are decoded as they are needed: {reason}.", style="dim", soft_wrap=True)
+        return
+    console().print(
+        f"Canvases of {len(rows):,} items take {need / 1e6:,.0f} MB in {where}: {reason}.", style="dim", soft_wrap=True
+    )
     if need > free:
         raise SelfsightError(
-            f"The canvases need {need / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free. "
-            "Free some, or set SELFSIGHT_CACHE to a larger disk."
+            f"The canvases need {need / 1e9:.1f} GB and {where} has {free / 1e9:.1f} GB free. "
+            "Free some, set SELFSIGHT_CACHE to a larger disk, or give --canvases stream."
         )
 
-    def read(uri: str) -> np.ndarray | Unreadable:
-        try:
-            return decode(collection.file(uri), channels, short_side, deep=dtype is np.uint16)
-        except Unreadable as error:
-            return error
 
-    shapes, set_aside, histogram = [], {}, np.zeros(np.iinfo(dtype).max + 1, dtype=np.int64)
-    partial = folder / "pixels.bin.partial"
-    with partial.open("wb") as out:
-        decoded = in_threads(read, rows["uri"].to_pylist(), "Decoding")
-        for item, canvas in zip(rows["id"].to_pylist(), decoded, strict=True):
-            if isinstance(canvas, Unreadable):
-                set_aside[item] = str(canvas)
-                continue
-            canvas = np.ascontiguousarray(canvas)
-            out.write(canvas.data)
-            shapes.append(canvas.shape[:2])
-            if dtype is np.uint16:
-                histogram += np.bincount(canvas.reshape(-1), minlength=len(histogram))
-    if not shapes:
-        raise SelfsightError(f"None of the {len(rows)} items in {collection.source} could be decoded.")
-    os.replace(partial, folder / "pixels.bin")
-    index = {"shapes": shapes, "set_aside": set_aside, "window": _window(histogram, dtype)}
-    (folder / "index.json.partial").write_text(json.dumps(index))
-    os.replace(folder / "index.json.partial", folder / "index.json")  # last: its presence says the rest is whole
+def free_bytes() -> int:
+    """Bytes that are free where the cache folder is."""
+    where = cache_folder()
+    while not where.exists():
+        where = where.parent
+    return shutil.disk_usage(where).free
 
 
-def _window(histogram: np.ndarray, dtype: type) -> tuple[float, float]:
-    """Intensities that map to [0, 1]: all of 8 bits; the 0.1 to 99.9 percentile of deeper data."""
-    if dtype is np.uint8:
-        return 0.0, 255.0
-    share = np.cumsum(histogram) / histogram.sum()
-    low, high = int(np.searchsorted(share, 0.001)), int(np.searchsorted(share, 0.999))
-    return float(low), float(max(high, low + 1))
+def nothing_decoded(collection: Collection, reasons: list[str]) -> SelfsightError:
+    """The error of a collection none of whose items can be decoded."""
+    most = max(set(reasons), key=reasons.count)
+    return SelfsightError(f"None of the {len(reasons)} images in {collection.about.location} can be decoded ({most}).")

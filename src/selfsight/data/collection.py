@@ -9,30 +9,41 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from selfsight.errors import SelfsightError, first_line
+from selfsight.data.pixels import PixelFormat, common_format
+from selfsight.data.sources.choose import make_source
+from selfsight.data.sources.columns import BOXES_TYPE
+from selfsight.data.sources.source import Options, Source
+from selfsight.errors import SelfsightError, first_line, in_words
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # What is known of an item. Manifests may add columns of any other name.
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("uri", pa.string()),  # relative to the source
+        ("page", pa.int64()),  # page or frame of a file that holds several
         ("content_hash", pa.string()),  # exact duplicates share it
         ("format", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("mode", pa.string()),  # L, RGB, … or the number of channels
         ("channels", pa.int16()),
-        ("depth", pa.int16()),  # bits per sample
+        ("depth", pa.int16()),  # 8 or 16 bits, 32 for all that is read as float
         ("status", pa.string()),  # "ok" | "set_aside"
         ("reason", pa.string()),
         ("label", pa.string()),
@@ -40,33 +51,66 @@ SCHEMA = pa.schema(
         ("group", pa.string()),
         ("site", pa.string()),
         ("sequence", pa.string()),
-        ("frame", pa.int64()),
+        ("frame", pa.int64()),  # place in the sequence
         ("bytes", pa.int64()),
         ("modified_ns", pa.int64()),
     ]
 )
-RESERVED = ("intrinsics", "boxes", "mask")
+# Types of columns that have a meaning of their own; any other column is text.
+RESERVED = {"intrinsics": pa.string(), "boxes": BOXES_TYPE, "mask": pa.string()}
+_KEPT = timedelta(days=1)  # elder versions stay for whoever still reads them
 
 
-def item_id(source: str, uri: str, frame: int = 0) -> str:
+def item_id(source: str, uri: str, page: int = 0) -> str:
     """128-bit id of an item: a hash of (source name, relative path, page or frame)."""
-    text = "\0".join((source, uri, str(frame)))
+    text = "\0".join((source, uri, str(page)))
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
-@dataclass
-class Collection:
-    """A table of items on disk, opened at one version.
+def schema_with(columns: Iterable[str]) -> pa.Schema:
+    """`SCHEMA` and the columns beyond it that a source was told to fill."""
+    extra = [pa.field(name, RESERVED.get(name, pa.string())) for name in columns if name not in (*SCHEMA.names, "path")]
+    return pa.schema([*SCHEMA, *extra])
 
-    `path` is the Lance folder; `source` the folder that the `uri` column is relative to; `table`
-    holds the rows in the order of `id`; `others` counts files that were no images.
+
+@dataclass
+class About:
+    """What a collection says of itself, kept with its table.
+
+    location, options: what finds and lists the source again. others: how many files were no images, by suffix.
+    listing: hash of the source's listing, by which an unchanged source is known. forgotten: ids that were
+    removed for good and must not come back.
     """
 
-    path: Path
-    source: Path
-    table: pa.Table
-    version: int
-    others: int = 0
+    location: str
+    options: Options = field(default_factory=Options)
+    others: dict[str, int] = field(default_factory=dict)
+    listing: str = ""
+    forgotten: list[str] = field(default_factory=list)
+
+    def to_metadata(self) -> dict[str, str]:
+        """Texts, for a schema."""
+        values = {"location": self.location, "options": self.options.to_dict(), "others": self.others}
+        values |= {"listing": self.listing, "forgotten": self.forgotten}
+        return {"format_version": str(FORMAT_VERSION), "selfsight": json.dumps(values)}
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[bytes, bytes]) -> About:
+        """What `to_metadata` gave; also what version 1 wrote."""
+        if b"selfsight" not in metadata:
+            return cls(metadata.get(b"source", b"").decode(), others={"": int(metadata.get(b"others", b"0"))})
+        values = json.loads(metadata[b"selfsight"])
+        return cls(**values | {"options": Options.from_dict(values["options"])})
+
+
+class Collection:
+    """A table of items on disk, opened at one version. `path` is the Lance folder."""
+
+    def __init__(self, path: Path, dataset: Any) -> None:
+        self.path = path
+        self.version: int = dataset.version
+        self.about = About.from_metadata(dataset.schema.metadata or {})
+        self._dataset = dataset
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Collection:
@@ -74,63 +118,107 @@ class Collection:
         import lance
 
         path = Path(path)
+        _recover(path)
         try:
             dataset = lance.dataset(str(path))
         except (ValueError, OSError) as error:
             raise SelfsightError(
                 f"{path} is not a collection ({first_line(error)}). Give a folder of images, or a .lance folder."
             ) from None
-        if not set(SCHEMA.names) <= set(dataset.schema.names):
+        if not {"id", "uri", "status", "reason"} <= set(dataset.schema.names):
             raise SelfsightError(f"{path} is a Lance table but not a collection. Give a folder of images.")
-        about = {k.decode(): v.decode() for k, v in (dataset.schema.metadata or {}).items()}
-        if int(about.get("format_version", FORMAT_VERSION)) > FORMAT_VERSION:
+        version = int((dataset.schema.metadata or {}).get(b"format_version", b"1"))
+        if version > FORMAT_VERSION:
             raise SelfsightError(f"{path} was written by a newer selfsight. Run: pip install -U selfsight")
-        table = dataset.to_table().sort_by("id")
-        return cls(path, Path(about.get("source", "")), table, dataset.version, int(about.get("others", 0)))
+        return cls(path, dataset)
+
+    @staticmethod
+    def exists(path: Path) -> bool:
+        """Whether a table was ever committed at `path`; a kill may leave a folder without one."""
+        return any((path / "_versions").glob("*"))
 
     @classmethod
     def write(
-        cls, path: str | os.PathLike[str], rows: pa.Table, source: str | os.PathLike[str], others: int = 0
+        cls, path: str | os.PathLike[str], rows: pa.Table | Iterable[pa.RecordBatch], schema: pa.Schema, about: About
     ) -> Collection:
-        """Write `rows` (any subset of `SCHEMA`, `id` and `uri` at least, and other columns) as a new version."""
-        for name in SCHEMA.names:
-            if name not in rows.column_names:
-                rows = rows.append_column(SCHEMA.field(name), pa.nulls(len(rows), SCHEMA.field(name).type))
-        extra = [f for f in rows.schema if f.name not in SCHEMA.names]
-        about = {"format_version": str(FORMAT_VERSION), "source": str(source), "others": str(others)}
-        schema = pa.schema([*SCHEMA, *extra], metadata=about)
-        rows = rows.select(schema.names).cast(schema).sort_by("id")
-        if len(rows) != len(rows.column("id").unique()):
-            raise SelfsightError("Two items share an id. Every (source, path, frame) must be listed once.")
+        """Write `rows`, whole or as a stream of batches with the columns of `schema`, as a new version."""
+        import lance
+
+        schema = schema.with_metadata(about.to_metadata())
+        batches = rows.cast(schema).to_batches() if isinstance(rows, pa.Table) else rows
+        reader = pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in batches))
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_table(rows, path)
+        mode = "overwrite" if cls.exists(Path(path)) else "create"
+        with _writing(path):
+            lance.write_dataset(reader, str(path), mode=mode).cleanup_old_versions(older_than=_KEPT)
         return cls.open(path)
 
+    @classmethod
+    def append(cls, path: str | os.PathLike[str], rows: pa.Table, about: About) -> None:
+        """Add `rows` to a collection, which begins with them if there is none."""
+        import lance
+
+        rows = rows.replace_schema_metadata(about.to_metadata())
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with _writing(path):
+            lance.write_dataset(rows, str(path), mode="append" if cls.exists(Path(path)) else "create")
+
+    # -- the rows --
+
     def __len__(self) -> int:
-        return len(self.table)
+        return int(self._dataset.count_rows())
+
+    def batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows in the order in which they lie, a few thousand at a time."""
+        yield from self._dataset.to_batches(columns=columns, batch_size=8192)
+
+    def take(self, positions: np.ndarray) -> pa.Table:
+        """The rows at these positions of `batches()`."""
+        return self._dataset.take(positions.tolist())
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns."""
+        return list(self._dataset.schema.names)
+
+    @cached_property
+    def table(self) -> pa.Table:
+        """All rows in memory, in the order of `id`."""
+        table = self._dataset.to_table().sort_by("id")
+        if "mode" not in table.column_names:  # version 1: files of one image, grey or RGB
+            grey = pc.equal(table["channels"], 1)
+            table = table.append_column("mode", pc.if_else(grey, "L", "RGB"))
+            table = table.append_column("page", pa.nulls(len(table), pa.int64()))
+        return table
 
     @property
     def usable(self) -> pa.Table:
         """The rows that can be read, in the order of `id`."""
-        import pyarrow.compute as pc
-
         return self.table.filter(pc.equal(self.table["status"], "ok"))
 
     @property
     def set_aside(self) -> pa.Table:
         """The rows that cannot be read, with their `reason`."""
-        import pyarrow.compute as pc
-
         return self.table.filter(pc.equal(self.table["status"], "set_aside"))
 
-    def file(self, uri: str) -> Path:
-        """The file of an item."""
-        return self.source / uri
+    @property
+    def others(self) -> int:
+        """How many files of the source were no images."""
+        return sum(self.about.others.values())
+
+    @cached_property
+    def source(self) -> Source:
+        """Where the items are read from. Raises `SelfsightError` if it is not there any more."""
+        return make_source(self.about.location, self.about.options)
+
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """The form in which the usable items meet."""
+        usable = self.usable
+        return common_format(usable["mode"].to_pylist(), usable["depth"].to_pylist())
 
     def uri_of(self, item: str) -> str:
         """The relative path of the item with this id."""
-        import pyarrow.compute as pc
-
         return str(self.table.filter(pc.equal(self.table["id"], item))["uri"][0].as_py())
 
     def id_hash(self) -> str:
@@ -154,15 +242,17 @@ class Collection:
             folder, *inside = Path(uri).parts
             if not label and not inside:
                 raise SelfsightError(
-                    f"No label for {self.file(uri)}. Put each class in a folder of its own: CLASS/image.jpg."
+                    f"No label for {uri} of {self.about.location}. Put each class in a folder of its own: "
+                    "CLASS/image.jpg, or name the column that holds it: selfsight import --columns label=COLUMN"
                 )
             labels.append(label or folder)
         return labels
 
     # -- features, by id, in a table of their own so that nothing done to the collection loses them --
 
-    def _features_path(self, digest: str) -> Path:
-        return self.path.parent / "features" / f"{digest}.lance"
+    @property
+    def features_folder(self) -> Path:
+        return self.path.parent / "features"
 
     def read_features(self, digest: str, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         """Features kept for `rows` from the encoder `digest`.
@@ -172,9 +262,9 @@ class Collection:
         """
         import lance
 
-        path = self._features_path(digest)
+        path = self.features_folder / f"{digest}.lance"
         none = np.zeros(len(rows), dtype=bool), np.zeros((0, 0), dtype=np.float32)
-        if not path.exists():
+        if not self.exists(path):
             return none
         kept = lance.dataset(str(path)).to_table()
         where = {key: i for i, key in enumerate(_keys(kept))}
@@ -192,19 +282,86 @@ class Collection:
         values = pa.array(np.ascontiguousarray(features, dtype=np.float32).reshape(-1))
         vectors = pa.FixedSizeListArray.from_arrays(values, features.shape[1])
         table = pa.table({"id": rows["id"], "content_hash": rows["content_hash"], "features": vectors})
-        path = self._features_path(digest)
+        path = self.features_folder / f"{digest}.lance"
         path.parent.mkdir(parents=True, exist_ok=True)
-        lance.write_dataset(table, str(path), mode="append" if path.exists() else "create")
+        with _writing(path):
+            lance.write_dataset(table, str(path), mode="append" if self.exists(path) else "create")
 
     # -- decisions of people --
+
+    @property
+    def journal(self) -> Path:
+        return self.path.parent / "decisions.jsonl"
 
     def decide(self, item: str, field: str, new: Any, by: str, old: Any = None) -> None:
         """Append one decision to the journal, on disk when this returns. Undo appends the inverse."""
         entry = {"time": time.time(), "id": item, "field": field, "old": old, "new": new, "by": by}
-        with (self.path.parent / "decisions.jsonl").open("a") as journal:
+        with self.journal.open("a") as journal:
             journal.write(json.dumps(entry) + "\n")
             journal.flush()
             os.fsync(journal.fileno())
+
+    # -- removal for good --
+
+    def forget(self, ids: Sequence[str]) -> Collection:
+        """Rewrite the table, the features and the journal without `ids`, and remove every older version of them.
+
+        The ids themselves are kept in `about.forgotten`, so that a new import does not bring the items back.
+        """
+        gone = pa.array(sorted(set(ids)), pa.string())
+        about = self.about
+        about.forgotten = sorted({*about.forgotten, *gone.to_pylist()})
+        _rewrite(self.path, gone, about.to_metadata())
+        for features in sorted(self.features_folder.glob("*.lance")):
+            _recover(features)
+            _rewrite(features, gone)
+        if self.journal.exists():
+            lines = self.journal.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line)["id"] not in set(ids)]
+            partial = self.journal.with_name("decisions.jsonl.partial")
+            with partial.open("w", encoding="utf-8") as file:
+                file.writelines(kept)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, self.journal)
+        return Collection.open(self.path)
+
+
+@contextmanager
+def _writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Lance commits a version whole or not at all, so whatever stops it loses nothing but this version."""
+    try:
+        yield
+    except OSError as error:
+        raise SelfsightError(
+            f"{path} cannot be written: {in_words(error)}. What was there is as it was; mend that and try again."
+        ) from None
+
+
+def _rewrite(path: Path, gone: pa.Array, metadata: dict[str, str] | None = None) -> None:
+    """A Lance data set without the rows whose id is in `gone`, in new files; the old ones are removed."""
+    import lance
+
+    dataset = lance.dataset(str(path))
+    schema = dataset.schema.with_metadata(metadata) if metadata else dataset.schema
+    kept = (batch.filter(pc.invert(pc.is_in(batch["id"], gone))).cast(schema) for batch in dataset.to_batches())
+    fresh, old = path.with_name(path.name + ".fresh"), path.with_name(path.name + ".old")
+    shutil.rmtree(fresh, ignore_errors=True)
+    with _writing(fresh):
+        lance.write_dataset(pa.RecordBatchReader.from_batches(schema, kept), str(fresh))
+    os.replace(path, old)
+    os.replace(fresh, path)
+    shutil.rmtree(old)
+
+
+def _recover(path: Path) -> None:
+    """Finish a `_rewrite` that was killed between its two renamings."""
+    old = path.with_name(path.name + ".old")
+    if old.exists():
+        if not path.exists():
+            os.replace(old, path)
+        else:
+            shutil.rmtree(old)
 
 
 def _keys(rows: pa.Table) -> list[tuple[str, str]]:
@@ -215,9 +372,5 @@ def write_table(table: pa.Table, path: str | os.PathLike[str]) -> None:
     """Write any table as a Lance data set."""
     import lance
 
-    lance.write_dataset(table, str(path), mode="overwrite" if Path(path).exists() else "create")
-
-
-def rows_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """A table of item dictionaries, typed by `SCHEMA`."""
-    return pa.Table.from_pylist(list(rows), schema=SCHEMA)
+    with _writing(path):
+        lance.write_dataset(table, str(path), mode="overwrite" if Path(path).exists() else "create")

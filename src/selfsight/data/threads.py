@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -14,24 +14,23 @@ R = TypeVar("R")
 
 def in_threads(work: Callable[[T], R], inputs: Sequence[T], title: str, ahead: int = 512) -> Iterator[R]:
     """Yield `work(x)` for each of `inputs`, in order, at most `ahead` of them finished or under way."""
+    yield from track(ordered(work, inputs, ahead), title, len(inputs))
+
+
+def ordered(work: Callable[[T], R], inputs: Iterable[T], ahead: int, workers: int | None = None) -> Iterator[R]:
+    """`in_threads` without a bar, of inputs that may have no end."""
     waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(max_workers=min(32, 2 * (os.cpu_count() or 1))) as pool:
-        yield from track(_ordered(pool, work, inputs, waiting, ahead), title, len(inputs))
-
-
-def _ordered(
-    pool: ThreadPoolExecutor, work: Callable[[T], R], inputs: Sequence[T], waiting: deque[Future[R]], ahead: int
-) -> Iterator[R]:
-    try:
-        for value in inputs:
-            if len(waiting) == ahead:
+    with ThreadPoolExecutor(workers or min(32, 2 * (os.cpu_count() or 1))) as pool:
+        try:
+            for value in inputs:
+                if len(waiting) == ahead:
+                    yield waiting.popleft().result()
+                waiting.append(pool.submit(work, value))
+            while waiting:
                 yield waiting.popleft().result()
-            waiting.append(pool.submit(work, value))
-        while waiting:
-            yield waiting.popleft().result()
-    finally:  # stopped early: what has not begun is not begun
-        for future in waiting:
-            future.cancel()
+        finally:  # stopped early: what has not begun is not begun
+            for future in waiting:
+                future.cancel()
 
 
 def console():  # type: ignore[no-untyped-def]
@@ -41,13 +40,19 @@ def console():  # type: ignore[no-untyped-def]
     return Console(stderr=True)
 
 
-def track(items: Iterator[T], title: str, total: int) -> Iterator[T]:
-    """Yield `items` while a bar with count and time left runs on stderr, where stderr is a terminal."""
+def track(items: Iterable[T], title: str, total: int | None, size: Callable[[T], int] = lambda item: 1) -> Iterator[T]:
+    """Yield `items` while a bar with count and time left runs on stderr, where stderr is a terminal.
+
+    `size` says how much of `total` an item is.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    if not console().is_terminal:
+        yield from items
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console(), transient=True) as progress:
         task = progress.add_task(title, total=total)
         for item in items:
             yield item
-            progress.advance(task)
+            progress.advance(task, size(item))

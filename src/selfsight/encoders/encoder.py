@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from selfsight.data.formats.format import usual_mode
+from selfsight.data.pixels import PixelFormat
 from selfsight.encoders.tokens import forward_tokens, is_token_model
 from selfsight.errors import SelfsightError
 
@@ -19,8 +21,9 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a file becomes the encoder's input: resized to `size` x `size` by antialiased bicubic,
-    `window` mapped to [0, 1], normalised by `mean` and `std` of each of `channels`; `depth` in bits."""
+    """How a file becomes the encoder's input: brought to `mode` and `depth` (see `PixelFormat`), resized to
+    `size` x `size` by antialiased bicubic, `window` mapped to [0, 1], normalised by `mean` and `std` of each of
+    `channels`. Without a `mode` it is the usual one of that many channels."""
 
     channels: int
     size: int
@@ -28,11 +31,15 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     depth: int = 8
+    mode: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mode", self.mode or usual_mode(self.channels))
 
     @property
-    def deep(self) -> bool:
-        """Whether files are read with more than 8 bits."""
-        return self.depth > 8
+    def format(self) -> PixelFormat:
+        """The form in which files are read."""
+        return PixelFormat(self.mode, self.depth, self.window)
 
 
 @dataclass

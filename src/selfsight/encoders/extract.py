@@ -9,13 +9,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from selfsight.data.canvases import decoded
 from selfsight.data.collection import Collection
-from selfsight.data.decoding import Unreadable, decode
-from selfsight.data.threads import in_threads
+from selfsight.data.formats.format import Unreadable
 from selfsight.encoders.encoder import Encoder, Preprocessing
 from selfsight.errors import SelfsightError
 
 BATCH = 256
+KEEP_EVERY = 16 * BATCH  # items, after which features are kept whatever happens next
 
 
 def best_device() -> str:
@@ -38,26 +39,22 @@ def to_input(pixels: np.ndarray, preprocessing: Preprocessing) -> Tensor:
 def input_batches(
     collection: Collection, rows: pa.Table, preprocessing: Preprocessing, title: str
 ) -> Iterator[tuple[list[int], np.ndarray, dict[int, str]]]:
-    """Batches of (row numbers, pixels [B, S, S, C], {row number: reason} of rows that cannot be decoded)."""
+    """Batches of (row numbers, pixels [B, S, S, C], {row number: reason} of rows that cannot be decoded).
 
-    def read(uri: str) -> np.ndarray | str:
-        try:
-            return decode(
-                collection.file(uri), preprocessing.channels, square=preprocessing.size, deep=preprocessing.deep
-            )
-        except Unreadable as error:
-            return str(error)
+    Rows come file by file, not in their own order.
+    """
 
     numbers: list[int] = []
     pixels: list[np.ndarray] = []
     failed: dict[int, str] = {}
-    for number, image in enumerate(in_threads(read, rows["uri"].to_pylist(), title)):
-        if isinstance(image, str):
-            failed[number] = image
+    done = decoded(collection, rows, preprocessing.format, None, title, square=preprocessing.size)
+    for count, (number, image) in enumerate(done, start=1):
+        if isinstance(image, Unreadable):
+            failed[number] = str(image)
         else:
             numbers.append(number)
             pixels.append(image)
-        if len(pixels) == BATCH or (number == len(rows) - 1 and (pixels or failed)):
+        if len(pixels) == BATCH or (count == len(rows) and (pixels or failed)):
             yield numbers, np.stack(pixels) if pixels else np.empty((0,)), failed
             numbers, pixels, failed = [], [], {}
 
@@ -85,16 +82,21 @@ def pooled(
         done: list[int] = []
         device = best_device()
         encoder = encoder.to(device)
-        for numbers, pixels, failed in input_batches(collection, todo, encoder.preprocessing, "Encoding"):
-            bad |= {todo["id"][i].as_py(): reason for i, reason in failed.items()}
-            if numbers:
-                images = to_input(pixels, encoder.preprocessing).to(device)
-                fresh[numbers] = encoder(images).pooled.float().cpu().numpy()
-                done += numbers
+        try:
+            for numbers, pixels, failed in input_batches(collection, todo, encoder.preprocessing, "Encoding"):
+                bad |= {todo["id"][i].as_py(): reason for i, reason in failed.items()}
+                if numbers:
+                    images = to_input(pixels, encoder.preprocessing).to(device)
+                    fresh[numbers] = encoder(images).pooled.float().cpu().numpy()
+                    done += numbers
+                if len(done) >= KEEP_EVERY:
+                    collection.add_features(digest, todo.take(done), fresh[done])
+                    done = []
+        finally:  # also what Ctrl-C leaves
+            if done:
+                collection.add_features(digest, todo.take(done), fresh[done])
         features[missing] = fresh
-        if done:
-            collection.add_features(digest, todo.take(done), fresh[done])
     keep = [i for i, item in enumerate(rows["id"].to_pylist()) if item not in bad]
     if not keep:
-        raise SelfsightError(f"None of the {len(rows)} images in {collection.source} can be decoded.")
+        raise SelfsightError(f"None of the {len(rows)} images in {collection.about.location} can be decoded.")
     return rows.take(keep), features[keep], bad

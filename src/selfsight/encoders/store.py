@@ -12,6 +12,8 @@ import numpy as np
 import timm
 import torch
 
+from selfsight.data.formats.format import channels_of
+from selfsight.data.pixels import PixelFormat
 from selfsight.encoders.encoder import FORMAT_VERSION, Encoder, Preprocessing
 from selfsight.errors import SelfsightError, first_line
 
@@ -54,8 +56,8 @@ def takes_any_size(name: str) -> bool:
     return name.removeprefix("timm/").startswith(("vit_", "deit"))
 
 
-def stock(name: str, channels: int, depth: int) -> Encoder:
-    """A pretrained timm model with its own size and normalisation, fitted to `channels`."""
+def stock(name: str, format: PixelFormat) -> Encoder:
+    """A pretrained timm model with its own size and normalisation, fitted to the data: grey, RGB, or its channels."""
     base = name.removeprefix("timm/")
     try:
         cfg = timm.get_pretrained_cfg(base, allow_unregistered=False) if timm.is_model(base.split(".")[0]) else None
@@ -63,10 +65,12 @@ def stock(name: str, channels: int, depth: int) -> Encoder:
         raise SelfsightError(f"timm has no weights {base!r}: {first_line(error)}") from None
     size = cfg.input_size[-1] if cfg else 224
     mean, std = (cfg.mean, cfg.std) if cfg else IMAGENET
+    mode = format.mode if format.mode.isdigit() else "L" if format.mode in ("L", "LA") else "RGB"
+    channels = channels_of(mode)
     if channels != 3:  # the mean filter of RGB, the mean statistics
         mean, std = (float(np.mean(mean)),) * channels, (float(np.mean(std)),) * channels
-    window = (0.0, 255.0 if depth <= 8 else 65535.0)
-    return create(base, Preprocessing(channels, size, window, tuple(mean), tuple(std), depth), pretrained=True)
+    preprocessing = Preprocessing(channels, size, format.window, tuple(mean), tuple(std), format.depth, mode)
+    return create(base, preprocessing, pretrained=True)
 
 
 def save(encoder: Encoder, folder: str | os.PathLike[str]) -> None:
@@ -89,7 +93,13 @@ def save(encoder: Encoder, folder: str | os.PathLike[str]) -> None:
     save_for_hf(encoder.net, str(partial), data_config=data_config, safe_serialization=True)
     config = partial / "config.json"
     content = json.loads(config.read_text())
-    content["selfsight"] = {"format_version": FORMAT_VERSION, "window": p.window, "depth": p.depth, **encoder.about}
+    content["selfsight"] = {
+        "format_version": FORMAT_VERSION,
+        "window": p.window,
+        "depth": p.depth,
+        "mode": p.mode,
+        **encoder.about,
+    }
     config.write_text(json.dumps(content, indent=2))
     os.replace(partial / "model.safetensors", folder / "model.safetensors")
     os.replace(config, folder / "config.json")  # last: its presence says the encoder is whole
@@ -106,7 +116,7 @@ def read_folder(folder: str | os.PathLike[str]) -> Encoder:
         channels, _, size = cfg["input_size"]
         window = tuple(about.get("window", (0.0, 255.0)))
         preprocessing = Preprocessing(
-            channels, size, window, tuple(cfg["mean"]), tuple(cfg["std"]), about.get("depth", 8)
+            channels, size, window, tuple(cfg["mean"]), tuple(cfg["std"]), about.get("depth", 8), about.get("mode", "")
         )
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise SelfsightError(f"{folder} holds no encoder ({type(error).__name__}: {error}).") from None
@@ -118,14 +128,14 @@ def read_folder(folder: str | os.PathLike[str]) -> Encoder:
             net = timm.create_model(f"local-dir:{folder}", pretrained=True)
         except Exception as error:  # a damaged file raises many kinds
             raise SelfsightError(f"The encoder in {folder} cannot be read: {first_line(error)}") from None
-    rest = {k: v for k, v in about.items() if k not in ("format_version", "window", "depth")}
+    rest = {k: v for k, v in about.items() if k not in ("format_version", "window", "depth", "mode")}
     return Encoder(net, preprocessing, rest).eval()
 
 
-def load(model: str | os.PathLike[str], channels: int | None = None, depth: int = 8) -> Encoder:
+def load(model: str | os.PathLike[str], format: PixelFormat | None = None) -> Encoder:
     """The encoder of a run folder, of an encoder folder, or of a stock timm name.
 
-    `channels` and `depth` (bits) of the data fit a stock model, which brings no data of its own.
+    `format`: of the data, to which a stock model is fitted; 8-bit RGB if not given.
     """
     path = Path(model)
     for folder in (path / "encoder", path):
@@ -133,7 +143,7 @@ def load(model: str | os.PathLike[str], channels: int | None = None, depth: int 
             return read_folder(folder)
     if path.exists() or (os.sep in str(model) and not timm.is_model(str(model).removeprefix("timm/").split(".")[0])):
         raise SelfsightError(f"{model} holds no encoder. Give a run folder, or the name of a timm model.")
-    return stock(str(model), channels or 3, depth).eval()
+    return stock(str(model), format or PixelFormat("RGB", 8, (0.0, 255.0))).eval()
 
 
 def random_like(encoder: Encoder, seed: int = 0) -> Encoder:

@@ -8,13 +8,12 @@ import numpy as np
 import pyarrow as pa
 
 from selfsight.data.collection import Collection
-from selfsight.data.threads import in_threads
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.extract import pooled
 from selfsight.encoders.store import load
 from selfsight.errors import SelfsightError, first_line
 from selfsight.probing.neighbours import nearest
-from selfsight.report.pictures import data_uri, data_uris, thumbnail
+from selfsight.report.pictures import data_uri, data_uris, thumbnails_of
 from selfsight.training.run import Run
 
 MOST_ITEMS = 1500  # of the map: t-SNE stays within seconds and the page within 8 MB
@@ -40,19 +39,21 @@ class Atlas:
 
 def draw(run: Run, collection: Collection, thumbnails: bool) -> Atlas:
     """The atlas of `collection` by the encoder of `run`. Raises `SelfsightError` saying why it cannot be drawn."""
-    if not collection.source.is_dir():
-        raise SelfsightError(f"the images are not there: {collection.source} does not exist")
+    try:
+        collection.source  # noqa: B018
+    except SelfsightError as error:
+        raise SelfsightError(f"the images are not there: {error}") from None
     encoder = load(run.path)
     usable = collection.usable
     rows, features, bad = pooled(encoder, collection, spaced(usable, MOST_ITEMS))
     if not len(rows):
         reason = first_line(Exception(next(iter(bad.values()), "no item")))
-        raise SelfsightError(f"the images are not there: none in {collection.source} can be read ({reason})")
+        raise SelfsightError(f"the images are not there: none in {collection.about.location} can be read ({reason})")
     names = rows["uri"].to_pylist()
     pictures, gallery = [], []
     if thumbnails:
-        pictures = _pictures(encoder, collection, names)
-        gallery = _gallery(encoder, collection, names, features)
+        pictures = data_uris(list(thumbnails_of(collection, rows, encoder, MAP_SIDE).values()), MAP_BYTES)
+        gallery = _gallery(encoder, collection, rows, features)
     return Atlas(names, places(features), pictures, gallery, len(usable), len(bad))
 
 
@@ -91,23 +92,14 @@ def neighbours(features: np.ndarray) -> list[tuple[int, list[tuple[int, float]]]
     return out
 
 
-def _pictures(encoder: Encoder, collection: Collection, names: list[str]) -> list[str]:
-    window = encoder.preprocessing.window
-    small = in_threads(lambda uri: thumbnail(collection.file(uri), window, MAP_SIDE), names, "Thumbnails")
-    return data_uris(list(small), MAP_BYTES)
-
-
-def _gallery(
-    encoder: Encoder, collection: Collection, names: list[str], features: np.ndarray
-) -> list[dict[str, object]]:
-    window = encoder.preprocessing.window
+def _gallery(encoder: Encoder, collection: Collection, rows: pa.Table, features: np.ndarray) -> list[dict[str, object]]:
+    found = [(query, nearest) for query, nearest in neighbours(features) if nearest]
+    shown = sorted({query for query, _ in found} | {i for _, nearest in found for i, _ in nearest})
+    pictures = thumbnails_of(collection, rows.take(shown), encoder, GALLERY_SIDE)
+    names = rows["uri"].to_pylist()
 
     def tile(index: int, cosine: float = 1.0) -> dict[str, object]:
-        picture = data_uri(thumbnail(collection.file(names[index]), window, GALLERY_SIDE))
+        picture = data_uri(pictures[shown.index(index)])
         return {"name": names[index], "picture": picture, "similarity": cosine}
 
-    return [
-        {"query": tile(query), "nearest": [tile(i, cosine) for i, cosine in found]}
-        for query, found in neighbours(features)
-        if found
-    ]
+    return [{"query": tile(query), "nearest": [tile(i, cosine) for i, cosine in near]} for query, near in found]

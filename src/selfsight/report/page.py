@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections import Counter
 from typing import Any
 
 import plotly
@@ -134,8 +135,9 @@ def _evaluated(run: Run, evaluation: dict[str, Any] | None) -> dict[str, Any]:
 
 def _left_out(run: Run, collection: Collection | None) -> dict[str, Any]:
     rows = tables.set_aside(run, collection)
-    others = collection.others if collection is not None else None
-    return {"set_aside": rows[:MOST_SET_ASIDE], "set_aside_count": len(rows), "others": others}
+    others = collection.about.others if collection is not None else None
+    reasons = Counter(row["reason"] for row in rows).most_common()
+    return {"set_aside": rows[:MOST_SET_ASIDE], "set_aside_count": len(rows), "reasons": reasons, "others": others}
 
 
 def _machine(run: Run) -> list[tuple[str, str]]:

@@ -7,27 +7,39 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
-from selfsight.data.decoding import Unreadable, open_image
+from selfsight.data.canvases import decoded
+from selfsight.data.collection import Collection
+from selfsight.data.formats.format import Unreadable
+from selfsight.data.pixels import PixelFormat
+from selfsight.encoders.encoder import Encoder
 
 QUALITIES = (80, 65, 50, 35)  # of JPEG; the first whose pictures fit is used
 GREY = (200, 200, 200)
 
 
-def thumbnail(path: Path, window: tuple[float, float], side: int) -> Image.Image:
-    """The upright image of a file, at most `side` px long, 8 bits. `window` (low, high) is the intensity that maps
-    to black and white of 16-bit images. A grey square stands for a file that cannot be read."""
-    try:
-        image = open_image(path)
-    except Unreadable:
-        return Image.new("RGB", (side, side), GREY)
-    if image.mode == "I;16":
-        low, high = window
-        unit = (np.asarray(image, dtype=np.float32) - low) / max(high - low, 1e-6)
-        image = Image.fromarray((unit.clip(0.0, 1.0) * 255).round().astype(np.uint8))
-    image.thumbnail((side, side), Image.Resampling.BICUBIC)
-    return image
+def thumbnails_of(collection: Collection, rows: pa.Table, encoder: Encoder, side: int) -> dict[int, Image.Image]:
+    """{number of the row: the item, at most `side` px long, 8 bits, as the encoder's window of intensities shows it}.
+
+    A grey square stands for an item that cannot be read; of more than three channels the first three are shown.
+    """
+    format = encoder.preprocessing.format
+    out = {}
+    for number, pixels in decoded(collection, rows, format, 2 * side, "Thumbnails"):
+        out[number] = Image.new("RGB", (side, side), GREY) if isinstance(pixels, Unreadable) else _shown(pixels, format)
+        out[number].thumbnail((side, side), Image.Resampling.BICUBIC)
+    return dict(sorted(out.items()))
+
+
+def _shown(pixels: np.ndarray, format: PixelFormat) -> Image.Image:
+    low, high = format.window
+    unit = ((pixels.astype(np.float32) - low) / max(high - low, 1e-6)).clip(0.0, 1.0)
+    small = (unit * 255).round().astype(np.uint8)
+    if format.mode == "CMYK":
+        return Image.fromarray(small, mode="CMYK").convert("RGB")
+    return Image.fromarray(small[:, :, :3]) if small.shape[2] >= 3 else Image.fromarray(small[:, :, 0])
 
 
 def data_uri(image: Image.Image, quality: int = QUALITIES[0]) -> str:
@@ -50,6 +62,7 @@ def data_uris(images: list[Image.Image], most_bytes: int) -> list[str]:
 def sheet_uri(path: Path) -> str | None:
     """The view sheet of a run as a data URI; None where there is none or it cannot be read."""
     try:
-        return data_uri(open_image(path))
-    except Unreadable:
+        with Image.open(path, formats=["PNG"]) as sheet:
+            return data_uri(sheet.convert("RGB"))
+    except (OSError, ValueError):
         return None

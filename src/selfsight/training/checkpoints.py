@@ -23,6 +23,19 @@ def save_checkpoint(folder: Path, module: nn.Module, optimiser: torch.optim.Opti
     final = folder / f"step-{state['step']:08d}"
     partial = folder / f"{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _write(partial, module, optimiser, state)
+    except (OSError, SafetensorError):
+        shutil.rmtree(partial, ignore_errors=True)  # on a full disk it only takes room
+        raise
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(partial, final)
+    for old in sorted(folder.glob("step-*[0-9]"))[:-KEPT]:
+        shutil.rmtree(old)
+
+
+def _write(partial: Path, module: nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """The files of a checkpoint, on disk when this returns."""
     partial.mkdir(parents=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in _unshared(module).items()}, partial / "module.safetensors")
     save_file(_optimiser_tensors(optimiser) | _random_states(), partial / "optimiser.safetensors")
@@ -30,10 +43,6 @@ def save_checkpoint(folder: Path, module: nn.Module, optimiser: torch.optim.Opti
     for file in partial.iterdir():
         with file.open("rb") as written:
             os.fsync(written.fileno())
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial, final)
-    for old in sorted(folder.glob("step-*[0-9]"))[:-KEPT]:
-        shutil.rmtree(old)
 
 
 def load_checkpoint(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any] | None:

@@ -173,11 +173,17 @@ class Metrics:
             self.board.add_scalar(key, value, row["step"])
 
     def __enter__(self) -> Metrics:
+        # TensorBoard writes in a thread. What stops it there it also raises here: once is enough.
+        self._hook = threading.excepthook
+        threading.excepthook = lambda args: None if args.exc_type is OSError else self._hook(args)
         return self
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self.file.close()
-        self.board.close()
+        try:
+            self.file.close()
+            self.board.close()
+        finally:
+            threading.excepthook = self._hook
 
 
 class Stopped(KeyboardInterrupt):

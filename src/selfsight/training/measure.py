@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfsight.data.batches import Batches
-from selfsight.data.canvases import Canvases
+from selfsight.data.canvases import Canvases, nothing_decoded
 from selfsight.encoders.encoder import Encoder
 from selfsight.views.make import Normalisation
 
@@ -20,16 +20,19 @@ BATCH = 256
 
 def measure_normalisation(canvases: Canvases, items: int = 1000) -> Normalisation:
     """Mean and deviation per channel over `items` canvases, spread evenly over the collection."""
-    low, high = canvases.window
-    count, total, squares = 0, np.zeros(canvases.channels), np.zeros(canvases.channels)
-    for i in np.unique(np.linspace(0, len(canvases) - 1, items).astype(int)):
-        unit = ((canvases[i].reshape(-1, canvases.channels) - low) / (high - low)).clip(0.0, 1.0)
+    low, high = canvases.unit
+    channels = canvases.format.channels
+    count, total, squares = 0, np.zeros(channels), np.zeros(channels)
+    for _, pixels in canvases.sample(items):
+        unit = ((pixels.reshape(-1, channels).astype(np.float64) - low) / (high - low)).clip(0.0, 1.0)
         count += len(unit)
         total += unit.sum(0)
         squares += (unit**2).sum(0)
+    if not count:
+        raise nothing_decoded(canvases.collection, list(canvases.set_aside.values()))
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
-    return Normalisation(canvases.window, tuple(mean.tolist()), tuple(std.tolist()))
+    return Normalisation(canvases.unit, tuple(mean.tolist()), tuple(std.tolist()))
 
 
 @torch.inference_mode()
@@ -39,9 +42,9 @@ def canvas_features(
     """Pooled features [N, D] float32 of up to `items` whole canvases at the encoder's size, in eval mode."""
     encoder.eval()
     size, device = encoder.preprocessing.size, next(encoder.parameters()).device
-    order, out = batches.order(0)[:items], []
-    for start in range(0, len(order), BATCH):
-        batch = batches.gather(order[start : start + BATCH], 0)
+    items, out = min(items, len(batches.ids)), []
+    for start in range(0, items, BATCH):
+        batch = batches.gather(np.arange(start, min(start + BATCH, items)), 0)
         pixels = normalise.to_unit(batch.pixels[:, 0].to(device))
         squares = [
             F.interpolate(p[None, :, :h, :w], (size, size), mode="bicubic", antialias=True).clamp_(0.0, 1.0)

@@ -17,9 +17,10 @@ ITEMS, TILE, GAP = 8, 96, 4
 
 def contact_sheet(batches: Batches, plan: ViewPlan, normalise: Normalisation, seed: int, path: Path) -> None:
     """Draw the first batch's first items, one a row: the canvas, then its views. Written to `path`."""
-    order = batches.order(0)[: batches.batch_size][:ITEMS]
-    batch = batches.gather(order, 0)
-    rows = [[_tile(normalise.to_unit(torch.from_numpy(batches.canvases[i].transpose(2, 0, 1).copy())))] for i in order]
+    batch = batches.gather(np.arange(min(batches.batch_size, ITEMS)), 0)
+    middle = batch.pixels[:, batch.pixels.shape[1] // 2]
+    sizes = batch.shapes[:, batch.pixels.shape[1] // 2].tolist()
+    rows = [[_tile(normalise.to_unit(p[:, :h, :w]))] for p, (h, w) in zip(middle, sizes, strict=True)]
     for view in make_views(batch, plan, normalise, seed):
         pixels = view.pixels if view.pixels.ndim == 4 else view.pixels[:, 1]
         for row, picture in zip(rows, normalise.undo(pixels), strict=True):

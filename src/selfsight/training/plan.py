@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
+from selfsight.data.canvases import canvas_bytes, decoded, folder_of, free_bytes
+from selfsight.data.collection import Collection
+from selfsight.data.pixels import PixelFormat
 from selfsight.encoders.extract import best_device
 from selfsight.encoders.store import is_fixed_size, takes_any_size
 from selfsight.training.recipe import Budget, Recipe
@@ -20,27 +22,47 @@ from selfsight.views.plan import Colour, ViewGroup, ViewPlan
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rules look at. side: median shorter side in pixels. depth: bits a sample."""
+    """What the rules look at. side: median shorter side in pixels. format: the collection's. free: bytes of
+    disk for canvases. decoding: seconds that decoding every item takes, 0 where that is done.
+    size_of: bytes of all canvases of a given shorter side."""
 
     items: int
     side: int
-    channels: int
-    depth: int
+    format: PixelFormat
     device: str
     bf16: bool
     threads: int
+    free: int
+    decoding: Callable[[int], float]
+    size_of: Callable[[int], int]
 
 
-def facts_of(rows: pa.Table) -> Facts:
-    """Facts of the usable `rows` of a collection and of this machine."""
+def facts_of(items: Collection, format: PixelFormat) -> Facts:
+    """Facts of the usable items of a collection and of this machine."""
+    rows = items.usable
     sides = np.minimum(rows["height"].to_numpy(), rows["width"].to_numpy())
-    channels = 1 if max(rows["channels"].to_pylist()) == 1 else 3
     device = best_device()
     bf16 = has_bf16(device)
-    depth = int(max(rows["depth"].to_pylist()))
-    return Facts(
-        len(rows), int(np.median(sides)), channels, depth, device, bf16, fastest_threads(bf16 and device == "cpu")
-    )
+
+    def decoding(side: int) -> float:
+        done = (folder_of(items, format, side) / "about.json").exists()
+        return 0.0 if done else seconds_to_decode(items, format, side)
+
+    def size_of(side: int) -> int:
+        return canvas_bytes(rows, format, side)
+
+    threads = fastest_threads(bf16 and device == "cpu")
+    return Facts(len(rows), int(np.median(sides)), format, device, bf16, threads, free_bytes(), decoding, size_of)
+
+
+def seconds_to_decode(items: Collection, format: PixelFormat, side: int, sample: int = 64) -> float:
+    """Seconds to make every canvas, from a measured few."""
+    rows = items.usable
+    some = rows.take(np.unique(np.linspace(0, len(rows) - 1, sample).astype(int)))
+    began = time.monotonic()
+    for _ in decoded(items, some, format, side, "Measuring"):
+        pass
+    return (time.monotonic() - began) * len(rows) / len(some)
 
 
 def fastest_threads(bf16: bool, seconds: float = 0.5) -> int:
@@ -136,6 +158,24 @@ RATES = {"adamw": 2e-3, "sgd": 0.06, "lars": 0.3}
 WEIGHT_DECAYS = {"adamw": 0.05, "sgd": 5e-4, "lars": 1e-4}
 
 
+def _canvases(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+    """Decoded beforehand if that fits the disk and a fifth of the time there is, else on the way."""
+    need, side = f.size_of(r["canvas_side"]), r["canvas_side"]
+    if need > f.free / 2:
+        return "stream", f"{need / 1e9:.1f} GB of canvases is more than half of the {f.free / 1e9:.1f} GB free"
+    minutes, seconds = r["budget"].minutes, f.decoding(side)
+    if minutes is not None and seconds > 0.2 * 60 * minutes:
+        return "stream", f"decoding all beforehand takes about {seconds:,.0f} s of {minutes:g} minutes"
+    return "resident", f"decoded once, in about {seconds:,.0f} s; {f.free / 1e9:,.0f} GB are free"
+
+
+def _threads(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+    cores = usable_cores()
+    if r["canvases"] == "stream" and f.device == "cpu" and cores > 1:  # threads of both kinds starve each other
+        return min(f.threads, cores - cores // 2), f"the other {cores // 2} of {cores} cores decode"
+    return f.threads, f"measured the fastest on {cores} cores as busy as they were"
+
+
 def _learning_rate(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
     rate = RATES.get(r["optimiser"], RATES["adamw"]) * (r["batch_size"] / BATCH) ** 0.5
     return rate, f"{r['optimiser']}'s at a batch of {BATCH}, scaled by the root of the batch"
@@ -151,7 +191,7 @@ RULES: dict[str, Rule] = {
         "see encoder",
     ),
     "pretrained": lambda f, r: (False, "nothing is downloaded unless asked for"),
-    "channels": lambda f, r: (f.channels, "the data's own"),
+    "channels": lambda f, r: (f.format.channels, f"the data's own: {f.format}"),
     "size": _size,
     "views": _views,
     "canvas_side": _canvas_side,
@@ -163,9 +203,10 @@ RULES: dict[str, Rule] = {
     "warmup": lambda f, r: (0.05, "of the budget"),
     "clip": lambda f, r: (0.0, "off: no run of ours needed it"),
     "precision": _precision,
-    "threads": lambda f, r: (f.threads, f"measured the fastest on {usable_cores()} cores as busy as they were"),
     "seed": lambda f, r: (0, "fixed, so that a run can be repeated"),
     "budget": lambda f, r: (Budget(minutes=20.0), "enough to see on a CPU whether it works"),
+    "canvases": _canvases,
+    "threads": _threads,
 }
 
 

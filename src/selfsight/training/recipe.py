@@ -40,6 +40,7 @@ class Recipe:
     channels: int
     size: int
     canvas_side: int
+    canvases: str
     views: ViewPlan
     batch_size: int
     accumulate: int
@@ -66,6 +67,8 @@ class Recipe:
                 raise SelfsightError(
                     f"{name.replace('_', ' ')} must be a number, 0 or above (YAML: 1.0e-3), not {value!r}."
                 )
+        if self.canvases not in ("resident", "stream"):
+            raise SelfsightError(f"canvases must be resident or stream, not {self.canvases!r}.")
         if self.precision not in ("no", "bf16"):
             raise SelfsightError(f"precision must be no or bf16, not {self.precision!r}.")
 

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from selfsight.errors import SelfsightError
@@ -78,25 +79,28 @@ class Run:
             raise SelfsightError(f"{self.path} was written by a newer selfsight. Run: pip install -U selfsight")
         return asked, Recipe.from_dict(values), data
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a living process of this machine trains it."""
+        lock = self.path / "lock"
+        signed = lock.read_text(encoding="utf-8") if lock.exists() else ""
+        owner, _, _ = signed.partition(" ")
+        return owner.isdecimal() and psutil.pid_exists(int(owner)) and _signature(int(owner)) == signed
+
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Keep other processes of this machine out of the run. Raises `SelfsightError` if one is in it."""
-        import psutil
-
-        def sign(process: int) -> str:  # numbers of processes are used again, so its start counts too
-            return f"{process} {psutil.Process(process).create_time()}"
-
         lock = self.path / "lock"
         if lock.exists():
-            owner, _, _ = (signed := lock.read_text(encoding="utf-8")).partition(" ")
-            if owner.isdecimal() and psutil.pid_exists(int(owner)) and sign(int(owner)) == signed != sign(os.getpid()):
+            owner, _, _ = lock.read_text(encoding="utf-8").partition(" ")
+            if self.in_use and int(owner) != os.getpid():
                 raise SelfsightError(
                     f"{self.path} is being trained by process {owner}. Wait for it, or give another -o."
                 )
             lock.unlink()  # left by a process that was killed
         try:
             with lock.open("x", encoding="utf-8") as file:
-                file.write(sign(os.getpid()))
+                file.write(_signature(os.getpid()))
         except FileExistsError:
             raise SelfsightError(f"{self.path} was just started by another process. Give another -o.") from None
         try:
@@ -122,6 +126,11 @@ class Run:
         write_whole(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
+def _signature(process: int) -> str:
+    """What names a process for good: numbers are used again, so its start counts too."""
+    return f"{process} {psutil.Process(process).create_time()}"
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old content or the new, never a part."""
     partial = path.with_name(path.name + ".partial")
@@ -131,8 +140,6 @@ def write_whole(path: Path, text: str) -> None:
 
 def environment(device: str) -> dict[str, Any]:
     """The machine and the versions, for `environment.json`. Holds no path and no user name."""
-    import psutil
-
     packages = ("selfsight", "torch", "torchvision", "timm", "pylance", "accelerate", "numpy", "scikit-learn", "pillow")
     return {
         "python": platform.python_version(),

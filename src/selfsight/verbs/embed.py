@@ -29,7 +29,7 @@ def embed(
     Parameters
     ----------
     source
-        Folder of images, or a .lance collection.
+        Folder of images, or any other source that `selfsight import --help` names.
     model
         A run, an encoder folder, or the name of a timm model.
     out
@@ -39,6 +39,7 @@ def embed(
     collection
         Where to keep the table of items, instead of the cache folder.
     """
+    from selfsight.data.canvases import measure_format
     from selfsight.data.importers import open_source
     from selfsight.encoders.extract import pooled
     from selfsight.encoders.store import load
@@ -48,9 +49,7 @@ def embed(
     if tokens == "patches" and out is not None and Path(out).suffix.lower() == ".csv":
         raise SelfsightError("Patches do not fit a .csv. Write .parquet, .npy or .lance.")
     items = open_source(source, collection)
-    usable = items.usable
-    channels = 1 if max(usable["channels"].to_pylist()) == 1 else 3
-    encoder = load(model, channels, max(usable["depth"].to_pylist()))
+    encoder = load(model, measure_format(items))
     if tokens == "patches":
         table = _patches(encoder, items)
     else:
@@ -78,21 +77,28 @@ def _patches(encoder: Encoder, items: Collection) -> pa.Table:
     import numpy as np
     import torch
 
+    from selfsight.data.threads import console
     from selfsight.encoders.extract import best_device, input_batches, to_input
 
     device = best_device()
     encoder = encoder.to(device)
-    rows, out, kept = items.usable, [], []
-    bad = 0
+    rows, bad = items.usable, 0
+    kept: list[int] = []
+    out: list[np.ndarray] = []
     with torch.inference_mode():
         for numbers, pixels, failed in input_batches(items, rows, encoder.preprocessing, "Encoding"):
             bad += len(failed)
             if numbers:
-                out.append(encoder(to_input(pixels, encoder.preprocessing).to(device)).patches.float().cpu().numpy())
+                images = to_input(pixels, encoder.preprocessing).to(device)
+                out.append(encoder(images).patches.float().cpu().numpy())
+                if not kept:
+                    size = out[0][0].nbytes * len(rows)
+                    console().print(f"Features of {len(rows):,} items take {size / 1e6:,.0f} MB", style="dim")
                 kept += numbers
     if not kept:
-        raise SelfsightError(f"None of the {len(rows)} images in {items.source} can be decoded.")
-    return _table(rows.take(kept), np.concatenate(out), len(items.set_aside) + bad)
+        raise SelfsightError(f"None of the {len(rows)} images in {items.about.location} can be decoded.")
+    order = np.argsort(kept)
+    return _table(rows.take(np.array(kept)[order]), np.concatenate(out)[order], len(items.set_aside) + bad)
 
 
 def to_numpy(table: pa.Table) -> Any:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from selfsight.data.collection import Collection
+    from selfsight.data.pixels import PixelFormat
     from selfsight.encoders.encoder import Encoder
 
 PIXEL_SIDE = 32
@@ -48,6 +49,7 @@ def evaluate(
     """
     import numpy as np
 
+    from selfsight.data.canvases import measure_format
     from selfsight.data.importers import open_source
     from selfsight.encoders.store import create, load, random_like
 
@@ -56,9 +58,8 @@ def evaluate(
         raise SelfsightError(f"--seeds must be at least 1, not {seeds}.")
     collections = open_source(train), open_source(test)
     classes = _classes(*collections)
-    depth = max(collections[0].usable["depth"].to_pylist())
-    channels = 1 if max(collections[0].usable["channels"].to_pylist()) == 1 else 3
-    encoder = load(model, channels, depth)
+    format = measure_format(collections[0])
+    encoder = load(model, format)
     encoders: dict[str, Encoder] = {"encoder": encoder, "random": random_like(encoder)}
     start = encoder.about.get("starting_weights")
     if start and (Path(model) / "encoder").exists():
@@ -70,7 +71,7 @@ def evaluate(
         if name != "encoder" and encoder.net.num_classes:  # a control gets the same whitening
             data = _whitened(data)
         result[name] = _probe(data, len(classes), counts, seeds)
-    pixels = [_pixels(collection, channels, classes) for collection in collections]
+    pixels = [_pixels(collection, format, classes) for collection in collections]
     result["pixels"] = _probe(_reduced(pixels), len(classes), counts, seeds)
     sizes = np.bincount(data[0][1], minlength=len(classes))
     for count in counts:
@@ -102,10 +103,13 @@ def _classes(train: Collection, test: Collection) -> list[str]:
     known, asked = set(train.folder_labels()), set(test.folder_labels())
     if asked - known:
         raise SelfsightError(
-            f"{test.source} has classes that {train.source} has not: {', '.join(sorted(asked - known))}."
+            f"{test.about.location} has classes that {train.about.location} has not: "
+            f"{', '.join(sorted(asked - known))}."
         )
     if len(known) < 2:
-        raise SelfsightError(f"{train.source} has one class only, {known.pop()!r}; measuring needs two or more.")
+        raise SelfsightError(
+            f"{train.about.location} has one class only, {known.pop()!r}; measuring needs two or more."
+        )
     return sorted(known)
 
 
@@ -117,7 +121,7 @@ def _notes(train: Collection, test: Collection) -> list[str]:
         notes.append(f"{len(shared)} images are in both train and test, byte for byte; the figures flatter")
     for collection in (train, test):
         if len(collection.set_aside):
-            notes.append(f"{len(collection.set_aside)} files in {collection.source} cannot be read, set aside")
+            notes.append(f"{len(collection.set_aside)} files in {collection.about.location} cannot be read, set aside")
     return notes
 
 
@@ -130,20 +134,22 @@ def _labelled(
     from selfsight.encoders.extract import pooled
 
     rows, features, bad = pooled(encoder, collection)
-    for note in sorted(f"{collection.source}: {collection.uri_of(item)} {reason}" for item, reason in bad.items()):
+    for note in sorted(
+        f"{collection.about.location}: {collection.uri_of(item)} {reason}" for item, reason in bad.items()
+    ):
         if note not in notes:
             notes.append(note)
     return features, np.searchsorted(classes, collection.folder_labels(rows))
 
 
-def _pixels(collection: Collection, channels: int, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def _pixels(collection: Collection, format: PixelFormat, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
     """Raw pixels [N, 32 * 32 * C] and class numbers [N]: the control that needs no network."""
     import numpy as np
 
     from selfsight.encoders.encoder import Preprocessing
     from selfsight.encoders.extract import input_batches
 
-    preprocessing = Preprocessing(channels, PIXEL_SIDE, (0.0, 1.0), (0.0,), (1.0,))
+    preprocessing = Preprocessing(format.channels, PIXEL_SIDE, format.window, (0.0,), (1.0,), format.depth, format.mode)
     rows, out, kept = collection.usable, [], []
     for numbers, pixels, _ in input_batches(collection, rows, preprocessing, "Pixels"):
         if not numbers:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from selfsight.errors import SelfsightError
+from selfsight.errors import SelfsightError, in_words
 
 if TYPE_CHECKING:
     from selfsight.data.canvases import Canvases
     from selfsight.data.collection import Collection
+    from selfsight.data.pixels import PixelFormat
     from selfsight.training.recipe import Recipe
     from selfsight.training.run import Run
+    from selfsight.views.make import Normalisation
 
 
 def pretrain(
@@ -35,6 +38,8 @@ def pretrain(
     seed: int | None = None,
     recipe: str | None = None,
     collection: str | None = None,
+    canvases: Literal["resident", "stream"] | None = None,
+    strict: bool = False,
 ) -> dict[str, Any]:
     """Learn an encoder from a folder of images that nobody labelled.
 
@@ -44,7 +49,8 @@ def pretrain(
     Parameters
     ----------
     source
-        Folder of JPEG and PNG images, searched recursively; or a .lance collection.
+        Folder of images, searched recursively; or a list, table, archive, video, data set or .lance
+        collection, see `selfsight import --help`.
     out
         Folder of the run.
     minutes
@@ -77,8 +83,14 @@ def pretrain(
         A recipe.yaml, of another run or written by hand, to take values from that are not given here.
     collection
         Where to keep the table of items, instead of the cache folder.
+    canvases
+        resident: decode every image once beforehand, into the cache folder. stream: decode on the way.
+    strict
+        Stop at the first file that cannot be read, instead of setting it aside.
     """
     started = time.monotonic()
+    from safetensors import SafetensorError
+
     from selfsight.data.importers import open_source
     from selfsight.training.recipe import Budget
     from selfsight.training.run import Run
@@ -86,7 +98,7 @@ def pretrain(
     asked: dict[str, Any] = {
         "objective": objective, "encoder": encoder, "pretrained": pretrained, "size": size, "batch_size": batch_size,
         "accumulate": accumulate, "optimiser": optimiser, "learning_rate": learning_rate,
-        "weight_decay": weight_decay, "seed": seed,
+        "weight_decay": weight_decay, "seed": seed, "canvases": canvases,
     }  # fmt: skip
     if (minutes, epochs, steps) != (None, None, None):
         asked["budget"] = Budget(minutes, epochs, steps)
@@ -96,35 +108,50 @@ def pretrain(
         raise SelfsightError(f"{out} is a file. Give a folder for the run.")
     if run.path.resolve().is_relative_to(Path(source).resolve()):
         raise SelfsightError(f"{out} is in the folder of the images, which stays as it is. Give another -o.")
-    items = open_source(source, collection)
-    chosen = _settle(run, asked, recipe, items)
-    with run.claimed():
-        return _pretrain(run, chosen, items, started)
+    items = open_source(source, collection, strict)
+    chosen, format = _settle(run, asked, recipe, items)
+    try:
+        with run.claimed():
+            return _pretrain(run, chosen, format, items, started, strict)
+    except (OSError, SafetensorError) as error:
+        raise SelfsightError(
+            f"{in_words(error)}. The run in {run.path} is kept up to its last checkpoint: mend that, and give the same "
+            "command to go on."
+        ) from None
 
 
-def _pretrain(run: Run, chosen: Recipe, items: Collection, started: float) -> dict[str, Any]:
+def _pretrain(
+    run: Run, chosen: Recipe, format: PixelFormat, items: Collection, started: float, strict: bool
+) -> dict[str, Any]:
     """What is left of a claimed run."""
-    from selfsight.data.canvases import resident
-    from selfsight.training.run import write_whole
+    from selfsight.data.canvases import Resident, Streamed, announce
+    from selfsight.training.run import usable_cores
 
     if run.finished:
         raise SelfsightError(
             f"{run.path} is finished. Give another -o, or use it: selfsight embed IMAGES --model {run.path}"
         )
-    canvases = resident(items, chosen.channels, chosen.canvas_side)
-    write_whole(run.set_aside_file, json.dumps(canvases.set_aside))
+    announce(chosen.canvases, items.usable, format, chosen.canvas_side, chosen.reasons.get("canvases", "as asked"))
+    canvases: Canvases
+    if chosen.canvases == "stream":
+        canvases = Streamed(items, format, chosen.canvas_side, max(1, usable_cores() - chosen.threads), strict)
+    else:
+        canvases = Resident(items, format, chosen.canvas_side, strict)
     return _train(run, chosen, items, canvases, started)
 
 
-def _settle(run: Run, asked: dict[str, Any], recipe_file: str | None, items: Collection) -> Recipe:
-    """The recipe: of the run itself if it was started before, else resolved now and written."""
+def _settle(run: Run, asked: dict[str, Any], recipe_file: str | None, items: Collection) -> tuple[Recipe, PixelFormat]:
+    """The recipe and the form of the pixels: of a run that was started before, else resolved now and written."""
     import yaml
 
+    from selfsight.data.canvases import measure_format
+    from selfsight.data.formats.format import usual_mode
+    from selfsight.data.pixels import PixelFormat
     from selfsight.training.plan import facts_of, resolve
     from selfsight.training.recipe import plain, typed
     from selfsight.training.run import Run
 
-    data = {"source": str(items.source), "collection": str(items.path), "version": items.version}
+    data: dict[str, Any] = {"source": items.about.location, "collection": str(items.path), "version": items.version}
     data |= {"items": len(items.usable), "id_hash": items.id_hash()}
     wanted = plain({k: v.__dict__ if k == "budget" else v for k, v in asked.items()} | {"recipe": recipe_file})
     begun = run.finished or any(run.checkpoints.glob("step-*"))
@@ -139,17 +166,24 @@ def _settle(run: Run, asked: dict[str, Any], recipe_file: str | None, items: Col
                 "Give the same command to go on with it, or another -o to start anew."
             )
         if pinned["id_hash"] != data["id_hash"]:
-            raise SelfsightError(f"The images in {items.source} changed since {run.path} was started. Give another -o.")
-        return chosen
+            raise SelfsightError(
+                f"The images in {items.about.location} changed since {run.path} was started. Give another -o."
+            )
+        kept = pinned["format"]
+        return chosen, PixelFormat(kept["mode"], kept["depth"], tuple(kept["window"]))
     if recipe_file is not None:
         try:
             given = typed(yaml.safe_load(Path(recipe_file).read_text(encoding="utf-8"))["resolved"])
         except (OSError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
             raise SelfsightError(f"{recipe_file} is not a recipe.yaml of a run ({type(error).__name__}).") from None
         asked = given | asked
-    chosen = resolve(asked, facts_of(items.usable))
-    run.write_recipe(wanted, chosen, data)
-    return chosen
+    format = measure_format(items)
+    channels = asked.get("channels", format.channels)
+    if channels != format.channels:  # a recipe of other data
+        format = PixelFormat(usual_mode(channels), format.depth, format.window)
+    chosen = resolve(asked, facts_of(items, format))
+    run.write_recipe(wanted, chosen, data | {"format": plain(asdict(format))})
+    return chosen, format
 
 
 def _train(run: Run, recipe: Recipe, items: Collection, canvases: Canvases, started: float) -> dict[str, Any]:
@@ -162,7 +196,7 @@ def _train(run: Run, recipe: Recipe, items: Collection, canvases: Canvases, star
     from selfsight.encoders.whitening import whiten
     from selfsight.objectives.objective import find
     from selfsight.training.loop import Clock, Stopped, fit
-    from selfsight.training.measure import canvas_features, measure_normalisation, seconds_to_whiten
+    from selfsight.training.measure import canvas_features, seconds_to_whiten
     from selfsight.training.pictures import contact_sheet
     from selfsight.training.run import environment, write_whole
     from selfsight.training.show import Show
@@ -173,9 +207,10 @@ def _train(run: Run, recipe: Recipe, items: Collection, canvases: Canvases, star
     if accelerator.num_processes > 1:
         raise SelfsightError("This version trains in one process only. Start it without torchrun or accelerate launch.")
     write_whole(run.path / "environment.json", json.dumps(environment(str(accelerator.device)), indent=2))
-    normalise = measure_normalisation(canvases)
-    depth = 8 * canvases.pixels.itemsize
-    preprocessing = Preprocessing(recipe.channels, recipe.size, normalise.window, normalise.mean, normalise.std, depth)
+    normalise, format = _normalisation(run, canvases), canvases.format
+    preprocessing = Preprocessing(
+        recipe.channels, recipe.size, format.window, normalise.mean, normalise.std, format.depth, format.mode
+    )
     encoder = create(recipe.encoder, preprocessing, recipe.encoder_args, recipe.pretrained)
     encoder.about["view_size"] = recipe.views.largest
     try:
@@ -189,9 +224,12 @@ def _train(run: Run, recipe: Recipe, items: Collection, canvases: Canvases, star
         clock.reserve = seconds_to_whiten(encoder.to(accelerator.device), batches, normalise)
     with Show(run, recipe) as show:
         try:
+            write_whole(run.set_aside_file, json.dumps(canvases.set_aside))
             step = fit(task, batches, normalise, recipe, run, clock, accelerator, show)
         except Stopped:
             raise Stopped(f"Stopped and saved in {run.path}. The same command goes on from here.") from None
+        finally:
+            write_whole(run.set_aside_file, json.dumps(canvases.set_aside))
     if step == 0:
         raise SelfsightError(
             f"{recipe.budget.minutes:g} minutes were over before the first step: reading the images took them, "
@@ -202,12 +240,28 @@ def _train(run: Run, recipe: Recipe, items: Collection, canvases: Canvases, star
     seconds = clock.seconds
     run.log(f"finished after {step} steps and {seconds:.0f} s")
     last = (run.read_metrics() or [{}])[-1]
-    result = {"run": str(run.path), "steps": step, "seconds": seconds, "items": len(canvases)}
+    result = {"run": str(run.path), "steps": step, "seconds": seconds}
+    result["items"] = len(canvases) - len(canvases.set_aside)
     result["set_aside"] = len(items.set_aside) + len(canvases.set_aside)
     result["evidence"] = {
         k: last.get(k) for k in ("loss", "effective_rank", "centre_norm", "spread", "agreement", "contrast")
     }
     return result
+
+
+def _normalisation(run: Run, canvases: Canvases) -> Normalisation:
+    """Measured at the first start and kept, so that a resumed run sees the very same numbers."""
+    from selfsight.training.measure import measure_normalisation
+    from selfsight.training.run import write_whole
+    from selfsight.views.make import Normalisation
+
+    file = run.path / "normalisation.json"
+    if file.exists():
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return Normalisation(**{name: tuple(values) for name, values in kept.items()})
+    normalise = measure_normalisation(canvases)
+    write_whole(file, json.dumps(asdict(normalise)))
+    return normalise
 
 
 def show(result: dict[str, Any]) -> None:

@@ -63,7 +63,8 @@ def make_views(
     batch: Batch, plan: ViewPlan, normalise: Normalisation, seed: int, device: torch.device | str = "cpu"
 ) -> list[View]:
     """The views of `plan` for `batch`, group by group. Every draw is a function of (seed, epoch, item, view)."""
-    pixels = normalise.to_unit(batch.pixels.to(device, non_blocking=True))  # [B, T, C, H, W]
+    pixels = batch.pixels if batch.pixels.dtype == torch.uint8 else batch.pixels.float()  # not every device has uint16
+    pixels = normalise.to_unit(pixels.to(device, non_blocking=True))  # [B, T, C, H, W]
     pixels = _room_for_pyramid(pixels, plan)
     pyramids: dict[int, list[Tensor]] = {}
 

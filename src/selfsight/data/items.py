@@ -1,0 +1,71 @@
+"""From a listed file to the rows of the items it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, cast
+
+from selfsight.data.collection import item_id
+from selfsight.data.decoding import NoImage, read_headers
+from selfsight.data.formats.dicom import attributes
+from selfsight.data.formats.format import Header, Unreadable
+from selfsight.data.sources.source import Entry, Source
+
+WHOLE = 64 * 2**20  # bytes; a larger file is not read into memory
+_blake = partial(hashlib.blake2b, digest_size=16)
+
+
+def rows_of(source: Source, entry: Entry, keywords: dict[str, str]) -> list[dict[str, Any]]:
+    """The rows of a file's items: one, or one a page. A file that cannot be read gives one that is set aside;
+    a file that is no image and is not named like one gives one of the status "other".
+
+    keywords: columns to fill from DICOM attributes, {column: keyword}.
+    """
+    row = row_of(source, entry)
+    if entry.reason:
+        return [row]
+    try:
+        with source.open(entry.uri) as file:
+            if (entry.bytes or 0) <= WHOLE:
+                content = file.read()
+                row["content_hash"] = _blake(content).hexdigest()
+                readable: BinaryIO = io.BytesIO(content)
+            else:
+                row["content_hash"] = hashlib.file_digest(cast(io.BufferedReader, file), _blake).hexdigest()
+                readable = file
+            headers = read_headers(readable, source.options.rate)
+            if keywords and headers[0].format == "DICOM":
+                found = attributes(readable, list(keywords.values()))
+                row |= {column: found[keyword] for column, keyword in keywords.items()}
+    except NoImage as what:
+        suffix = PurePosixPath(entry.uri).suffix
+        if source.kind != "table" and (not suffix or suffix[1:].isdigit()):  # nobody said it was an image
+            return [row | {"status": "other", "reason": str(what)}]
+        return [row | {"status": "set_aside", "reason": f"holds {what}, not an image"}]
+    except Unreadable as reason:
+        return [row | {"status": "set_aside", "reason": str(reason)}]
+    except MemoryError:
+        return [row | {"status": "set_aside", "reason": "too large for the memory of this machine"}]
+    except OSError as error:  # a disk or network that fails while reading
+        return [row | {"status": "set_aside", "reason": error.strerror or str(error), "content_hash": None}]
+    return [_with_header(source, row, header) for header in headers]
+
+
+def row_of(source: Source, entry: Entry) -> dict[str, Any]:
+    """What the listing says of a file."""
+    row = {"id": item_id(source.name, entry.uri), "uri": entry.uri, "reason": entry.reason}
+    row["status"] = "set_aside" if entry.reason else "ok"
+    return row | {"bytes": entry.bytes, "modified_ns": entry.modified_ns} | entry.columns
+
+
+def _with_header(source: Source, row: dict[str, Any], header: Header) -> dict[str, Any]:
+    row = row | {name: getattr(header, name) for name in ("format", "width", "height", "mode", "channels", "depth")}
+    if header.frame is not None:
+        row |= {"page": header.frame, "id": item_id(source.name, row["uri"], header.frame)}
+        row["content_hash"] = _blake(f"{row['content_hash']} {header.frame}".encode()).hexdigest()
+        if row.get("frame") is None:  # a page without a place of its own is at its number in its file
+            row |= {"sequence": row.get("sequence") or row["uri"], "frame": header.frame}
+    return row

@@ -1,0 +1,96 @@
+"""cache: what the cache folder holds, and clearing it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from selfsight.errors import SelfsightError
+
+
+def cache(action: Literal["list", "clear"] = "list", *names: str) -> dict[str, Any]:
+    """List what is kept in the cache folder, or clear it.
+
+    It holds what can be made again from your files: tables of items, decoded pixels (canvases) and
+    features. What people decided (decisions.jsonl) cannot be made again and is never cleared.
+
+    Parameters
+    ----------
+    action
+        list: every entry with its size. clear: delete the entries named, or all.
+    names
+        Entries, by the names that `list` shows.
+
+    Returns
+    -------
+    dict
+        folder; entries or cleared: [{name, kind, source, bytes}]; kept: entries with decisions in them.
+    """
+    from selfsight.data.cache import cache_folder
+
+    folder = cache_folder()
+    entries = _entries(folder)
+    if action == "list":
+        return {"folder": str(folder), "entries": entries}
+    unknown = sorted(set(names) - {entry["name"] for entry in entries})
+    if unknown:
+        raise SelfsightError(f"The cache has no {', '.join(unknown)}. See: selfsight cache list")
+    cleared, kept = [], []
+    for entry in entries:
+        if names and entry["name"] not in names:
+            continue
+        path = folder / entry["kind"] / entry["name"]
+        if (path / "decisions.jsonl").exists():
+            kept.append(entry)
+        else:
+            shutil.rmtree(path)
+            cleared.append(entry)
+    return {"folder": str(folder), "cleared": cleared, "kept": kept}
+
+
+def _entries(folder: Path) -> list[dict[str, Any]]:
+    from selfsight.data.cache import bytes_in
+
+    return [
+        {"name": path.name, "kind": kind, "source": _source(path), "bytes": bytes_in(path)}
+        for kind in ("collections", "canvases", "torchvision")
+        for path in sorted((folder / kind).glob("*"))
+        if path.is_dir()
+    ]
+
+
+def _source(path: Path) -> str | None:
+    """Where the images of an entry are, None if it cannot tell."""
+    import json
+
+    from selfsight.data.collection import Collection
+
+    try:
+        if (path / "about.json").exists():
+            return str(json.loads((path / "about.json").read_text(encoding="utf-8"))["location"])
+        return Collection.open(path / "items.lance").about.location
+    except (SelfsightError, ValueError, KeyError):  # unfinished or damaged: it can still be cleared
+        return None
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print a table of the entries, or what was cleared."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    rows = result["entries"] if "entries" in result else result["cleared"]
+    total = sum(row["bytes"] for row in rows)
+    if "cleared" in result:
+        console.print(f"Cleared {len(rows)} entries, {total / 1e6:,.1f} MB, of {result['folder']}.")
+        for row in result["kept"]:
+            console.print(
+                f"Kept {row['name']}: people's decisions are in it. Delete that folder yourself if you mean it."
+            )
+        return
+    table = Table("name", "kind", "of", "MB", box=None)
+    for row in rows:
+        table.add_row(row["name"], row["kind"], row["source"] or "unfinished", f"{row['bytes'] / 1e6:,.1f}")
+    console.print(table)
+    console.print(f"{total / 1e6:,.1f} MB in {result['folder']}")

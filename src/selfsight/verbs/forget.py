@@ -1,0 +1,66 @@
+"""forget: remove items for good."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from selfsight.errors import SelfsightError
+
+
+def forget(collection: str, *ids: str) -> dict[str, Any]:
+    """Remove items from a collection and from everything made of it, so that their bytes are gone.
+
+    The table, its older versions, the features, the journal of decisions and the decoded pixels in the cache folder are
+    rewritten or deleted. A new import leaves the items out, for their ids (hashes of their paths) are remembered.
+    Your own files stay as they are, and so do runs: an encoder that was trained on an item has seen it, and a
+    report may show it.
+
+    Parameters
+    ----------
+    collection
+        A .lance collection; or the folder or other source whose table the cache folder keeps.
+    ids
+        Ids of the items, or their paths relative to the source; @FILE names a file with one a line.
+
+    Returns
+    -------
+    dict
+        forgotten: [{id, uri}]; items: how many are left.
+    """
+    from selfsight.data.canvases import remove_canvases
+    from selfsight.data.importers import open_source
+
+    items = open_source(collection)
+    wanted = [name for given in ids for name in _names(given)]
+    if not wanted:
+        raise SelfsightError("Say which items to forget, by id or by path: selfsight forget photos.lance a.jpg")
+    table = items.table
+    pairs = list(zip(table["id"].to_pylist(), table["uri"].to_pylist(), strict=True))
+    known = {name for pair in pairs for name in pair}
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        raise SelfsightError(f"{items.path} has no item {', '.join(unknown[:3])}{more}. Nothing was removed.")
+    gone = [(item, uri) for item, uri in pairs if {item, uri} & set(wanted)]
+    if len(gone) == len(pairs):
+        raise SelfsightError(f"Those are all items of {items.path}. Delete the folder itself.")
+    remove_canvases({item for item, _ in gone})
+    left = items.forget([item for item, _ in gone])
+    return {"forgotten": [{"id": item, "uri": uri} for item, uri in gone], "items": len(left)}
+
+
+def _names(given: str) -> list[str]:
+    if not given.startswith("@"):
+        return [given]
+    try:
+        lines = Path(given[1:]).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SelfsightError(f"{given[1:]} cannot be read as a list of ids ({type(error).__name__}).") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print what is gone and what is not."""
+    print(f"Forgot {len(result['forgotten']):,} items, {result['items']:,} are left.")
+    print("Your files are as they were. Runs that were trained on these items, and their reports, are not changed.")

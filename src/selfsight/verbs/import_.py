@@ -1,0 +1,167 @@
+"""import: from a source of images, whatever its kind, to a collection that every verb reads."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfsight.errors import SelfsightError
+
+if TYPE_CHECKING:
+    from selfsight.data.collection import Collection
+    from selfsight.data.sources.source import Options
+
+MOST_NAMED = 20  # files set aside that are printed by name
+
+
+def import_(
+    source: str,
+    *,
+    out: str,
+    columns: str | None = None,
+    include: list[str] | None = None,
+    exclude: list[str] | None = None,
+    root: str | None = None,
+    rate: float = 1.0,
+    strict: bool = False,
+) -> dict[str, Any]:
+    """Read a source of images into a collection: one table of what there is and what is known of it.
+
+    Headers are read, pixels are not; nothing is copied, and nothing is written into the source. Files that cannot be
+    read are set aside with the reason. The same command again reads only what is new or has changed.
+
+    SOURCE is one of: a folder, searched recursively; a .txt list of paths; a .csv, .tsv or .parquet table, or
+    several as 'site*/labels.csv'; a .zip; WebDataset .tar shards, as a folder or 'shard-{000..009}.tar'; a video
+    or a folder of videos; a folder saved by Hugging Face datasets, or hf:NAME; torchvision:NAME; a .lance collection.
+
+    Parameters
+    ----------
+    source
+        Where the images are.
+    out
+        The collection to make, NAME.lance.
+    columns
+        What is known of an item, as name=where,name=where. `where` is a column of the table; or `a|b`, the first of
+        two that there is; or made from the path: {0}, {1} its parts, {folder}, {stem}, {name}, {table}; or for
+        DICOM files a keyword such as PatientID. Names with a meaning: path, label, split, group, site, sequence, frame,
+        mask and boxes (files of YOLO or VOC boxes).
+    include
+        Only paths that match one of these patterns; `*` crosses folders.
+    exclude
+        No paths that match one of these patterns.
+    root
+        Folder that the paths of a list or table are relative to, if not its own.
+    rate
+        Frames a second to take of videos; 0 takes every frame.
+    strict
+        Stop at the first file that cannot be read, instead of setting it aside.
+
+    Returns
+    -------
+    dict
+        items, set_aside, reasons, others and the counts of everything that the columns say.
+    """
+    from selfsight.data.importers import import_source
+    from selfsight.data.sources.choose import make_source
+    from selfsight.data.sources.columns import parse_columns
+    from selfsight.data.sources.source import Options
+
+    began = time.monotonic()
+    path = Path(out)
+    if path.suffix != ".lance":
+        raise SelfsightError(f"{out} must end in .lance. Give -o {path.with_suffix('.lance')}")
+    if rate < 0:
+        raise SelfsightError(f"--rate is frames a second, 0 or above, not {rate:g}.")
+    options = Options(tuple(include or ()), tuple(exclude or ()), parse_columns(columns or ""), root, rate or None)
+    if source.rstrip("/\\").endswith(".lance"):
+        items = _copy(source, path, options)
+    else:
+        opened = make_source(source, options)
+        where = Path(opened.location)
+        if where.is_dir() and path.resolve().is_relative_to(where.resolve()):
+            raise SelfsightError(f"{out} is in the folder of the images, which stays as it is. Give another -o.")
+        items = import_source(opened, path, strict)
+    return _count(items) | {"seconds": time.monotonic() - began}
+
+
+def _copy(source: str, out: Path, options: Options) -> Collection:
+    """The rows of another collection that are wanted, as a collection of the same source."""
+    from dataclasses import replace
+
+    from selfsight.data.collection import Collection
+
+    if options.columns:
+        raise SelfsightError("A collection brings its own columns. Leave --columns out, or import its source anew.")
+    if out.exists():
+        raise SelfsightError(f"{out} exists. Give another -o.")
+    items = Collection.open(source)
+    rows = items.table
+    rows = rows.filter([options.wanted(uri) for uri in rows["uri"].to_pylist()])
+    if not len(rows):
+        raise SelfsightError(f"No item of {source} matches --include and --exclude.")
+    return Collection.write(out, rows, rows.schema, replace(items.about, listing="", others={}))
+
+
+def _count(items: Collection) -> dict[str, Any]:
+    """What the summary and `--json` say of a collection."""
+    table, usable, aside = items.table, items.usable, items.set_aside
+    counts = {
+        name: dict(Counter(v for v in usable[name].to_pylist() if v is not None).most_common())
+        for name in table.column_names
+        if name in ("label", "split", "site", "format")
+    }
+    boxes: Counter[str] = Counter()
+    if "boxes" in table.column_names:
+        boxes.update(box["label"] for listed in usable["boxes"].to_pylist() for box in listed or ())
+    masks = len(usable) - usable["mask"].null_count if "mask" in table.column_names else 0
+    named = zip(aside["uri"].to_pylist(), aside["reason"].to_pylist(), strict=True)
+    return {
+        "collection": str(items.path),
+        "source": items.about.location,
+        "items": len(usable),
+        "pixels": str(items.pixel_format),
+        "set_aside": len(aside),
+        "reasons": dict(Counter(aside["reason"].to_pylist()).most_common()),
+        "set_aside_items": [{"uri": uri, "reason": reason} for uri, reason in sorted(named)],
+        "others": items.about.others,
+        "formats": counts["format"],
+        "labels": counts["label"],
+        "splits": counts["split"],
+        "sites": counts["site"],
+        "groups": len(set(usable["group"].to_pylist()) - {None}),
+        "sequences": len(set(usable["sequence"].to_pylist()) - {None}),
+        "boxes": dict(boxes.most_common()),
+        "masks": masks,
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print what there is, what was set aside and why, and what to type next."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    formats = ", ".join(f"{n:,} {name}" for name, n in result["formats"].items())
+    console.print(f"{result['collection']}: {result['items']:,} items ({formats}), {result['pixels']}.")
+    for title in ("labels", "splits", "sites", "boxes"):
+        if result[title]:
+            shown = list(result[title].items())
+            text = ", ".join(f"{name} {n:,}" for name, n in shown[:10])
+            console.print(f"  {title}: {text}{f' and {len(shown) - 10:,} more' if len(shown) > 10 else ''}")
+    for title in ("groups", "sequences", "masks"):
+        if result[title]:
+            console.print(f"  {title}: {result[title]:,}")
+    if result["set_aside"]:
+        console.print(f"{result['set_aside']:,} set aside:")
+        for reason, count in result["reasons"].items():
+            console.print(f"  {count:,} {reason}")
+        names = result["set_aside_items"]
+        for item in names[:MOST_NAMED]:
+            console.print(f"    {item['uri']}: {item['reason']}")
+        if len(names) > MOST_NAMED:
+            console.print(f"    and {len(names) - MOST_NAMED:,} more; --json names them all")
+    if result["others"]:
+        others = ", ".join(f"{n:,} {suffix or 'without suffix'}" for suffix, n in result["others"].items())
+        console.print(f"Other files, not images: {others}.")
+    console.print(f"Next: selfsight pretrain {result['collection']} -o runs/first --minutes 20")
