@@ -29,9 +29,10 @@ from selfsight.data.pixels import MOST_ELONGATED, PixelFormat
 from selfsight.data.threads import console, ordered, track
 from selfsight.errors import SelfsightError, in_words
 
-PAGES = 32  # of one file read in one go: a video is then decoded forward, not sought for each frame
+PAGES = 16  # of one file read in one go: a video is then decoded forward, not sought for each frame
 COLUMNS = ["uri", "page", "mode", "bytes", "modified_ns"]  # what reading an item takes
-SAMPLE = 256  # items that the intensity window is measured on
+SAMPLE = 256  # items that the intensity window is measured on,
+SAMPLE_SIDE = 512  # at this shorter side at most, so that few of them are in memory at full size
 
 
 class Canvases:
@@ -253,7 +254,7 @@ def measure_format(collection: Collection) -> PixelFormat:
     rows = collection.usable
     chosen = rows.take(np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(int)))
     values, reasons = [], []
-    for number, pixels in decoded(collection, chosen, format, None, "Measuring intensities"):
+    for number, pixels in decoded(collection, chosen, format, SAMPLE_SIDE, "Measuring intensities"):
         if isinstance(pixels, Unreadable):
             reasons.append(str(pixels))
         elif chosen["depth"][number].as_py() == format.depth:  # not what was translated from another depth

@@ -18,7 +18,7 @@ WHITENING_ITEMS = 8192  # sixteen times the dimension of the widest default enco
 BATCH = 256
 
 
-def measure_normalisation(canvases: Canvases, items: int = 1000) -> Normalisation:
+def measure_normalisation(canvases: Canvases, items: int = 256) -> Normalisation:
     """Mean and deviation per channel over `items` canvases, spread evenly over the collection."""
     low, high = canvases.unit
     channels = canvases.format.channels

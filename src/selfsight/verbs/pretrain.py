@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -242,7 +243,8 @@ def _train(run: Run, recipe: Recipe, items: Collection, canvases: Canvases, star
     last = (run.read_metrics() or [{}])[-1]
     result = {"run": str(run.path), "steps": step, "seconds": seconds}
     result["items"] = len(canvases) - len(canvases.set_aside)
-    result["set_aside"] = len(items.set_aside) + len(canvases.set_aside)
+    reasons = Counter([*items.set_aside["reason"].to_pylist(), *canvases.set_aside.values()])
+    result |= {"set_aside": reasons.total(), "reasons": dict(reasons.most_common())}
     result["evidence"] = {
         k: last.get(k) for k in ("loss", "effective_rank", "centre_norm", "spread", "agreement", "contrast")
     }
@@ -269,7 +271,8 @@ def show(result: dict[str, Any]) -> None:
     run, evidence = result["run"], result["evidence"]
     print(f"{run}: {result['steps']:,} steps on {result['items']:,} images in {result['seconds']:.0f} s.")
     if result["set_aside"]:
-        print(f"{result['set_aside']} images could not be read and were set aside; the report names them.")
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in result["reasons"].items())
+        print(f"{result['set_aside']:,} images could not be read and were set aside ({reasons}); the report names them.")
     if evidence["agreement"] is not None:
         print(
             f"Two views of an image agree by {evidence['agreement']:.2f}, views of different images by "
