@@ -272,7 +272,7 @@ def show(result: dict[str, Any]) -> None:
     print(f"{run}: {result['steps']:,} steps on {result['items']:,} images in {result['seconds']:.0f} s.")
     if result["set_aside"]:
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in result["reasons"].items())
-        print(f"{result['set_aside']:,} images could not be read and were set aside ({reasons}); the report names them.")
+        print(f"{result['set_aside']:,} images were set aside ({reasons}); the report names them.")
     if evidence["agreement"] is not None:
         print(
             f"Two views of an image agree by {evidence['agreement']:.2f}, views of different images by "
