@@ -110,7 +110,7 @@ def pretrain(
     if run.path.resolve().is_relative_to(Path(source).resolve()):
         raise SelfsightError(f"{out} is in the folder of the images, which stays as it is. Give another -o.")
     items = open_source(source, collection, strict)
-    chosen, format = _settle(run, asked, recipe, items)
+    chosen, format = _settle(run, asked, recipe, source, items)
     try:
         with run.claimed():
             return _pretrain(run, chosen, format, items, started, strict)
@@ -141,7 +141,9 @@ def _pretrain(
     return _train(run, chosen, items, canvases, started)
 
 
-def _settle(run: Run, asked: dict[str, Any], recipe_file: str | None, items: Collection) -> tuple[Recipe, PixelFormat]:
+def _settle(
+    run: Run, asked: dict[str, Any], recipe_file: str | None, source: str, items: Collection
+) -> tuple[Recipe, PixelFormat]:
     """The recipe and the form of the pixels: of a run that was started before, else resolved now and written."""
     import yaml
 
@@ -152,7 +154,7 @@ def _settle(run: Run, asked: dict[str, Any], recipe_file: str | None, items: Col
     from selfsight.training.recipe import plain, typed
     from selfsight.training.run import Run
 
-    data: dict[str, Any] = {"source": items.about.location, "collection": str(items.path), "version": items.version}
+    data: dict[str, Any] = {"source": str(source), "collection": str(items.path), "version": items.version}
     data |= {"items": len(items.usable), "id_hash": items.id_hash()}
     wanted = plain({k: v.__dict__ if k == "budget" else v for k, v in asked.items()} | {"recipe": recipe_file})
     begun = run.finished or any(run.checkpoints.glob("step-*"))
