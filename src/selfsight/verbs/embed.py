@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -54,14 +57,14 @@ def embed(
         table = _patches(encoder, items)
     else:
         rows, features, bad = pooled(encoder, items)
-        table = _table(rows, features, len(items.set_aside) + len(bad))
+        table = _table(rows, features, items, bad.values())
     if out is not None:
         write(table, Path(out))
     return table
 
 
-def _table(rows: pa.Table, features: Any, set_aside: int) -> pa.Table:
-    """A table of id, uri and features; the count of items set aside is in its metadata."""
+def _table(rows: pa.Table, features: Any, items: Collection, bad: Iterable[str]) -> pa.Table:
+    """A table of id, uri and features; the reasons of the items set aside, `bad` while decoding, in its metadata."""
     import numpy as np
     import pyarrow as pa
 
@@ -69,7 +72,8 @@ def _table(rows: pa.Table, features: Any, set_aside: int) -> pa.Table:
     for side in features.shape[:0:-1]:  # innermost first
         column = pa.FixedSizeListArray.from_arrays(column, side)
     table = pa.table({"id": rows["id"], "uri": rows["uri"], "features": column})
-    return table.replace_schema_metadata({"set_aside": str(set_aside)})
+    reasons = Counter([*items.set_aside["reason"].to_pylist(), *bad])
+    return table.replace_schema_metadata({"set_aside": json.dumps(dict(reasons.most_common()))})
 
 
 def _patches(encoder: Encoder, items: Collection) -> pa.Table:
@@ -82,12 +86,13 @@ def _patches(encoder: Encoder, items: Collection) -> pa.Table:
 
     device = best_device()
     encoder = encoder.to(device)
-    rows, bad = items.usable, 0
+    rows = items.usable
+    bad: list[str] = []
     kept: list[int] = []
     out: list[np.ndarray] = []
     with torch.inference_mode():
         for numbers, pixels, failed in input_batches(items, rows, encoder.preprocessing, "Encoding"):
-            bad += len(failed)
+            bad += failed.values()
             if numbers:
                 images = to_input(pixels, encoder.preprocessing).to(device)
                 out.append(encoder(images).patches.float().cpu().numpy())
@@ -98,7 +103,7 @@ def _patches(encoder: Encoder, items: Collection) -> pa.Table:
     if not kept:
         raise SelfsightError(f"None of the {len(rows)} images in {items.about.location} can be decoded.")
     order = np.argsort(kept)
-    return _table(rows.take(np.array(kept)[order]), np.concatenate(out)[order], len(items.set_aside) + bad)
+    return _table(rows.take(np.array(kept)[order]), np.concatenate(out)[order], items, bad)
 
 
 def to_numpy(table: pa.Table) -> Any:
@@ -142,10 +147,12 @@ def write(table: pa.Table, out: Path) -> None:
 def summary(table: pa.Table) -> dict[str, Any]:
     """What `--json` says of the table."""
     shape = to_numpy(table).shape
-    return {"items": shape[0], "shape": list(shape), "set_aside": int(table.schema.metadata[b"set_aside"])}
+    reasons = json.loads(table.schema.metadata[b"set_aside"])
+    return {"items": shape[0], "shape": list(shape), "set_aside": sum(reasons.values()), "reasons": reasons}
 
 
 def show(result: dict[str, Any]) -> None:
     """Print what was made."""
     shape = " x ".join(f"{n:,}" for n in result["shape"])
-    print(f"Features {shape}, {result['set_aside']} items set aside.")
+    reasons = "; ".join(f"{count:,} {reason}" for reason, count in result["reasons"].items())
+    print(f"Features {shape}, {result['set_aside']:,} items set aside{f' ({reasons})' if reasons else ''}.")
