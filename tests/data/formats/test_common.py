@@ -250,6 +250,31 @@ def test_the_pixel_limit_is_checked_before_any_pixel():
     assert "above the limit" in reason_of(gif)
 
 
+def packed_bmp(width: int, height: int, packed: bytes) -> bytes:
+    """A BMP of 8 bits with a palette of greys and run lengths."""
+    palette = b"".join(bytes([i, i, i, 0]) for i in range(255, -1, -1))
+    start = 14 + 40 + len(palette)
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(packed), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", start + len(packed), 0, 0, start) + head + palette + packed
+
+
+def test_packed_bmp():
+    rows = [(16, 3), (16, 9), (16, 200)]
+    data = packed_bmp(16, 3, b"".join(bytes([*row, 0, 0]) for row in rows) + b"\0\1")
+    assert (pixels_of(data)[:, :, 0] == 255 - np.array([[200], [9], [3]])).all()  # from the bottom up
+    assert reason_of(packed_bmp(16000, 12000, b"\x10\x03\0\1")) == "truncated BMP: too few bytes for its pixels"
+
+
+def test_small_files_that_would_take_hours():
+    data = encoded(Image.new("L", (64, 64)), "JPEG", progressive=True)
+    at = data.rindex(b"\xff\xda")
+    assert reason_of(data[:at] + data[at:-2] * 600 + data[-2:]) == "JPEG of more than 500 scans"
+    data = encoded(Image.new("P", (3000, 3000)), "GIF")
+    at = data.index(b",\0\0\0\0")
+    reason = "an animation of 5,000 frames of 3000 x 3000 is above the limit"
+    assert reason_of(data[:at] + data[at:-1] * 5000 + b";") == reason
+
+
 def test_what_is_something_else_is_not_taken():
     tiff = encoded(IMAGES["L"], "TIFF")
     for data in (tiff, b"BM, said the text, and ended.", b"RIFF\0\0\0\0AVI LIST", b"", b"GIF88a" + bytes(20)):
@@ -258,7 +283,7 @@ def test_what_is_something_else_is_not_taken():
     assert reason_of(tiff) == "not a JPEG, PNG, WebP, BMP or GIF"
 
 
-def test_pixels_that_cannot_be_decoded_give_a_reason():
+def test_pixels_that_cannot_be_decoded_give_a_reason(capfd: pytest.CaptureFixture[str]):
     data = bytearray(png(picture(RNG, 64, 64), 2, bits=8))
     at = data.index(b"IDAT") + 200
     data[at : at + 500] = bytes(500)
@@ -269,3 +294,9 @@ def test_pixels_that_cannot_be_decoded_give_a_reason():
     deep[at : at + 500] = bytes(500)
     with pytest.raises(Unreadable, match="cannot be decoded"):
         pixels_of(bytes(deep))
+    odd = bytearray(png(RNG.integers(0, 65536, (8, 8, 1)), 0, chunk(b"tRNS", b"\0" * 7)))
+    odd[28] = 7  # a way of interlacing that there is not
+    odd[29:33] = struct.pack(">I", zlib.crc32(odd[12:29]))
+    with pytest.raises(Unreadable, match="damaged PNG header"):
+        pixels_of(bytes(odd))
+    assert capfd.readouterr() == ("", "")  # libpng prints what it thinks of a file

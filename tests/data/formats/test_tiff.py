@@ -288,6 +288,14 @@ def test_hostile_structures_end():
     assert reason_of(b"") == "empty file"
 
 
+def test_a_strip_larger_than_its_image_is_not_decoded():
+    data = bytearray(written(np.zeros((64, 64), np.uint8), compression="jpeg", metadata=None))
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = b"\xff\xdc" * 2
+    (got,) = tiff.read(io.BytesIO(bytes(data)), [0], None, None)
+    assert str(got) == "a strip of 65500 x 65500 is above the limit of 200,000,000 pixels"
+
+
 def test_the_pixel_limit_is_checked_before_any_pixel():
     small = written(values("u1", 8, 8), metadata=None, compression="zlib")
     huge = bytearray(small)
@@ -304,3 +312,6 @@ def test_what_is_not_supported_says_so():
     tag = tifffile.TiffFile(io.BytesIO(bytes(data))).pages.first.tags[259]
     struct.pack_into("<H", data, tag.valueoffset, 50002)
     assert reason_of(bytes(data)) == "TIFF compression JPEGXL is not supported"
+    data = bytearray(written(values("u1", 8, 8), metadata=None))
+    struct.pack_into("<H", data, tifffile.TiffFile(io.BytesIO(bytes(data))).pages.first.tags[277].valueoffset, 0)
+    assert reason_of(bytes(data)) == "TIFF of no samples a pixel"

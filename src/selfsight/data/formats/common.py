@@ -76,7 +76,9 @@ def read(
 
 def check_size(width: int, height: int) -> None:
     """Raises `Unreadable` for an image of no pixels or of more than `MAX_PIXELS`."""
-    if width < 1 or height < 1:
+    if not (0 <= width < 2**32 and 0 <= height < 2**32):
+        raise Unreadable("the sides of the image are damaged")
+    if not width * height:
         raise Unreadable(f"an image of {width} x {height} has no pixels")
     if width * height > MAX_PIXELS:
         raise Unreadable(f"{width} x {height} is above the limit of {MAX_PIXELS:,} pixels")
@@ -255,6 +257,8 @@ def _check_bmp_end(data: bytes, image: Image.Image) -> None:
     length = arguments[1] * image.height if decoder == "raw" else stated  # rows are padded; packed ones vary
     if offset + length > len(data):
         raise Unreadable("truncated BMP: the file is shorter than its header says")
+    if image.width * image.height > 256 * len(data):  # two bytes give at most 255 pixels
+        raise Unreadable("truncated BMP: too few bytes for its pixels")
 
 
 def _gif_frames(data: bytes) -> tuple[list[tuple[int, int]], bool]:
@@ -307,18 +311,24 @@ def _pixels(opened: _Opened, frame: int, at_least: int | None) -> np.ndarray:
         if frame:
             image.seek(frame)
         pixels = np.asarray(image if image.mode == opened.mode else image.convert(opened.mode))
-        if opened.format == "GIF" and image.size != opened.sizes[frame]:
-            raise Unreadable("the pixels are not of the size that the header says")
-    return upright(pixels.reshape(*pixels.shape[:2], -1), opened.orientation)
+    pixels = upright(pixels.reshape(*pixels.shape[:2], -1), opened.orientation)
+    if opened.format != "JPEG" and pixels.shape[1::-1] != opened.sizes[frame]:
+        raise Unreadable("the pixels are not of the size that the header says")
+    return pixels
 
 
 def _decode_16_bit_png(data: bytes) -> np.ndarray:
     from imagecodecs import png_decode
 
-    # libpng prints a warning of each odd chunk, and turns a transparent colour into a channel.
-    kept = [data[start:end] for kind, start, end in _png_chunks(data) if kind in (b"IHDR", b"IDAT", b"IEND")]
+    # libpng prints a warning of each oddity, and turns a transparent colour into a channel.
+    head, *rest = _png_chunks(data)
+    kept = [head, *(chunk for chunk in rest if chunk[0] in (b"IDAT", b"IEND"))]
+    if any(chunk[0] == b"IHDR" for chunk in rest):
+        raise Unreadable("damaged PNG header")
+    if data[26:28] != b"\0\0" or data[28] > 1 or max(data[16:18], data[20:22]) > b"\0\x0f":
+        raise Unreadable("damaged PNG header")  # compression, filter, interlacing; sides of more than a million
     try:
-        pixels: np.ndarray = png_decode(_PNG_MAGIC + b"".join(kept))
+        pixels: np.ndarray = png_decode(_PNG_MAGIC + b"".join(data[start:end] for _, start, end in kept))
     except MemoryError:
         raise
     except Exception:

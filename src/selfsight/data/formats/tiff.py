@@ -121,8 +121,12 @@ class _Opened:
             return [self.tiff.pages[item.planes[0]]]
         page = item.series.keyframe
         if not _is_one_block(item.series):
-            planes = [item.series[plane] for plane in item.planes]
-            return None if any(plane is None for plane in planes) else planes
+            planes: list[Page] = [item.series[plane] for plane in item.planes]
+            if any(plane is None for plane in planes):
+                return None
+            if len({plane.keyframe.hash for plane in planes}) > 1:
+                raise Unreadable("damaged TIFF: the planes of an image differ")
+            return planes
         from tifffile import TiffFrame
 
         return [
@@ -312,6 +316,8 @@ def _describe(page: Page, planes: int) -> tuple[int, int, str, int]:
         raise Unreadable("TIFF of luminance and colour difference (YCbCr) is supported with JPEG only")
     width, height, samples = int(page.imagewidth), int(page.imagelength), int(page.samplesperpixel)
     check_size(width, height)
+    if samples < 1:
+        raise Unreadable("TIFF of no samples a pixel")
     tile = prod(page.chunks) if page.is_tiled else 0
     if max(width * height * samples * planes, tile) > _MAX_VALUES:
         raise Unreadable(f"{width} x {height} x {samples * planes} is above the limit of {_MAX_VALUES:,} values")
