@@ -239,6 +239,7 @@ def _train(run: Run, recipe: Recipe, items: Collection, canvases: Canvases, star
             "which is not needed again. Give another -o, and more --minutes."
         )
     whiten(encoder, canvas_features(encoder, batches, normalise))
+    write_whole(run.set_aside_file, json.dumps(canvases.set_aside))  # whitening may be the first to read an item
     save(encoder, run.path / "encoder")
     seconds = clock.seconds
     run.log(f"finished after {step} steps and {seconds:.0f} s")
