@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -311,19 +312,19 @@ class Collection:
         gone = pa.array(sorted(set(ids)), pa.string())
         about = self.about
         about.forgotten = sorted({*about.forgotten, *gone.to_pylist()})
-        _rewrite(self.path, gone, about.to_metadata())
         for features in sorted(self.features_folder.glob("*.lance")):
             _recover(features)
             _rewrite(features, gone)
         if self.journal.exists():
             lines = self.journal.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if json.loads(line)["id"] not in set(ids)]
+            kept = [line for line in lines if set(ids).isdisjoint(re.findall(r'"([^"]*)"', line))]  # some may be cut
             partial = self.journal.with_name("decisions.jsonl.partial")
             with partial.open("w", encoding="utf-8") as file:
                 file.writelines(kept)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, self.journal)
+        _rewrite(self.path, gone, about.to_metadata())  # last: what stopped before it can be asked for again
         return Collection.open(self.path)
 
 

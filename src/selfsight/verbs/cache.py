@@ -13,7 +13,7 @@ def cache(action: Literal["list", "clear"] = "list", *names: str) -> dict[str, A
     """List what is kept in the cache folder, or clear it.
 
     It holds what can be made again from your files: tables of items, decoded pixels (canvases) and
-    features. What people decided (decisions.jsonl) cannot be made again and is never cleared.
+    features. What people decided (labels, which items are forgotten) cannot be made again and is never cleared.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def cache(action: Literal["list", "clear"] = "list", *names: str) -> dict[str, A
     Returns
     -------
     dict
-        folder; entries or cleared: [{name, kind, source, bytes}]; kept: entries with decisions in them.
+        folder; entries or cleared: [{name, kind, source, bytes}]; kept: entries with decisions of people.
     """
     from selfsight.data.cache import cache_folder
 
@@ -41,11 +41,14 @@ def cache(action: Literal["list", "clear"] = "list", *names: str) -> dict[str, A
         if names and entry["name"] not in names:
             continue
         path = folder / entry["kind"] / entry["name"]
-        if (path / "decisions.jsonl").exists():
+        if _decided(path):
             kept.append(entry)
-        else:
+            continue
+        if path.is_dir():
             shutil.rmtree(path)
-            cleared.append(entry)
+        else:
+            path.unlink()
+        cleared.append(entry)
     return {"folder": str(folder), "cleared": cleared, "kept": kept}
 
 
@@ -53,11 +56,25 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
     from selfsight.data.cache import bytes_in
 
     return [
-        {"name": path.name, "kind": kind, "source": _source(path), "bytes": bytes_in(path)}
+        {
+            "name": path.name,
+            "kind": kind,
+            "source": _source(path),
+            "bytes": bytes_in(path) if path.is_dir() else path.stat().st_size,
+        }
         for kind in ("collections", "canvases", "torchvision")
         for path in sorted((folder / kind).glob("*"))
-        if path.is_dir()
     ]
+
+
+def _decided(path: Path) -> bool:
+    """Whether people decided something in an entry: labels, or which items are to stay forgotten."""
+    from selfsight.data.collection import Collection
+
+    try:
+        return (path / "decisions.jsonl").exists() or bool(Collection.open(path / "items.lance").about.forgotten)
+    except (SelfsightError, ValueError, KeyError):  # no collection, or damaged
+        return False
 
 
 def _source(path: Path) -> str | None:
@@ -66,6 +83,8 @@ def _source(path: Path) -> str | None:
 
     from selfsight.data.collection import Collection
 
+    if path.parent.name == "torchvision":
+        return "torchvision"
     try:
         if (path / "about.json").exists():
             return str(json.loads((path / "about.json").read_text(encoding="utf-8"))["location"])
@@ -86,7 +105,7 @@ def show(result: dict[str, Any]) -> None:
         console.print(f"Cleared {len(rows)} entries, {total / 1e6:,.1f} MB, of {result['folder']}.")
         for row in result["kept"]:
             console.print(
-                f"Kept {row['name']}: people's decisions are in it. Delete that folder yourself if you mean it."
+                f"Kept {row['name']}: it holds what people decided. Delete that folder yourself if you mean it."
             )
         return
     table = Table("name", "kind", "of", "MB", box=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,15 @@ def forget(collection: str, *ids: str) -> dict[str, Any]:
     unknown = [name for name in wanted if name not in known]
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-        raise SelfsightError(f"{items.path} has no item {', '.join(unknown[:3])}{more}. Nothing was removed.")
+        raise SelfsightError(
+            f"{items.path} has no item {', '.join(unknown[:3])}{more}. Nothing was removed. "
+            f"Give ids, or paths relative to {items.about.location}."
+        )
     gone = [(item, uri) for item, uri in pairs if {item, uri} & set(wanted)]
     if len(gone) == len(pairs):
         raise SelfsightError(f"Those are all items of {items.path}. Delete the folder itself.")
     remove_canvases({item for item, _ in gone})
+    shutil.rmtree(items.path.with_name(f"{items.path.name}.partial"), ignore_errors=True)  # of an unfinished import
     left = items.forget([item for item, _ in gone])
     return {"forgotten": [{"id": item, "uri": uri} for item, uri in gone], "items": len(left)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from selfsight.data.sources.source import Options
 
 MOST_NAMED = 20  # files set aside that are printed by name
+# Columns whose values are counted.
+COUNTED = ("format", "mode", "depth", "label", "split", "site", "group", "sequence", "boxes")
 
 
 def import_(
@@ -69,70 +72,85 @@ def import_(
     from selfsight.data.sources.source import Options
 
     began = time.monotonic()
-    path = Path(out)
-    if path.suffix != ".lance":
-        raise SelfsightError(f"{out} must end in .lance. Give -o {path.with_suffix('.lance')}")
-    if rate < 0:
+    if not out.rstrip("/\\").endswith(".lance"):
+        raise SelfsightError(f"{out or 'The collection'} must end in .lance. Give a name such as -o photos.lance")
+    if not 0 <= rate < math.inf:
         raise SelfsightError(f"--rate is frames a second, 0 or above, not {rate:g}.")
+    path = Path(out)
     options = Options(tuple(include or ()), tuple(exclude or ()), parse_columns(columns or ""), root, rate or None)
     if source.rstrip("/\\").endswith(".lance"):
-        items = _copy(source, path, options)
+        items = _copy(source, path, options, strict)
     else:
         opened = make_source(source, options)
-        where = Path(opened.location)
-        if where.is_dir() and path.resolve().is_relative_to(where.resolve()):
-            raise SelfsightError(f"{out} is in the folder of the images, which stays as it is. Give another -o.")
+        _check_outside(path, opened.location)
         items = import_source(opened, path, strict)
     return _count(items) | {"seconds": time.monotonic() - began}
 
 
-def _copy(source: str, out: Path, options: Options) -> Collection:
+def _check_outside(out: Path, location: str) -> None:
+    folder = Path(location)
+    if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+        raise SelfsightError(f"{out} is in the folder of the images, which stays as it is. Give another -o.")
+
+
+def _copy(source: str, out: Path, options: Options, strict: bool) -> Collection:
     """The rows of another collection that are wanted, as a collection of the same source."""
     from dataclasses import replace
 
+    import pyarrow.compute as pc
+
     from selfsight.data.collection import Collection
+    from selfsight.data.importers import open_source
 
     if options.columns:
         raise SelfsightError("A collection brings its own columns. Leave --columns out, or import its source anew.")
     if out.exists():
         raise SelfsightError(f"{out} exists. Give another -o.")
-    items = Collection.open(source)
+    items = open_source(source, strict=strict)
+    _check_outside(out, items.about.location)
     rows = items.table
     rows = rows.filter([options.wanted(uri) for uri in rows["uri"].to_pylist()])
-    if not len(rows):
-        raise SelfsightError(f"No item of {source} matches --include and --exclude.")
+    if not pc.any(pc.equal(rows["status"], "ok")).as_py():
+        raise SelfsightError(f"No readable item of {source} matches --include and --exclude.")
     return Collection.write(out, rows, rows.schema, replace(items.about, listing="", others={}))
 
 
 def _count(items: Collection) -> dict[str, Any]:
-    """What the summary and `--json` say of a collection."""
-    table, usable, aside = items.table, items.usable, items.set_aside
-    counts = {
-        name: dict(Counter(v for v in usable[name].to_pylist() if v is not None).most_common())
-        for name in table.column_names
-        if name in ("label", "split", "site", "format")
-    }
-    boxes: Counter[str] = Counter()
-    if "boxes" in table.column_names:
-        boxes.update(box["label"] for listed in usable["boxes"].to_pylist() for box in listed or ())
-    masks = len(usable) - usable["mask"].null_count if "mask" in table.column_names else 0
-    named = zip(aside["uri"].to_pylist(), aside["reason"].to_pylist(), strict=True)
+    """What the summary and `--json` say of a collection, read some thousand rows at a time: it may hold millions."""
+    import pyarrow.compute as pc
+
+    from selfsight.data.pixels import common_format
+
+    seen: dict[str, Counter[Any]] = {name: Counter() for name in COUNTED}
+    aside: list[dict[str, str]] = []
+    masks = 0
+    for batch in items.batches([c for c in ("uri", "status", "reason", "mask", *COUNTED) if c in items.columns]):
+        ok = pc.equal(batch["status"], "ok")
+        aside += batch.filter(pc.invert(ok)).select(["uri", "reason"]).to_pylist()
+        usable = batch.filter(ok)
+        for name, counts in seen.items():
+            if name in usable.schema.names:
+                values = pc.list_flatten(usable[name]).field("label") if name == "boxes" else usable[name]
+                for found in pc.value_counts(values.drop_null()).to_pylist():
+                    counts[found["values"]] += found["counts"]
+        masks += len(usable) - usable["mask"].null_count if "mask" in usable.schema.names else 0
+    by_count = {name: dict(sorted(c.items(), key=lambda pair: (-pair[1], pair[0]))) for name, c in seen.items()}
     return {
         "collection": str(items.path),
         "source": items.about.location,
-        "items": len(usable),
-        "pixels": str(items.pixel_format),
+        "items": seen["format"].total(),
+        "pixels": str(common_format(seen["mode"].elements(), seen["depth"].elements())),
         "set_aside": len(aside),
-        "reasons": dict(Counter(aside["reason"].to_pylist()).most_common()),
-        "set_aside_items": [{"uri": uri, "reason": reason} for uri, reason in sorted(named)],
+        "reasons": dict(Counter(item["reason"] for item in aside).most_common()),
+        "set_aside_items": sorted(aside, key=lambda item: item["uri"]),
         "others": items.about.others,
-        "formats": counts["format"],
-        "labels": counts["label"],
-        "splits": counts["split"],
-        "sites": counts["site"],
-        "groups": len(set(usable["group"].to_pylist()) - {None}),
-        "sequences": len(set(usable["sequence"].to_pylist()) - {None}),
-        "boxes": dict(boxes.most_common()),
+        "formats": by_count["format"],
+        "labels": by_count["label"],
+        "splits": by_count["split"],
+        "sites": by_count["site"],
+        "groups": len(seen["group"]),
+        "sequences": len(seen["sequence"]),
+        "boxes": by_count["boxes"],
         "masks": masks,
     }
 
@@ -147,8 +165,8 @@ def show(result: dict[str, Any]) -> None:
     for title in ("labels", "splits", "sites", "boxes"):
         if result[title]:
             shown = list(result[title].items())
-            text = ", ".join(f"{name} {n:,}" for name, n in shown[:10])
-            console.print(f"  {title}: {text}{f' and {len(shown) - 10:,} more' if len(shown) > 10 else ''}")
+            text = "; ".join(f"{name} {n:,}" for name, n in shown[:10])  # names may hold commas
+            console.print(f"  {title}: {text}{f'; and {len(shown) - 10:,} more' if len(shown) > 10 else ''}")
     for title in ("groups", "sequences", "masks"):
         if result[title]:
             console.print(f"  {title}: {result[title]:,}")

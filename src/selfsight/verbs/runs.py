@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from selfsight.errors import SelfsightError
+
+if TYPE_CHECKING:
+    from selfsight.training.run import Run
+
+# What is in a run. A folder that holds anything else is not deleted: it may be somebody's project, or hold the images.
+WRITTEN = {"recipe.yaml", "environment.json", "normalisation.json", "set_aside.json", "metrics.jsonl", "tensorboard"}
+WRITTEN |= {
+    "run.log",
+    "lock",
+    "views.png",
+    "checkpoints",
+    "encoder",
+    "evaluation.json",
+    "evaluation.csv",
+    "report.html",
+}
+WRITTEN |= {".DS_Store"}
 
 
 def runs(action: Literal["list", "remove"] = "list", *paths: str) -> dict[str, Any]:
@@ -22,7 +40,8 @@ def runs(action: Literal["list", "remove"] = "list", *paths: str) -> dict[str, A
     Returns
     -------
     dict
-        runs: [{run, state, objective, encoder, items, steps, seconds, bytes}]; removed: their paths.
+        runs, or removed: [{run, state, objective, encoder, items, steps, seconds, bytes}]; a run whose state is
+        "damaged" has only run, state and bytes.
     """
     from selfsight.training.run import Run
 
@@ -35,14 +54,25 @@ def runs(action: Literal["list", "remove"] = "list", *paths: str) -> dict[str, A
         return {"runs": [_describe(path) for path in found]}
     if not paths:
         raise SelfsightError("Say which run to remove: selfsight runs remove runs/first")
-    opened = [Run.open(path) for path in paths]  # all are runs, or none is removed
-    for run in opened:
-        with run.claimed():  # nobody trains it
-            pass
+    opened = [Run.open(path) for path in {Path(path).resolve(): path for path in paths}.values()]
+    for run in opened:  # all are removed, or none
+        _check_only_a_run(run)
     described = [_describe(run.path) for run in opened]
-    for run in opened:
-        shutil.rmtree(run.path)
+    with ExitStack() as claims:
+        for run in opened:  # nobody trains it, nor will
+            claims.enter_context(run.claimed())
+        for run in opened:
+            shutil.rmtree(run.path)
     return {"removed": described}
+
+
+def _check_only_a_run(run: Run) -> None:
+    more = sorted(path.name for path in run.path.iterdir() if path.name.removesuffix(".partial") not in WRITTEN)
+    if more:
+        raise SelfsightError(
+            f"{run.path} also holds {', '.join(more[:3])}{', …' if len(more) > 3 else ''}, which no run writes. "
+            "Nothing was removed: move that away first, or delete the folder yourself."
+        )
 
 
 def _describe(path: Path) -> dict[str, Any]:
@@ -53,11 +83,11 @@ def _describe(path: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"run": str(path), "bytes": bytes_in(path)}
     try:
         _, recipe, data = run.read_recipe()
-    except SelfsightError:
+        last = (run.read_metrics() or [{}])[-1]
+    except (SelfsightError, ValueError):
         return row | {"state": "damaged"}
-    last = (run.read_metrics() or [{}])[-1]
     state = "finished" if run.finished else "training" if run.in_use else "stopped"
-    row |= {"state": state, "objective": recipe.objective, "encoder": recipe.encoder, "items": data["items"]}
+    row |= {"state": state, "objective": recipe.objective, "encoder": recipe.encoder, "items": data.get("items", 0)}
     return row | {"steps": last.get("step", 0), "seconds": last.get("seconds", 0.0)}
 
 

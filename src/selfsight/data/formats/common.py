@@ -183,7 +183,9 @@ def _open_gif(data: bytes) -> _Opened:
 
 def _pillow(data: bytes, name: str) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data), formats=(name,))
+        image = Image.open(io.BytesIO(data), formats=(name,))
+        image.decodermaxblock = max(image.decodermaxblock, 8 * image.width)  # a row in many pieces is copied for each
+        return image
     except MemoryError:
         raise
     except Image.DecompressionBombError as error:
@@ -310,6 +312,7 @@ def _pixels(opened: _Opened, frame: int, at_least: int | None) -> np.ndarray:
             image.draft(None, (at_least, at_least))
         if frame:
             image.seek(frame)
+        image.load()  # which makes RGBA of an RGB frame that enlarges its GIF
         pixels = np.asarray(image if image.mode == opened.mode else image.convert(opened.mode))
     pixels = upright(pixels.reshape(*pixels.shape[:2], -1), opened.orientation)
     if opened.format != "JPEG" and pixels.shape[1::-1] != opened.sizes[frame]:

@@ -1,0 +1,334 @@
+"""import: what it says it found, what it refuses, and the tables that people really have."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import tiny_encoder, write_folder
+from PIL import Image
+
+import selfsight
+from selfsight.data.collection import Collection
+from selfsight.encoders.store import save
+
+ROOT = Path(__file__).parents[2]
+DATA = Path(os.environ.get("SELFSIGHT_DATA", ROOT.parent / "shared" / "data"))
+
+
+def imported(source: Path | str, out: Path, **how: Any) -> dict[str, Any]:
+    """The result of an import, without its time."""
+    result = selfsight.import_(str(source), out=str(out), **how)
+    assert result.pop("seconds") > 0
+    return result
+
+
+def column(path: Path, name: str) -> dict[str, Any]:
+    """{uri: value} of a collection."""
+    table = Collection.open(path).table
+    return dict(zip(table["uri"].to_pylist(), table[name].to_pylist(), strict=True))
+
+
+def make_unreadable(path: Path) -> None:
+    """Other bytes under the old size and time of change: only who reads the file again can tell."""
+    stat = path.stat()
+    path.write_bytes(bytes(stat.st_size))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Path:
+    """Four grey pictures of three patients in two hospitals with a table, and what lies beside them."""
+    folder = tmp_path / "ward"
+    (folder / "north").mkdir(parents=True)
+    (folder / "south").mkdir()
+    for i, place in enumerate(("north/a", "north/b", "south/c", "south/d")):
+        Image.fromarray(np.full((6, 9), 20 * i, np.uint8)).save(folder / f"{place}.png")
+    (folder / "south" / "empty.png").write_bytes(b"")
+    (folder / "south" / "page.jpg").write_text("<html>not found</html>")
+    (folder / "notes.txt").write_text("hello")
+    rows = [("file", "patient", "hospital", "finding", "camera")]
+    rows += [("north/a.png", "p1", "Oslo, main", "ill", "x"), ("north/b.png", "p1", "Oslo, main", "well", "y")]
+    rows += [("south/c.png", "p2", "Bergen", "ill", ""), ("south/d.png", "p3", "Bergen", "", "x")]
+    rows += [("south/gone.png", "p4", "Bergen", "ill", "x")]
+    with (folder / "ward.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return folder
+
+
+def test_what_is_found_is_counted_and_named(ward: Path, tmp_path: Path):
+    assert imported(ward, tmp_path / "ward.lance", columns="site={0}") == {
+        "collection": str(tmp_path / "ward.lance"),
+        "source": str(ward),
+        "items": 4,
+        "pixels": "grey, 8 bit",
+        "set_aside": 2,
+        "reasons": {"empty file": 1, "holds a web page, not an image": 1},
+        "set_aside_items": [
+            {"uri": "south/empty.png", "reason": "empty file"},
+            {"uri": "south/page.jpg", "reason": "holds a web page, not an image"},
+        ],
+        "others": {".csv": 1, ".txt": 1},
+        "formats": {"PNG": 4},
+        "labels": {},
+        "splits": {},
+        "sites": {"north": 2, "south": 2},  # of items: what was set aside is not among them
+        "groups": 0,
+        "sequences": 0,
+        "boxes": {},
+        "masks": 0,
+    }
+
+
+def test_columns_of_a_table(ward: Path, tmp_path: Path):
+    columns = "group=patient,site=hospital,label=finding,camera=camera,place=in {0}"
+    result = imported(ward / "ward.csv", tmp_path / "ward.lance", columns=columns)
+    assert (result["items"], result["reasons"]) == (4, {"no such file": 1})
+    assert result["sites"] == {"Bergen": 2, "Oslo, main": 2} and result["groups"] == 3
+    assert result["labels"] == {"ill": 2, "well": 1}
+    found = {name: column(tmp_path / "ward.lance", name) for name in ("group", "camera", "place")}
+    assert found["group"] == {
+        "north/a.png": "p1", "north/b.png": "p1", "south/c.png": "p2", "south/d.png": "p3", "south/gone.png": None,
+    }  # fmt: skip
+    assert found["camera"]["north/b.png"] == "y" and found["camera"]["south/c.png"] is None
+    assert found["place"]["south/d.png"] == "in south"
+
+
+def test_an_edited_table_changes_labels_and_reads_no_image(ward: Path, tmp_path: Path):
+    table, out = ward / "ward.csv", tmp_path / "ward.lance"
+    imported(table, out, columns="label=finding")
+    for image in ward.rglob("?.png"):
+        make_unreadable(image)
+    table.write_text(table.read_text().replace("ill", "unwell").replace("south/c.png,p2", "south/c.png,p9"))
+    result = imported(table, out, columns="label=finding,group=patient")
+    assert (result["items"], result["labels"]) == (4, {"unwell": 2, "well": 1})
+    assert column(out, "group")["south/c.png"] == "p9"
+
+
+def test_the_same_command_again_reads_nothing(ward: Path, tmp_path: Path):
+    first = imported(ward, tmp_path / "ward.lance", include=["*.png"])
+    for image in ward.rglob("?.png"):
+        make_unreadable(image)
+    assert imported(ward, tmp_path / "ward.lance", include=["*.png"]) == first
+    Image.fromarray(np.zeros((6, 9), np.uint8)).save(ward / "south" / "new.png")
+    assert imported(ward, tmp_path / "ward.lance", include=["*.png"])["items"] == 5
+
+
+def test_include_and_exclude(ward: Path, tmp_path: Path):
+    def found(name: str, **how: Any) -> list[str]:
+        imported(ward, tmp_path / f"{name}.lance", **how)
+        return sorted(column(tmp_path / f"{name}.lance", "uri"))
+
+    assert found("one", include=["north/*"]) == ["north/a.png", "north/b.png"]
+    assert found("two", include=["*.png"], exclude=["south/e*", "*b.png"]) == [
+        "north/a.png", "south/c.png", "south/d.png",
+    ]  # fmt: skip
+    assert found("three", include=["*/a.png", "*/page.jpg"]) == ["north/a.png", "south/page.jpg"]
+
+
+def test_frames_a_second_of_a_video(tmp_path: Path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "clip.mp4"), "w") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for i in range(30):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 8 * i, np.uint8), format="rgb24")
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    for rate, items in ((0.0, 30), (5.0, 15), (1.0, 3)):
+        result = imported(tmp_path / "clip.mp4", tmp_path / f"{items}.lance", rate=rate)
+        assert (result["items"], result["sequences"]) == (items, 1), rate
+
+
+def test_a_part_of_a_collection(ward: Path, tmp_path: Path):
+    imported(ward / "ward.csv", tmp_path / "ward.lance", columns="site=hospital")
+    result = imported(tmp_path / "ward.lance", tmp_path / "part.lance", include=["south/*"], exclude=["*d.png"])
+    assert (result["items"], result["set_aside"], result["sites"]) == (1, 1, {"Bergen": 1})
+    whole, part = column(tmp_path / "ward.lance", "id"), column(tmp_path / "part.lance", "id")
+    assert part.items() <= whole.items() and set(part) == {"south/c.png", "south/gone.png"}
+    save(tiny_encoder(channels=1), tmp_path / "encoder")
+    features = selfsight.embed(str(tmp_path / "part.lance"), model=str(tmp_path / "encoder"))
+    assert features["uri"].to_pylist() == ["south/c.png"]  # read from where the whole was imported
+
+
+REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
+    ("ward", "", {}, "must end in .lance"),
+    ("ward", ".", {}, "must end in .lance"),
+    ("ward", "ward.parquet", {}, "ward.parquet must end in .lance"),
+    ("ward", "ward/north/x.lance", {}, "in the folder of the images"),
+    ("nowhere", "x.lance", {}, "nowhere does not exist"),
+    ("nowhere.lance", "x.lance", {}, "nowhere.lance"),
+    ("ward", "x.lance", {"rate": -1.0}, "--rate .* not -1"),
+    ("ward", "x.lance", {"rate": float("nan")}, "--rate .* not nan"),
+    ("ward/ward.csv", "x.lance", {"columns": "label=findings"}, "no column for label=findings.*'finding'"),
+    ("ward/ward.csv", "x.lance", {"columns": "label"}, "not NAME=COLUMN"),
+    ("ward/ward.csv", "x.lance", {"columns": "id=patient"}, "id is read from the images"),
+    ("ward", "x.lance", {"columns": "label={what}"}, "label={what} is not understood"),
+    ("ward", "x.lance", {"include": ["west/*"]}, "No readable image in .*ward"),
+    ("ward", "x.lance", {"strict": True}, r"south/empty.png: empty file\. .*--strict"),
+    ("ward.lance", "ward.lance", {}, "ward.lance exists"),
+    ("ward.lance", "ward/x.lance", {}, "in the folder of the images"),
+    ("ward.lance", "x.lance", {"columns": "label={0}"}, "brings its own columns"),
+    ("ward.lance", "x.lance", {"include": ["west/*"]}, "No readable item of ward.lance"),
+    ("ward.lance", "x.lance", {"include": ["*empty.png"]}, "No readable item of ward.lance"),
+    ("ward.lance", "x.lance", {"strict": True}, "south/empty.png: empty file"),
+]
+
+
+@pytest.mark.parametrize(("source", "out", "how", "said"), REFUSED)
+def test_what_is_refused_is_one_sentence_and_writes_nothing(
+    ward: Path, monkeypatch: pytest.MonkeyPatch, source: str, out: str, how: dict[str, Any], said: str
+):
+    monkeypatch.chdir(ward.parent)
+    if source == "ward.lance":
+        selfsight.import_("ward", out="ward.lance")
+    before = sorted(ward.parent.rglob("*"))
+    with pytest.raises(selfsight.SelfsightError, match=said) as error:
+        selfsight.import_(source, out=out, **how)
+    assert "\n" not in str(error.value)
+    left = sorted(path for path in ward.parent.rglob("*") if ".lance.partial" not in str(path))
+    assert left == before
+
+
+def selfsight_import(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "selfsight", "import", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def test_the_command_line_says_the_same(ward: Path, tmp_path: Path):
+    expected = imported(ward, tmp_path / "ward.lance", include=["*.png"], columns="label={0}")
+    options = ("--include", "*.png", "--columns", "label={0}")
+    done = selfsight_import("ward", "-o", "again.lance", *options, "--json", cwd=tmp_path)
+    said = json.loads(done.stdout)
+    assert said | {"collection": "", "seconds": 0} == expected | {"collection": "", "seconds": 0}
+    done = selfsight_import("ward", "-o", "again.lance", *options, cwd=tmp_path)
+    assert "again.lance: 4 items (4 PNG), grey, 8 bit." in done.stdout
+    assert "labels: north 2; south 2" in done.stdout and "south/empty.png: empty file" in done.stdout
+
+
+def test_of_many_files_set_aside_the_first_are_printed_and_json_names_all(tmp_path: Path):
+    folder = write_folder(tmp_path / "photos", 1)
+    for i in range(30):
+        (folder / f"bad-{i:02d}.png").write_bytes(b"")
+    done = selfsight_import("photos", "-o", "photos.lance", cwd=tmp_path)
+    assert "30 empty file" in done.stdout and "bad-19.png" in done.stdout and "bad-20.png" not in done.stdout
+    assert "and 10 more; --json names them all" in done.stdout
+    named = imported(folder, tmp_path / "photos.lance")["set_aside_items"]
+    assert [item["uri"] for item in named] == [f"bad-{i:02d}.png" for i in range(30)]
+
+
+# -- the tables that people really have, with the lines of docs/import.md --
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Callable[[str], tuple[dict[str, Any], dict[str, dict[str, Any]]]]:
+    """Runs the line of docs/import.md for a set: its result, and the rows of the collection by path."""
+
+    def run(name: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        if not (DATA / name).is_dir():
+            pytest.skip(f"there is no {DATA / name}; SELFSIGHT_DATA names another folder")
+        (tmp_path / name).symlink_to(DATA / name)
+        page = (ROOT / "docs" / "import.md").read_text(encoding="utf-8")
+        line = re.search(rf"^selfsight import '?{name}/?.* -o {name}\.lance .*$", page, flags=re.MULTILINE)
+        assert line, f"docs/import.md has no line for {name}"
+        done = selfsight_import(*shlex.split(line[0])[2:], "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        rows = Collection.open(tmp_path / f"{name}.lance").table.to_pylist()
+        return json.loads(done.stdout), {row["uri"]: row for row in rows}
+
+    return run
+
+
+def cells(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return [{name: value.strip() for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def counted(values: Any) -> dict[str, int]:
+    return dict(Counter(value for value in values if value))
+
+
+def test_blood_cells_of_two_laboratories(real: Callable[..., Any]):
+    result, rows = real("wbc")
+    expected = {}
+    for site in ("site1", "site2"):
+        for row in cells(DATA / "wbc" / site / "labels.csv"):
+            name = f"{int(row['image ID']):03d}.png"
+            label = row.get("class label") or row["class"]
+            expected[f"{site}/images/{name}"] = (site, label, f"{site}/masks/{name}")
+    assert {uri: (row["site"], row["label"], row["mask"]) for uri, row in rows.items()} == expected
+    assert all((DATA / "wbc" / mask).is_file() for _, _, mask in expected.values())
+    assert (result["items"], result["set_aside"], result["masks"]) == (400, 0, 400)
+    assert result["sites"] == {"site1": 300, "site2": 100}
+    assert result["labels"] == counted(label for _, label, _ in expected.values())
+
+
+def test_radiographs_with_patients(real: Callable[..., Any]):
+    result, rows = real("covid-cxr")
+    table = cells(DATA / "covid-cxr" / "metadata.csv")
+    assert (result["items"], result["set_aside"]) == (544, 0) and len(table) == 544
+    for row in table:
+        found = rows[f"images/{row['filename']}"]
+        wanted = (row["patientid"], row["location"] or None, row["finding"] or None)
+        assert (found["group"], found["site"], found["label"]) == wanted
+    assert result["groups"] == len({row["patientid"] for row in table})
+    assert result["sites"] == counted(row["location"] for row in table)
+    assert result["labels"] == counted(row["finding"] for row in table)
+
+
+def test_steel_with_boxes(real: Callable[..., Any]):
+    result, rows = real("neu")
+    files = [path.relative_to(DATA / "neu") for path in (DATA / "neu").glob("t*/*/*.jpg")]
+    assert {uri: (row["split"], row["label"]) for uri, row in rows.items()} == {
+        file.as_posix(): file.parts[:2] for file in files
+    }
+    assert (result["items"], result["set_aside"]) == (1800, 0)
+    assert result["splits"] == counted(file.parts[0] for file in files)
+    assert result["labels"] == counted(file.parts[1] for file in files)
+    for file in files:
+        lines = (DATA / "neu" / "boxes" / f"{file.stem}.txt").read_text().split("\n")
+        written = [(label, *map(np.float32, numbers)) for label, *numbers in (line.split() for line in lines if line)]
+        assert [tuple(box.values()) for box in rows[file.as_posix()]["boxes"] or ()] == written
+    lines = [line for path in (DATA / "neu" / "boxes").iterdir() for line in path.read_text().splitlines()]
+    assert result["boxes"] == counted(line.split(" ")[0] for line in lines)
+
+
+def test_blood_smears_with_boxes(real: Callable[..., Any]):
+    result, rows = real("bccd")
+    lists = {
+        split: (DATA / "bccd/ImageSets/Main" / f"{split}.txt").read_text().split() for split in ("train", "val", "test")
+    }
+    expected = {f"JPEGImages/{stem}.jpg": split for split, stems in lists.items() for stem in stems}
+    assert {uri: row["split"] for uri, row in rows.items()} == expected
+    assert (result["items"], result["set_aside"]) == (364, 0)
+    assert result["splits"] == {split: len(stems) for split, stems in lists.items()}
+    for stems in lists.values():
+        for stem in stems:
+            text = (DATA / "bccd" / "Annotations" / f"{stem}.xml").read_text()
+            names = re.findall(r"<name>(.*?)</name>", text)
+            assert [box["label"] for box in rows[f"JPEGImages/{stem}.jpg"]["boxes"]] == names
+    assert result["boxes"] == {"RBC": 4155, "WBC": 372, "Platelets": 361}
+
+
+def test_tiles_with_masks(real: Callable[..., Any]):
+    result, rows = real("magnetic-tile")
+    files = [path.relative_to(DATA / "magnetic-tile") for path in (DATA / "magnetic-tile" / "images").rglob("*.jpg")]
+    masks = {
+        path.relative_to(DATA / "magnetic-tile").as_posix()
+        for path in (DATA / "magnetic-tile" / "masks").rglob("*.png")
+    }
+    assert {uri: row["label"] for uri, row in rows.items()} == {file.as_posix(): file.parts[1] for file in files}
+    assert {row["mask"] for row in rows.values()} - {None} == masks
+    assert (result["items"], result["set_aside"], result["masks"]) == (892, 0, 392)
+    assert result["labels"] == counted(file.parts[1] for file in files)

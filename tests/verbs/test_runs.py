@@ -1,0 +1,130 @@
+"""runs: which there are, and that only what is a run of nobody else is removed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import selfsight
+
+STEPS = 2
+
+
+@pytest.fixture
+def first(images: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The finished run runs/first, with all that verbs write into a run; the working folder is the one above."""
+    monkeypatch.chdir(tmp_path)
+    images(6)
+    selfsight.pretrain("photos", out="runs/first", steps=STEPS, batch_size=4)
+    return Path("runs/first")
+
+
+def stopped(first: Path, name: str) -> Path:
+    """A run without its encoder: what a kill leaves."""
+    copy = Path(shutil.copytree(first, f"runs/{name}"))
+    shutil.rmtree(copy / "encoder")
+    return copy
+
+
+def training(run: Path) -> subprocess.Popen[str]:
+    """Another process that has claimed a run, until its stdin is closed."""
+    code = "import sys; from selfsight.training.run import Run\n"
+    code += "with Run.open(sys.argv[1]).claimed(): print('claimed', flush=True); sys.stdin.read()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout and process.stdout.readline() == "claimed\n"
+    return process
+
+
+def test_runs_are_listed_with_their_state(first: Path):
+    second = stopped(first, "deep/second")
+    with (second / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "seconds": 120.5}\n{"step": 8, "sec')  # a kill cut the last row
+    damaged = stopped(first, "third")
+    (damaged / "recipe.yaml").write_text("asked: [")
+    last = json.loads((first / "metrics.jsonl").read_text().splitlines()[-1])
+    size = sum(path.stat().st_size for path in first.rglob("*") if path.is_file())
+    rows = selfsight.runs()["runs"]
+    assert [(row["run"], row["state"]) for row in rows] == [
+        ("runs/deep/second", "stopped"), ("runs/first", "finished"), ("runs/third", "damaged"),
+    ]  # fmt: skip
+    assert rows[1] == {
+        "run": "runs/first", "state": "finished", "objective": "simclr", "encoder": "resnet18", "items": 6,
+        "steps": STEPS, "seconds": last["seconds"], "bytes": size,
+    }  # fmt: skip
+    assert (rows[0]["steps"], rows[0]["seconds"]) == (7, 120.5)
+    assert [row["run"] for row in selfsight.runs("list", "runs/deep", "runs/first")["runs"]] == [
+        "runs/deep/second", "runs/first",
+    ]  # fmt: skip
+
+
+def test_what_is_damaged_is_listed_whatever_it_holds(first: Path):
+    for name, file, content in (("a", "recipe.yaml", b"\xff\xfe\x00"), ("b", "metrics.jsonl", b'{"step": \n{}\n')):
+        (stopped(first, name) / file).write_bytes(content)
+    assert [row["state"] for row in selfsight.runs()["runs"]] == ["damaged", "damaged", "finished"]
+
+
+def test_a_run_that_trains_is_not_removed_and_neither_are_others_with_it(first: Path):
+    second = stopped(first, "second")
+    before = sorted(Path("runs").rglob("*"))
+    process = training(second)
+    try:
+        assert [row["state"] for row in selfsight.runs()["runs"]] == ["finished", "training"]
+        with pytest.raises(selfsight.SelfsightError, match=f"runs/second is being trained by process {process.pid}"):
+            selfsight.runs("remove", "runs/first", "runs/second")
+        assert sorted(Path("runs").rglob("*")) == sorted([*before, second / "lock"])
+    finally:
+        process.communicate("", timeout=60)
+    removed = selfsight.runs("remove", "runs/first", "runs/second", "runs/../runs/first/")["removed"]
+    assert [row["state"] for row in removed] == ["finished", "stopped"]
+    assert not any(Path("runs").iterdir()) and Path("photos").is_dir()
+
+
+def test_a_run_with_all_that_verbs_write_into_it_is_removed(first: Path):
+    for split in ("train", "test"):
+        for label in ("good", "bad"):
+            shutil.copytree("photos", f"labelled/{split}/{label}")
+    selfsight.evaluate("runs/first", train="labelled/train", test="labelled/test")
+    selfsight.report("runs/first")
+    (first / "recipe.yaml.partial").write_text("what a kill leaves")
+    selfsight.runs("remove", "runs/first")
+    assert not first.exists()
+
+
+def test_what_is_no_run_is_refused_and_nothing_is_removed(first: Path):
+    Path("mine").mkdir()
+    (Path("mine") / "thesis.txt").write_text("years of work")
+    stopped(first, "second")
+    (Path("runs/second") / "photos").mkdir()
+    before = sorted(Path().rglob("*"))
+    for given, said in (
+        ("mine", "mine is not a run"),
+        ("nowhere", "nowhere is not a run"),
+        ("runs", "runs is not a run"),
+        ("runs/second", "runs/second also holds photos, which no run writes"),
+    ):
+        with pytest.raises(selfsight.SelfsightError, match=said):
+            selfsight.runs("remove", "runs/first", given)
+    with pytest.raises(selfsight.SelfsightError, match="selfsight runs remove runs/first"):
+        selfsight.runs("remove")
+    with pytest.raises(selfsight.SelfsightError, match="nowhere is not a folder"):
+        selfsight.runs("list", "nowhere")
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_on_the_command_line(first: Path):
+    def said(*arguments: str) -> str:
+        command = [sys.executable, "-m", "selfsight", "runs", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert "runs/first" in said("list", "runs") and "finished" in said()
+    assert json.loads(said("list", "--json"))["runs"][0]["steps"] == STEPS
+    assert said("remove", "runs/first").startswith("Removed runs/first, ")
+    assert "No runs here" in said()
