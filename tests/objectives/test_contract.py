@@ -12,9 +12,16 @@ import numpy as np
 import pytest
 import torch
 from helpers import (
-    PLAIN, batch_of, collection_of, make_batches, make_canvases, picture, tiny_encoder, train, two_views,
+    PLAIN,
+    batch_of,
+    collection_of,
+    make_batches,
+    make_canvases,
+    picture,
+    tiny_encoder,
+    train,
+    two_views,
 )  # fmt: skip
-from PIL import Image
 from torch import Tensor, nn
 
 from selfsight.data.batches import Batches
