@@ -107,7 +107,8 @@ def tiny_encoder(size: int = 32, channels: int = 3, seed: int = 0, name: str = "
 def tiny_recipe(views: ViewPlan, **changes: Any) -> Recipe:
     recipe = Recipe(
         objective="none", objective_options={}, encoder="resnet18", encoder_args=NARROW, pretrained=False, channels=3,
-        size=32, canvas_side=32, canvases="resident", views=views, batch_size=4, accumulate=1, optimiser="adamw", learning_rate=1e-3,
+        size=32, canvas_side=32, canvases="resident", views=views, batch_size=4, accumulate=1,
+        optimiser="adamw", learning_rate=1e-3,
         weight_decay=0.05, warmup=0.1, clip=0.0, precision="no", threads=1, seed=0, budget=Budget(steps=5),
     )  # fmt: skip
     return replace(recipe, **changes)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 from helpers import collection_of, garble, make_canvases, picture
 from PIL import Image
 
-from selfsight.data.canvases import Resident, announce, canvas_bytes, measure_format, remove_canvases
+from selfsight.data.canvases import Resident, announce, canvas_bytes, folder_of, measure_format, remove_canvases
 from selfsight.data.formats.format import Unreadable
 from selfsight.data.importers import open_source
 from selfsight.data.pixels import PixelFormat
@@ -51,8 +54,6 @@ def test_the_second_start_maps_the_first_ones_file(images: Callable[..., Path], 
     for path in folder.rglob("*.png"):  # so that reading one would fail
         content, stat = path.read_bytes(), path.stat()
         path.write_bytes(bytes(len(content)))
-        import os
-
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     second = make_canvases(open_source(folder), 24)
     assert isinstance(second, Resident) and Path(second.pixels.filename) == file
@@ -88,7 +89,7 @@ def test_what_fails_only_in_decoding_is_set_aside(images: Callable[..., Path], h
     canvases = make_canvases(collection, 32, held)
     bad = canvases.rows["uri"].to_pylist().index("000.png")
     for _ in range(2):
-        with pytest.raises(Unreadable, match="cannot be decoded|truncated|broken"):
+        with pytest.raises(Unreadable, match=r"cannot be decoded|truncated|broken"):
             canvases[bad]
     assert list(canvases.set_aside) == [canvases.ids[bad]]
     assert bad not in [i for i, _ in canvases.sample(100)] and len(list(canvases.sample(100))) == 8
@@ -179,7 +180,7 @@ def test_wrong_channels_are_set_aside_without_being_opened(tmp_path: Path):
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(folder / "odd.png")
     canvases = make_canvases(open_source(folder), 20)
     assert canvases.format.mode == "5"
-    assert list(canvases.set_aside.values()) == ["RGB, in a collection of 5 channels"]
+    assert list(canvases.set_aside.values()) == ["RGB, not 5 channels"]
 
 
 def test_a_full_disk_is_foreseen(images: Callable[..., Path], monkeypatch: pytest.MonkeyPatch):
@@ -204,3 +205,31 @@ def test_removing_canvases_removes_those_that_hold_an_item(tmp_path: Path, cache
     (left.parent / "index.npz").write_bytes(b"torn")  # it may hold anything
     remove_canvases({ids[0]})
     assert not cached(cache)
+
+
+def test_two_processes_that_decode_the_same_items_at_once_do_not_meet(images: Callable[..., Path], tmp_path: Path):
+    """As a sweep over seeds does: both map the same whole file, none of whose pixels is missing."""
+    folder = images(150, size=(60, 60))
+    open_source(folder)
+    program = f"""
+import numpy as np
+from selfsight.data.canvases import Resident, measure_format
+from selfsight.data.importers import open_source
+items = open_source({str(folder)!r})
+canvases = Resident(items, measure_format(items), 40)
+print(sum(int(canvases[i].astype(np.int64).sum()) for i in range(150)))
+"""
+    both = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    sums = {int(process.communicate(timeout=120)[0]) for process in both}
+    canvases = make_canvases(open_source(folder), 40)
+    assert sums == {sum(int(canvases[i].astype(np.int64).sum()) for i in range(150))}
+
+
+def test_what_a_killed_decoding_left_is_removed_by_the_next(images: Callable[..., Path], cache: Path):
+    collection = open_source(images(3))
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = folder_of(collection, measure_format(collection), 24).with_suffix(f".{dead.pid}")
+    left.mkdir(parents=True)
+    make_canvases(collection, 24)
+    assert not left.exists() and len(list((cache / "canvases").iterdir())) == 1

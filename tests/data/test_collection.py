@@ -126,13 +126,18 @@ def test_decisions_are_appended_and_undone_by_the_inverse(tmp_path: Path):
     assert entries[0]["time"] <= entries[1]["time"]
 
 
-def test_folder_labels_use_the_column_then_the_folder(tmp_path: Path):
-    rows = rows_of(["1", "2", "3"], uri=["cat/x.png", "dog/y.png", "z.png"], label=[None, "wolf", "bird"])
-    collection = write(tmp_path / "c.lance", rows)
-    assert collection.folder_labels() == ["cat", "wolf", "bird"]
-    bare = write(tmp_path / "d.lance", rows_of(["1"]))
-    with pytest.raises(SelfsightError, match=r"1\.png"):
-        bare.folder_labels()
+def test_labels_are_the_column_where_there_is_one_else_the_folders(tmp_path: Path):
+    def labels(name: str, **columns: list) -> list[str]:
+        rows = rows_of(["1", "2"], uri=["cat/x.png", "dog/deep/y.png"], **columns)
+        return Collection.write(tmp_path / f"{name}.lance", rows, rows.schema, About(str(tmp_path))).folder_labels()
+
+    assert labels("a", label=["wolf", "bird"]) == ["wolf", "bird"]
+    assert labels("b") == ["cat", "dog"]
+    with pytest.raises(SelfsightError, match=r"No label for dog/deep/y\.png"):  # a blank cell is no class
+        labels("c", label=["wolf", None])
+    bare = rows_of(["1"])
+    with pytest.raises(SelfsightError, match=r"No label for 1\.png"):
+        Collection.write(tmp_path / "d.lance", bare, bare.schema, About(str(tmp_path))).folder_labels()
 
 
 def test_what_is_no_collection_is_said_in_one_sentence(tmp_path: Path):

@@ -18,8 +18,10 @@ from helpers import make_canvases, picture
 from PIL import Image
 
 from selfsight.data.collection import Collection
-from selfsight.data.importers import open_source
+from selfsight.data.importers import import_source, open_source
+from selfsight.data.sources.choose import make_source
 from selfsight.data.sources.folder import FolderSource
+from selfsight.data.sources.source import Options
 from selfsight.errors import SelfsightError
 
 DATA = Path(os.environ.get("SELFSIGHT_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -150,7 +152,7 @@ def test_new_and_vanished_files_are_noticed(images: Callable[..., Path], tmp_pat
 def test_a_folder_without_a_readable_image_is_one_error(tmp_path: Path):
     folder = tmp_path / "bad"
     folder.mkdir()
-    with pytest.raises(SelfsightError, match="No readable image in .*bad; what is there: nothing"):
+    with pytest.raises(SelfsightError, match=r"No readable image in .*bad; what is there: nothing"):
         open_source(folder)
     (folder / "a.txt").write_text("a")
     for name in ("a.jpg", "b.jpg"):
@@ -329,3 +331,21 @@ def test_real_steel_plates(tmp_path: Path):
     rows = collection.usable
     assert len(rows) == 20 and len(collection.set_aside) == 0
     assert set(rows["width"].to_pylist()) == set(rows["height"].to_pylist()) == {200}  # as published
+
+
+def test_two_processes_that_import_one_source_at_once_both_have_all_of_it(images: Callable[..., Path], tmp_path: Path):
+    folder, out = images(300, size=(16, 16)), tmp_path / "c.lance"
+    program = (
+        f"from selfsight.data.importers import open_source; print(len(open_source({str(folder)!r}, {str(out)!r})))"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate(timeout=120)[0].strip() for process in both] == ["300"] * 3
+    ids = Collection.open(out).table["id"].to_pylist()
+    assert len(set(ids)) == len(ids) == 300 and not out.with_name("c.lance.lock").exists()
+
+
+def test_a_collection_is_listed_again_as_it_was_imported(images: Callable[..., Path], tmp_path: Path):
+    folder, out = images(4), tmp_path / "c.lance"
+    import_source(make_source(str(folder), Options(include=("odd/*",), columns={"label": "{0}"})), out)
+    again = open_source(folder, out)
+    assert again.usable["label"].to_pylist() == ["odd", "odd"]

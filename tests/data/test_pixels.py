@@ -87,9 +87,9 @@ def test_depths():
 def test_channels_that_are_no_colours_are_never_guessed():
     five = RNG.integers(0, 255, (4, 4, 5)).astype(np.uint8)
     assert convert(five, "5", PixelFormat("5", 8)) is five
-    with pytest.raises(Unreadable, match="5 channels, in a collection of RGB"):
+    with pytest.raises(Unreadable, match="5 channels, not RGB"):
         convert(five, "5", PixelFormat("RGB", 8))
-    with pytest.raises(Unreadable, match="grey, in a collection of 5 channels"):
+    with pytest.raises(Unreadable, match="grey, not 5 channels"):
         convert(five[:, :, :1], "L", PixelFormat("5", 8))
     assert convert(five[:, :, :4], "4", PixelFormat("RGBA", 8)).shape == (4, 4, 4)
 

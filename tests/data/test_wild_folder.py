@@ -206,10 +206,10 @@ BROKEN_INSIDE: dict[str, tuple[bytes, str]] = {
         garbled(imagecodecs.png_encode(NOISE.astype(np.uint16) * 251)),
         "cannot be decoded: broken data",
     ),
-    "channels.npy": (npy(np.zeros((24, 30, 5), np.uint8)), "5 channels, in a collection of RGB"),
+    "channels.npy": (npy(np.zeros((24, 30, 5), np.uint8)), "5 channels, not RGB"),
     "channels.tif": (
         tiff(np.zeros((24, 30, 5), np.uint8), photometric="minisblack", planarconfig="contig"),
-        "5 channels, in a collection of RGB",
+        "5 channels, not RGB",
     ),
 }
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from psutil import pid_exists
 
 from selfsight.data.cache import cache_folder
 from selfsight.data.collection import Collection
@@ -100,8 +101,7 @@ class Resident(Canvases):
         if not (folder / "about.json").exists():
             try:
                 self._decode_all(folder)
-            except OSError as error:  # a full disk, most likely: what was begun only fills it
-                shutil.rmtree(folder, ignore_errors=True)
+            except OSError as error:  # a full disk, most likely
                 raise SelfsightError(
                     f"Canvases cannot be written to {folder.parent}: {in_words(error)}. "
                     "Make room, set SELFSIGHT_CACHE to another disk, or give --canvases stream."
@@ -120,11 +120,26 @@ class Resident(Canvases):
         return self.pixels[start : start + height * width * channels].reshape(height, width, channels)
 
     def _decode_all(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        """Decode into a folder of this process's own, which then takes its place in one step."""
+        for left in folder.parent.glob(f"{folder.name}.*"):
+            if not pid_exists(int(left.suffix[1:])):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+        own = folder.with_suffix(f".{os.getpid()}")
+        own.mkdir(parents=True, exist_ok=True)
+        try:
+            self._write(own)
+            if folder.exists() and not (folder / "about.json").exists():
+                shutil.rmtree(folder)
+            if not folder.exists():  # else another process was quicker
+                os.replace(own, folder)
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
+
+    def _write(self, folder: Path) -> None:
         shapes = np.zeros((len(self), 2), dtype=np.int32)
         offsets = np.zeros(len(self), dtype=np.int64)
-        partial, at = folder / "pixels.bin.partial", 0
-        with partial.open("wb") as out:
+        at = 0
+        with (folder / "pixels.bin").open("wb") as out:
             for index, pixels in decoded(self.collection, self.rows, self.format, self.short_side, "Decoding"):
                 if isinstance(pixels, Unreadable):
                     self._put_aside(self.ids[index], str(pixels))
@@ -135,12 +150,10 @@ class Resident(Canvases):
                 at += pixels.size
         if not at:
             raise nothing_decoded(self.collection, list(self.set_aside.values()))
-        os.replace(partial, folder / "pixels.bin")
         np.savez(folder / "index.npz", shapes=shapes, offsets=offsets, ids=np.array(self.ids, dtype="S32"))
         about: dict[str, Any] = {"collection": str(self.collection.path), "location": self.collection.about.location}
         about |= {"short_side": self.short_side, "format": str(self.format), "set_aside": self.set_aside}
-        (folder / "about.json.partial").write_text(json.dumps(about), encoding="utf-8")
-        os.replace(folder / "about.json.partial", folder / "about.json")  # last: its presence says the rest is whole
+        (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
 
 
 class Streamed(Canvases):

@@ -119,7 +119,8 @@ class Collection:
         import lance
 
         path = Path(path)
-        _recover(path)
+        if not cls.exists(path):
+            raise SelfsightError(f"{path} is not a collection. Give a folder of images, or a .lance collection.")
         try:
             dataset = lance.dataset(str(path))
         except (ValueError, OSError) as error:
@@ -136,6 +137,7 @@ class Collection:
     @staticmethod
     def exists(path: Path) -> bool:
         """Whether a table was ever committed at `path`; a kill may leave a folder without one."""
+        _recover(path)
         return any((path / "_versions").glob("*"))
 
     @classmethod
@@ -210,7 +212,10 @@ class Collection:
     @cached_property
     def source(self) -> Source:
         """Where the items are read from. Raises `SelfsightError` if it is not there any more."""
-        return make_source(self.about.location, self.about.options)
+        try:
+            return make_source(self.about.location, self.about.options)
+        except SelfsightError as error:
+            raise SelfsightError(f"{self.path} was imported from what is not there any more: {error}") from None
 
     @property
     def pixel_format(self) -> PixelFormat:
@@ -232,21 +237,25 @@ class Collection:
         return digest.hexdigest()
 
     def folder_labels(self, rows: pa.Table | None = None) -> list[str]:
-        """One label an item: the `label` column where filled, else the outermost folder of the item.
+        """One label an item: the `label` column if any item has one, else the outermost folder of the item.
 
-        Only verbs that were asked for labels call this. Raises `SelfsightError` when there is
-        neither a label nor a sub-folder.
+        Only verbs that were asked for labels call this. Raises `SelfsightError` for an item without.
         """
-        rows = self.usable if rows is None else rows
+        usable = self.usable
+        rows = usable if rows is None else rows
+        named = usable["label"].null_count < len(usable)
+        folders = self.source.kind in ("folder", "zip", "table")  # elsewhere a folder is a shard or a split
         labels = []
         for uri, label in zip(rows["uri"].to_pylist(), rows["label"].to_pylist(), strict=True):
-            folder, *inside = Path(uri).parts
-            if not label and not inside:
+            parts = Path(uri).parts
+            if not named and folders and len(parts) > 1:
+                label = parts[0]
+            if not label:
                 raise SelfsightError(
-                    f"No label for {uri} of {self.about.location}. Put each class in a folder of its own: "
+                    f"No label for {uri} of {self.about.location}. Put each class in a folder of its own, "
                     "CLASS/image.jpg, or name the column that holds it: selfsight import --columns label=COLUMN"
                 )
-            labels.append(label or folder)
+            labels.append(label)
         return labels
 
     # -- features, by id, in a table of their own so that nothing done to the collection loses them --

@@ -81,7 +81,7 @@ def read_items(
     """
     try:
         if not want.takes(rows[0]["mode"]):  # known without decoding
-            raise Unreadable(f"{describe_mode(rows[0]['mode'])}, in a collection of {describe_mode(want.mode)}")
+            raise Unreadable(f"{describe_mode(rows[0]['mode'])}, not {describe_mode(want.mode)}")
         with source.open(rows[0]["uri"]) as file:
             _check_unchanged(file, rows[0])
             pages = [row["page"] or 0 for row in rows]

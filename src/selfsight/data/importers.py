@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from selfsight.data.cache import cache_folder
 from selfsight.data.collection import About, Collection, schema_with
 from selfsight.data.items import row_of, rows_of
+from selfsight.data.lock import Busy, locked
 from selfsight.data.sources.choose import make_source
 from selfsight.data.sources.source import Entry, Options, Source
 from selfsight.data.threads import ordered, track
@@ -43,6 +44,10 @@ def open_source(
     if str(source).rstrip("/\\").endswith(".lance"):
         return _checked(Collection.open(Path(source).expanduser()), strict)
     opened = make_source(str(source), Options())
+    if collection is not None and Collection.exists(Path(collection)):
+        about = Collection.open(collection).about
+        if about.location == opened.location:  # listed again as it was imported: with its columns and patterns
+            opened = make_source(str(source), about.options)
     if collection is None:
         key = hashlib.blake2b(os.fsencode(opened.location), digest_size=6).hexdigest()
         name = re.sub(r"[^\w.-]", "_", opened.name)[:60]
@@ -53,6 +58,21 @@ def open_source(
 def import_source(source: Source, out: Path, strict: bool = False) -> Collection:
     """List `source` into the collection at `out`. A file that has not changed since the last import is not
     read again, and an import that was stopped goes on where it was."""
+    if Collection.exists(out):
+        known = Collection.open(out)
+        if (known.about.location, known.about.listing) == (source.location, _listing(source)[1]):
+            return _checked(known, strict)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            with locked(out.with_name(out.name + ".lock")):
+                return _import(source, out, strict)
+        except Busy:  # another process imports it at this moment, and what it reads is then known
+            time.sleep(0.2)
+
+
+def _import(source: Source, out: Path, strict: bool) -> Collection:
+    """`import_source` where no other process is at it."""
     before = Collection.open(out) if Collection.exists(out) else None
     if before and before.about.location != source.location:
         raise SelfsightError(f"{out} was imported from {before.about.location}. Give another -o, or remove it first.")
@@ -286,3 +306,10 @@ def _checked(items: Collection, strict: bool) -> Collection:
 def refusal(uri: str, reason: str) -> SelfsightError:
     """The error of `strict`."""
     return SelfsightError(f"{uri}: {reason}. Mend or remove it, or leave --strict out to set such files aside.")
+
+
+def check_outside(out: str, location: str) -> None:
+    """Raise `SelfsightError` if `out` would be written into the folder of a source."""
+    folder = Path(location)
+    if folder.is_dir() and Path(out).resolve().is_relative_to(folder.resolve()):
+        raise SelfsightError(f"{out} is in the folder of the images, which stays as it is. Give another -o.")

@@ -68,7 +68,7 @@ def common_format(modes: Iterable[str], depths: Iterable[int]) -> PixelFormat:
 def convert(pixels: np.ndarray, mode: str, want: PixelFormat) -> np.ndarray:
     """Pixels [H, W, C] of `mode` in the form `want`. Raises `Unreadable` where there is no way."""
     if not want.takes(mode):
-        raise Unreadable(f"{describe_mode(mode)}, in a collection of {describe_mode(want.mode)}")
+        raise Unreadable(f"{describe_mode(mode)}, not {describe_mode(want.mode)}")
     if mode != want.mode and not (mode.isdigit() or want.mode.isdigit()):
         pixels = _change_mode(pixels, mode, want.mode)
     return _change_depth(pixels, want)

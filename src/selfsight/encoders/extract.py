@@ -9,11 +9,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from selfsight.data.canvases import decoded
+from selfsight.data.canvases import decoded, nothing_decoded
 from selfsight.data.collection import Collection
 from selfsight.data.formats.format import Unreadable
 from selfsight.encoders.encoder import Encoder, Preprocessing
-from selfsight.errors import SelfsightError
 
 BATCH = 256
 KEEP_EVERY = 16 * BATCH  # items, after which features are kept whatever happens next
@@ -98,5 +97,5 @@ def pooled(
         features[missing] = fresh
     keep = [i for i, item in enumerate(rows["id"].to_pylist()) if item not in bad]
     if not keep:
-        raise SelfsightError(f"None of the {len(rows)} images in {collection.about.location} can be decoded.")
+        raise nothing_decoded(collection, list(bad.values()))
     return rows.take(keep), features[keep], bad

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import yaml
 
+from selfsight.data.lock import Busy, holder, locked
 from selfsight.errors import SelfsightError
 from selfsight.training.recipe import FORMAT_VERSION, Recipe, plain
 
@@ -82,31 +83,18 @@ class Run:
     @property
     def in_use(self) -> bool:
         """Whether a living process of this machine trains it."""
-        lock = self.path / "lock"
-        signed = lock.read_text(encoding="utf-8") if lock.exists() else ""
-        owner, _, _ = signed.partition(" ")
-        return owner.isdecimal() and psutil.pid_exists(int(owner)) and _signature(int(owner)) == signed
+        return holder(self.path / "lock") is not None
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Keep other processes of this machine out of the run. Raises `SelfsightError` if one is in it."""
-        lock = self.path / "lock"
-        if lock.exists():
-            owner, _, _ = lock.read_text(encoding="utf-8").partition(" ")
-            if self.in_use and int(owner) != os.getpid():
-                raise SelfsightError(
-                    f"{self.path} is being trained by process {owner}. Wait for it, or give another -o."
-                )
-            lock.unlink()  # left by a process that was killed
         try:
-            with lock.open("x", encoding="utf-8") as file:
-                file.write(_signature(os.getpid()))
-        except FileExistsError:
-            raise SelfsightError(f"{self.path} was just started by another process. Give another -o.") from None
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+            with locked(self.path / "lock"):
+                yield
+        except Busy as other:
+            raise SelfsightError(
+                f"{self.path} is being trained by process {other}. Wait for it, or give another -o."
+            ) from None
 
     def log(self, text: str) -> None:
         """Append a line with the time to `run.log`."""
@@ -124,11 +112,6 @@ class Run:
         """Drop rows after `step`: a resumed run writes them again."""
         rows = [row for row in self.read_metrics() if row["step"] <= step]
         write_whole(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _signature(process: int) -> str:
-    """What names a process for good: numbers are used again, so its start counts too."""
-    return f"{process} {psutil.Process(process).create_time()}"
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -96,6 +96,7 @@ def _source(path: Path) -> str | None:
 def show(result: dict[str, Any]) -> None:
     """Print a table of the entries, or what was cleared."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False)
@@ -110,6 +111,6 @@ def show(result: dict[str, Any]) -> None:
         return
     table = Table("name", "kind", "of", "MB", box=None)
     for row in rows:
-        table.add_row(row["name"], row["kind"], row["source"] or "unfinished", f"{row['bytes'] / 1e6:,.1f}")
+        table.add_row(row["name"], row["kind"], escape(row["source"] or "unfinished"), f"{row['bytes'] / 1e6:,.1f}")
     console.print(table)
     console.print(f"{total / 1e6:,.1f} MB in {result['folder']}")

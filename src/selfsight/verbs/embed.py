@@ -44,6 +44,7 @@ def embed(
     """
     from selfsight.data.canvases import measure_format
     from selfsight.data.importers import open_source
+    from selfsight.data.threads import console
     from selfsight.encoders.extract import pooled
     from selfsight.encoders.store import load
 
@@ -52,7 +53,11 @@ def embed(
     if tokens == "patches" and out is not None and Path(out).suffix.lower() == ".csv":
         raise SelfsightError("Patches do not fit a .csv. Write .parquet, .npy or .lance.")
     items = open_source(source, collection)
-    encoder = load(model, measure_format(items))
+    format = measure_format(items)
+    encoder = load(model, format)
+    takes = encoder.preprocessing.format
+    if (takes.mode, takes.depth) != (format.mode, format.depth):
+        console().print(f"The encoder takes {takes}; these images are {format}, and are translated.", soft_wrap=True)
     if tokens == "patches":
         table = _patches(encoder, items)
     else:
@@ -81,6 +86,7 @@ def _patches(encoder: Encoder, items: Collection) -> pa.Table:
     import numpy as np
     import torch
 
+    from selfsight.data.canvases import nothing_decoded
     from selfsight.data.threads import console
     from selfsight.encoders.extract import best_device, input_batches, to_input
 
@@ -101,7 +107,7 @@ def _patches(encoder: Encoder, items: Collection) -> pa.Table:
                     console().print(f"Features of {len(rows):,} items take {size / 1e6:,.0f} MB", style="dim")
                 kept += numbers
     if not kept:
-        raise SelfsightError(f"None of the {len(rows)} images in {items.about.location} can be decoded.")
+        raise nothing_decoded(items, bad)
     order = np.argsort(kept)
     return _table(rows.take(np.array(kept)[order]), np.concatenate(out)[order], items, bad)
 

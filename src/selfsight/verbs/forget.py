@@ -29,7 +29,9 @@ def forget(collection: str, *ids: str) -> dict[str, Any]:
     dict
         forgotten: [{id, uri}]; items: how many are left.
     """
+    from selfsight.data.cache import cache_folder
     from selfsight.data.canvases import remove_canvases
+    from selfsight.data.collection import Collection
     from selfsight.data.importers import open_source
 
     items = open_source(collection)
@@ -52,6 +54,11 @@ def forget(collection: str, *ids: str) -> dict[str, Any]:
     remove_canvases({item for item, _ in gone})
     shutil.rmtree(items.path.with_name(f"{items.path.name}.partial"), ignore_errors=True)  # of an unfinished import
     left = items.forget([item for item, _ in gone])
+    for table in sorted((cache_folder() / "collections").glob("*/items.lance")):  # of the same source, by other verbs
+        if Collection.exists(table) and table.resolve() != items.path.resolve():
+            other = Collection.open(table)
+            if other.about.location == items.about.location:
+                other.forget([item for item, _ in gone])
     return {"forgotten": [{"id": item, "uri": uri} for item, uri in gone], "items": len(left)}
 
 

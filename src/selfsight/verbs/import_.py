@@ -66,7 +66,7 @@ def import_(
     dict
         items, set_aside, reasons, others and the counts of everything that the columns say.
     """
-    from selfsight.data.importers import import_source
+    from selfsight.data.importers import check_outside, import_source
     from selfsight.data.sources.choose import make_source
     from selfsight.data.sources.columns import parse_columns
     from selfsight.data.sources.source import Options
@@ -82,15 +82,15 @@ def import_(
         items = _copy(source, path, options, strict)
     else:
         opened = make_source(source, options)
-        _check_outside(path, opened.location)
+        check_outside(out, opened.location)
         items = import_source(opened, path, strict)
+        for name, keyword in opened.keywords.items():
+            if items.usable[name].null_count == len(items.usable):
+                raise SelfsightError(
+                    f"--columns {name}={keyword} fills nothing: no file of {source} has a DICOM keyword {keyword!r}. "
+                    f"Make it from the path, for example {name}={{0}}."
+                )
     return _count(items) | {"seconds": time.monotonic() - began}
-
-
-def _check_outside(out: Path, location: str) -> None:
-    folder = Path(location)
-    if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
-        raise SelfsightError(f"{out} is in the folder of the images, which stays as it is. Give another -o.")
 
 
 def _copy(source: str, out: Path, options: Options, strict: bool) -> Collection:
@@ -100,14 +100,14 @@ def _copy(source: str, out: Path, options: Options, strict: bool) -> Collection:
     import pyarrow.compute as pc
 
     from selfsight.data.collection import Collection
-    from selfsight.data.importers import open_source
+    from selfsight.data.importers import check_outside, open_source
 
     if options.columns:
         raise SelfsightError("A collection brings its own columns. Leave --columns out, or import its source anew.")
     if out.exists():
         raise SelfsightError(f"{out} exists. Give another -o.")
     items = open_source(source, strict=strict)
-    _check_outside(out, items.about.location)
+    check_outside(str(out), items.about.location)
     rows = items.table
     rows = rows.filter([options.wanted(uri) for uri in rows["uri"].to_pylist()])
     if not pc.any(pc.equal(rows["status"], "ok")).as_py():

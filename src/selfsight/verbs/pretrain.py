@@ -92,7 +92,7 @@ def pretrain(
     started = time.monotonic()
     from safetensors import SafetensorError
 
-    from selfsight.data.importers import open_source
+    from selfsight.data.importers import check_outside, open_source
     from selfsight.training.recipe import Budget
     from selfsight.training.run import Run
 
@@ -107,9 +107,11 @@ def pretrain(
     run = Run(Path(out))
     if run.path.is_file():
         raise SelfsightError(f"{out} is a file. Give a folder for the run.")
-    if run.path.resolve().is_relative_to(Path(source).resolve()):
-        raise SelfsightError(f"{out} is in the folder of the images, which stays as it is. Give another -o.")
+    check_outside(out, str(Path(source).expanduser()))
     items = open_source(source, collection, strict)
+    check_outside(out, items.about.location)
+    if len(items.usable) < 2:
+        raise SelfsightError(f"{source} holds one image that can be read. Learning compares images: give two or more.")
     chosen, format = _settle(run, asked, recipe, source, items)
     try:
         with run.claimed():

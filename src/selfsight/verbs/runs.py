@@ -94,12 +94,13 @@ def _describe(path: Path) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> None:
     """Print a table of the runs, or what was removed."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
     if "removed" in result:
         for row in result["removed"]:
-            console.print(f"Removed {row['run']}, {row['bytes'] / 1e6:,.1f} MB.", highlight=False)
+            console.print(f"Removed {escape(row['run'])}, {row['bytes'] / 1e6:,.1f} MB.", highlight=False)
         return
     if not result["runs"]:
         console.print("No runs here. Make one: selfsight pretrain photos/ -o runs/first")
@@ -108,5 +109,5 @@ def show(result: dict[str, Any]) -> None:
     for row in result["runs"]:
         numbers = [f"{row.get('items', 0):,}", f"{row.get('steps', 0):,}", f"{row.get('seconds', 0) / 60:.1f}"]
         words = [row["run"], row["state"], row.get("objective", ""), row.get("encoder", "")]
-        table.add_row(*words, *numbers, f"{row['bytes'] / 1e6:,.1f}")
+        table.add_row(*map(escape, words), *numbers, f"{row['bytes'] / 1e6:,.1f}")
     console.print(table)

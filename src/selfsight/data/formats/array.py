@@ -164,9 +164,9 @@ def _layout(shape: tuple[int, ...]) -> tuple[int, tuple[int, ...], int | None]:
 def _channel_axis(shape: tuple[int, ...]) -> int | None:
     """2 for (H, W, C), 0 for (C, H, W): channels are few, and fewer than rows and columns."""
     first, second, third = shape
-    if third <= _MAX_CHANNELS and third < min(first, second):
+    if 0 < third <= _MAX_CHANNELS and third < min(first, second):
         return 2
-    return 0 if first <= _MAX_CHANNELS and first < min(second, third) else None
+    return 0 if 0 < first <= _MAX_CHANNELS and first < min(second, third) else None
 
 
 def _pixels(file: BinaryIO, array: _Array, frame: int) -> np.ndarray:

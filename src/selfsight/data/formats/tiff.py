@@ -38,9 +38,12 @@ _TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _WHITE_IS_ZERO, _RGB, _PALETTE, _INKS, _YCBCR = 0, 2, 3, 5, 6  # photometric interpretations
 _ALPHA = (1, 2)  # of ExtraSamples
-_JPEG, _JPEG_2000, _PNG, _WEBP = (6, 7), (33003, 33005, 34712), 34933, 50001
+_LZW, _JPEG, _JPEG_2000, _PNG, _WEBP = 5, (6, 7), (33003, 33005, 34712), 34933, 50001
 # None, CCITT (3), LZW, Deflate (2), PackBits, LZMA, Zstandard, and the image formats whose size is checked.
 _COMPRESSIONS = (1, 2, 3, 4, 5, 8, 32946, 32773, 34925, 50000, *_JPEG, *_JPEG_2000, _PNG, _WEBP)
+_MAX_CHANNELS = 10_000
+_CLEAR, _END_OF_LZW = 256, 257
+_LZW_CODES = 2**12  # more than there can be between two that empty the table
 _JPEG_SIZES = {0xC0 + i for i in range(16)} - {0xC4, 0xC8, 0xCC}  # markers of the frame header
 
 
@@ -321,6 +324,8 @@ def _describe(page: Page, planes: int) -> tuple[int, int, str, int]:
     tile = prod(page.chunks) if page.is_tiled else 0
     if max(width * height * samples * planes, tile) > _MAX_VALUES:
         raise Unreadable(f"{width} x {height} x {samples * planes} is above the limit of {_MAX_VALUES:,} values")
+    if samples * planes > _MAX_CHANNELS:
+        raise Unreadable(f"{samples * planes:,} channels are above the limit of {_MAX_CHANNELS:,}")
     depth = {"b": 8, "u": 8 * page.dtype.itemsize}.get(page.dtype.kind, 32)
     mode = _mode(page) if planes == 1 else str(samples * planes)
     if mode == "RGB" and page.photometric == _PALETTE:
@@ -366,13 +371,22 @@ def _check_end(plane: Page, size: int) -> None:
 
 
 def _check_segments(file: BinaryIO, plane: Page) -> None:
-    """A strip that is an image format of its own says its size again; a false one would fill the memory."""
-    compression = plane.keyframe.compression
-    if compression not in (*_JPEG, *_JPEG_2000, _PNG):
+    """A strip that is an image format of its own says its size again; a false one would fill the memory.
+
+    Of LZW see `_is_safe_lzw`.
+    """
+    page = plane.keyframe
+    compression = page.compression
+    if compression not in (_LZW, *_JPEG, *_JPEG_2000, _PNG):
         return
     for offset, count in zip(plane.dataoffsets, plane.databytecounts, strict=False):
         file.seek(offset)
-        width, height = _segment_size(compression, file.read(count))
+        data = file.read(count)
+        if compression == _LZW:
+            if not _is_safe_lzw(data, page.fillorder == 2):
+                raise Unreadable("cannot be decoded: broken data")
+            continue
+        width, height = _segment_size(compression, data)
         if width * height > MAX_PIXELS:
             raise Unreadable(f"a strip of {width} x {height} is above the limit of {MAX_PIXELS:,} pixels")
 
@@ -386,6 +400,37 @@ def _segment_size(compression: int, data: bytes) -> tuple[int, int]:
         places, kind = [16], ">LL"
     sizes = [struct.unpack_from(kind, data, at) for at in places if at + struct.calcsize(kind) <= len(data)]
     return max(sizes, key=prod, default=(0, 0))
+
+
+def _is_safe_lzw(data: bytes, reversed_bits: bool) -> bool:
+    """Whether each code that follows an empty table is a letter; imagecodecs 2026.3.6 would read wild memory.
+
+    Where codes lie follows from how many have been read since the table was emptied, but for where that is.
+    """
+    octets = np.frombuffer(data + bytes(4), np.uint8)
+    if reversed_bits:
+        octets = np.packbits(np.unpackbits(octets), bitorder="little")
+    old = not octets[0] and bool(octets[1] & 1)  # lowest bit first, as before TIFF 6
+    entries = np.arange(257, 257 + _LZW_CODES) - old  # of the table, when a code is read
+    widths = 9 + np.searchsorted([511, 1023, 2047], entries, side="right")
+    starts = np.cumsum(widths) - widths
+    at, end = 9, 8 * len(data)  # bits; the first code empties the table
+    while at + 9 <= end:
+        count = int(np.searchsorted(starts + widths, end - at, side="right"))
+        places, width = at + starts[:count], widths[:count]
+        first, second, third = (octets[(places >> 3) + i].astype(np.uint32) for i in range(3))
+        if old:
+            codes = (first | second << 8 | third << 16) >> (places & 7)
+        else:
+            codes = (first << 16 | second << 8 | third) >> (24 - (places & 7) - width)
+        codes &= (1 << width) - 1
+        if codes[0] > _END_OF_LZW:
+            return False
+        stops = np.flatnonzero((codes == _CLEAR) | (codes == _END_OF_LZW))
+        if not len(stops) or codes[stops[0]] == _END_OF_LZW:
+            return True
+        at = int(places[stops[0]] + width[stops[0]])
+    return True
 
 
 def _to_light(pixels: np.ndarray, page: Page, with_palette: bool) -> np.ndarray:

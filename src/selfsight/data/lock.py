@@ -1,0 +1,59 @@
+"""A file that keeps other processes of this machine out of a folder while one works in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Busy(Exception):
+    """Another living process holds the lock; the message is its number."""
+
+
+def holder(lock: Path) -> int | None:
+    """The living process that holds a lock."""
+    import psutil
+
+    try:
+        signed = lock.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    owner = signed.partition(" ")[0]
+    if owner.isdecimal() and psutil.pid_exists(int(owner)) and _signature(int(owner)) == signed:
+        return int(owner)
+    return None
+
+
+@contextmanager
+def locked(lock: Path) -> Iterator[None]:
+    """Hold `lock`; what a killed process left is taken over. Raises `Busy`."""
+    own = lock.with_name(f"{lock.name}.{os.getpid()}")
+    own.write_text(_signature(os.getpid()), encoding="utf-8")
+    try:
+        while True:
+            try:
+                os.link(own, lock)  # in one step, with its content
+                break
+            except FileExistsError:
+                owner = holder(lock)
+                if owner not in (None, os.getpid()):
+                    raise Busy(str(owner)) from None
+                lock.unlink(missing_ok=True)
+    finally:
+        own.unlink()
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def _signature(process: int) -> str:
+    """What names a process for good: numbers are used again, so its start counts too."""
+    import psutil
+
+    try:
+        return f"{process} {psutil.Process(process).create_time()}"
+    except psutil.NoSuchProcess:
+        return ""
