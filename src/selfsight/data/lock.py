@@ -28,25 +28,38 @@ def holder(lock: Path) -> int | None:
 
 @contextmanager
 def locked(lock: Path) -> Iterator[None]:
-    """Hold `lock`; what a killed process left is taken over. Raises `Busy`."""
+    """Hold `lock`; what a killed process left is taken over. Raises `Busy`, and `OSError` if it cannot be written."""
     own = lock.with_name(f"{lock.name}.{os.getpid()}")
-    own.write_text(_signature(os.getpid()), encoding="utf-8")
     try:
-        while True:
-            try:
-                os.link(own, lock)  # in one step, with its content
-                break
-            except FileExistsError:
-                owner = holder(lock)
-                if owner not in (None, os.getpid()):
-                    raise Busy(str(owner)) from None
-                lock.unlink(missing_ok=True)
+        own.write_text(_signature(os.getpid()), encoding="utf-8")
+        while not _taken(own, lock):
+            owner = holder(lock)
+            if owner not in (None, os.getpid()):
+                raise Busy(str(owner))
+            lock.unlink(missing_ok=True)
+    except OSError as error:  # what fails while writing does not say where
+        raise OSError(error.errno, error.strerror, str(lock)) from None
     finally:
-        own.unlink()
+        own.unlink(missing_ok=True)
     try:
         yield
     finally:
         lock.unlink(missing_ok=True)
+
+
+def _taken(own: Path, lock: Path) -> bool:
+    """Make `lock` with the content of `own`, unless there is one."""
+    try:
+        os.link(own, lock)  # in one step, with its content
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links, such as exFAT
+        try:
+            with lock.open("x", encoding="utf-8") as file:
+                file.write(own.read_text(encoding="utf-8"))
+        except FileExistsError:
+            return False
+    return True
 
 
 def _signature(process: int) -> str:

@@ -23,7 +23,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _MAX_BYTES = 2**31
 # Of an animation every frame has to be drawn to reach the last; a small file may ask for years of that.
-_MAX_DRAWN = 100 * MAX_PIXELS
+_MAX_DRAWN = 10 * MAX_PIXELS
 # Each scan of a progressive JPEG passes over the whole image; encoders write about ten.
 _MAX_SCANS = 500
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # not stuffing, fill or restart
