@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import keyword
+import os
 import sys
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from cyclopts import App, Parameter
 from selfsight import __version__
 from selfsight.errors import SelfsightError, in_words
 
-VERBS = ("import", "pretrain", "embed", "evaluate", "report", "demo", "runs", "cache", "forget")
+VERBS = ("import", "plan", "pretrain", "embed", "evaluate", "report", "demo", "runs", "cache", "forget")
 
 app = App(
     name="selfsight",
@@ -38,6 +39,8 @@ def _command(name: str) -> None:
 
     def run(*args: Any, json_: bool = False, **kwargs: Any) -> None:
         result = verb(*args, **kwargs)
+        if os.environ.get("RANK", "0") != "0":  # of several processes one speaks
+            return
         plain = module.summary(result) if hasattr(module, "summary") else result
         if json_:
             print(json.dumps(plain))

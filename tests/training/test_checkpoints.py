@@ -22,7 +22,7 @@ def make(name: str, seed: int) -> tuple[SimCLR, torch.optim.Optimizer]:
 
 def step(task: nn.Module, optimiser: torch.optim.Optimizer) -> None:
     for p in task.parameters():
-        p.grad = torch.randn_like(p)  # from torch's generator, whose state is part of a checkpoint
+        p.grad = torch.randn_like(p)
     optimiser.step()
 
 
@@ -35,15 +35,17 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
-def test_weights_moments_and_generator_come_back_to_the_bit(tmp_path: Path, name: str):
+def test_weights_and_moments_come_back_to_the_bit(tmp_path: Path, name: str):
     task, optimiser = make(name, 0)
     for _ in range(3):
         step(task, optimiser)
     save_checkpoint(tmp_path, task, optimiser, {"step": 3, "seconds": 1.25})
+    torch.manual_seed(7)
     for _ in range(2):
         step(task, optimiser)
     other, its = make(name, 1)
-    assert load_checkpoint(tmp_path, other, its) == {"step": 3, "seconds": 1.25}
+    assert load_checkpoint(tmp_path, other, its) == ({"step": 3, "seconds": 1.25}, [])
+    torch.manual_seed(7)
     for _ in range(2):
         step(other, its)
     wanted, got = state_of(task), state_of(other)
@@ -51,7 +53,7 @@ def test_weights_moments_and_generator_come_back_to_the_bit(tmp_path: Path, name
 
 
 def test_no_checkpoint_is_none(tmp_path: Path):
-    assert load_checkpoint(tmp_path / "none", *make("sgd", 0)) is None
+    assert load_checkpoint(tmp_path / "none", *make("sgd", 0)) == (None, [])
 
 
 def test_the_last_two_are_kept(tmp_path: Path):
@@ -61,7 +63,7 @@ def test_the_last_two_are_kept(tmp_path: Path):
     assert names(tmp_path) == ["step-00000099", "step-00000100"]
     save_checkpoint(tmp_path, task, optimiser, {"step": 100, "again": True})
     assert names(tmp_path) == ["step-00000099", "step-00000100"]
-    assert load_checkpoint(tmp_path, task, optimiser) == {"step": 100, "again": True}
+    assert load_checkpoint(tmp_path, task, optimiser) == ({"step": 100, "again": True}, [])
 
 
 def damage_with(how: str) -> Callable[[Path], None]:
@@ -70,6 +72,10 @@ def damage_with(how: str) -> Callable[[Path], None]:
         path = folder / name
         if share == "gone":
             path.unlink()
+        elif share == "flip":  # one bit of a weight: nothing but a checksum can tell
+            data = bytearray(path.read_bytes())
+            data[-5] ^= 1
+            path.write_bytes(data)
         else:
             path.write_bytes(path.read_bytes()[: int(path.stat().st_size * float(share))])
 
@@ -79,7 +85,7 @@ def damage_with(how: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     "how",
     ["module.safetensors:0.5", "module.safetensors:0", "optimiser.safetensors:0.9", "optimiser.safetensors:gone",
-     "state.json:0.5", "state.json:0"],
+     "state.json:0.5", "state.json:0", "module.safetensors:flip", "optimiser.safetensors:flip"],
 )  # fmt: skip
 def test_a_truncated_newest_checkpoint_falls_back_to_the_elder(tmp_path: Path, how: str):
     task, optimiser = make("adamw", 0)
@@ -90,7 +96,8 @@ def test_a_truncated_newest_checkpoint_falls_back_to_the_elder(tmp_path: Path, h
     save_checkpoint(tmp_path, task, optimiser, {"step": 2})
     damage_with(how)(tmp_path / "step-00000002")
     other, its = make("adamw", 1)
-    assert load_checkpoint(tmp_path, other, its) == {"step": 1}
+    state, damaged = load_checkpoint(tmp_path, other, its)
+    assert state == {"step": 1} and len(damaged) == 1 and damaged[0].startswith("step-00000002 is damaged: ")
     got = state_of(other)
     assert all(torch.equal(elder[k], got[k]) for k in elder)
 
@@ -101,16 +108,7 @@ def test_what_a_kill_left_half_written_is_not_read_and_is_written_over(tmp_path:
     half = tmp_path / "step-00000002.partial"
     half.mkdir()
     (half / "module.safetensors").write_bytes(b"half")
-    assert load_checkpoint(tmp_path, task, optimiser) == {"step": 1}
+    assert load_checkpoint(tmp_path, task, optimiser) == ({"step": 1}, [])
     save_checkpoint(tmp_path, task, optimiser, {"step": 2})
     assert names(tmp_path) == ["step-00000001", "step-00000002"]
-    assert load_checkpoint(tmp_path, task, optimiser) == {"step": 2}
-
-
-def test_dropout_draws_the_same_after_a_resume(tmp_path: Path):
-    task, optimiser = make("sgd", 0)
-    save_checkpoint(tmp_path, task, optimiser, {"step": 1})
-    first = nn.functional.dropout(torch.ones(64), 0.5)
-    torch.manual_seed(77)
-    load_checkpoint(tmp_path, task, optimiser)
-    assert torch.equal(nn.functional.dropout(torch.ones(64), 0.5), first)
+    assert load_checkpoint(tmp_path, task, optimiser) == ({"step": 2}, [])

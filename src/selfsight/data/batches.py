@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -61,7 +61,7 @@ class Batches:
         """The indices of an epoch, shuffled by a hash of (seed, epoch, item id)."""
         return np.argsort(uniform(self.seed, epoch, self.keys, "order", 1)[:, 0], kind="stable")
 
-    def steps(self, first: int = 0) -> Iterator[Batch]:
+    def steps(self, first: int = 0) -> Generator[Batch, None, None]:
         """Batches without end, from step `first` on: a resumed run takes up where it stopped."""
         coming = self._places(first)
         try:

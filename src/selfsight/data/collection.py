@@ -153,7 +153,7 @@ class Collection:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         mode = "overwrite" if cls.exists(Path(path)) else "create"
         with _writing(path):
-            lance.write_dataset(reader, str(path), mode=mode).cleanup_old_versions(older_than=_KEPT)
+            lance.write_dataset(reader, str(path), mode=mode, max_rows_per_file=2**16).cleanup_old_versions(older_than=_KEPT)
         return cls.open(path)
 
     @classmethod

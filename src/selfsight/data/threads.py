@@ -34,10 +34,10 @@ def ordered(work: Callable[[T], R], inputs: Iterable[T], ahead: int, workers: in
 
 
 def console():  # type: ignore[no-untyped-def]
-    """The rich console on stderr: stdout is kept for results and `--json`."""
+    """The rich console on stderr: stdout is kept for results and `--json`. Of several processes one speaks."""
     from rich.console import Console
 
-    return Console(stderr=True)
+    return Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
 
 
 def track(items: Iterable[T], title: str, total: int | None, size: Callable[[T], int] = lambda item: 1) -> Iterator[T]:

@@ -27,6 +27,7 @@ class Loss:
     total: Tensor
     parts: dict[str, Tensor]
     embeddings: Tensor
+    assignments: Tensor | None = None
 
 
 class Objective(nn.Module):

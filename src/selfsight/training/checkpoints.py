@@ -1,7 +1,8 @@
-"""Checkpoints: safetensors and JSON, written whole or not at all, the last two kept."""
+"""Checkpoints: safetensors and JSON, written whole or not at all, the last two kept, told whole by their checksums."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,9 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from selfsight.data.threads import console
+from selfsight.errors import first_line
 
 KEPT = 2
+TENSORS = ("module.safetensors", "optimiser.safetensors")
 
 
 def save_checkpoint(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -35,33 +37,46 @@ def save_checkpoint(folder: Path, module: nn.Module, optimiser: torch.optim.Opti
 
 
 def _write(partial: Path, module: nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """The files of a checkpoint, on disk when this returns."""
+    """The files of a checkpoint, on disk when this returns; the state holds the checksums of the others."""
     partial.mkdir(parents=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in _unshared(module).items()}, partial / "module.safetensors")
-    save_file(_optimiser_tensors(optimiser) | _random_states(), partial / "optimiser.safetensors")
+    save_file({k: v.detach().cpu().contiguous() for k, v in _unshared(module).items()}, partial / TENSORS[0])
+    save_file(_optimiser_tensors(optimiser), partial / TENSORS[1])
+    state = state | {"checksums": {name: _checksum(partial / name) for name in TENSORS}}
     (partial / "state.json").write_text(json.dumps(state))
     for file in partial.iterdir():
         with file.open("rb") as written:
             os.fsync(written.fileno())
 
 
-def load_checkpoint(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any] | None:
-    """Restore the newest readable checkpoint in place and return its state; None if there is none."""
+def load_checkpoint(
+    folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Restore the newest whole checkpoint in place.
+
+    Returns its state, None if there is none, and a sentence for each newer one that is damaged and was passed over.
+    """
+    damaged = []
     for path in sorted(folder.glob("step-*[0-9]"), reverse=True):
         try:
             state: dict[str, Any] = json.loads((path / "state.json").read_text())
-            weights = load_file(path / "module.safetensors")
-            tensors = load_file(path / "optimiser.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
-            console().print(f"{path.name} is damaged ({error}); using the one before it.", style="yellow")
+            for name, checksum in state.pop("checksums", {}).items():
+                if _checksum(path / name) != checksum:
+                    raise ValueError(f"the checksum of {name} does not fit")
+            weights, tensors = (load_file(path / name) for name in TENSORS)
+        except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+            damaged.append(f"{path.name} is damaged: {first_line(error)}")
             continue
         missing, unexpected = module.load_state_dict(weights, strict=False)
         shared = set(module.state_dict()) - set(_unshared(module))
         assert set(missing) <= shared and not unexpected, (missing, unexpected)
         _restore_optimiser(optimiser, tensors)
-        _restore_random(tensors)
-        return state
-    return None
+        return state, damaged
+    return None, damaged
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _unshared(module: nn.Module) -> dict[str, Tensor]:
@@ -91,20 +106,6 @@ def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tens
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         number, name = key.split(".", 1)
-        if number.isdigit():
+        if number.isdigit():  # the first version kept random states here too
             state.setdefault(int(number), {})[name] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-
-
-def _random_states() -> dict[str, Tensor]:
-    """The generators of torch, for what draws from them inside a model (dropout, stochastic depth)."""
-    states = {"random.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["random.cuda"] = torch.cuda.get_rng_state().cpu()
-    return states
-
-
-def _restore_random(tensors: dict[str, Tensor]) -> None:
-    torch.set_rng_state(tensors["random.cpu"])
-    if torch.cuda.is_available() and "random.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["random.cuda"])

@@ -2,57 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from types import FrameType, TracebackType
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor, nn
 
 from selfsight.data.batches import Batch, Batches
+from selfsight.data.threads import console
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Loss, Objective
+from selfsight.training.alarm import Alarm
+from selfsight.training.batch_norm import synchronise
 from selfsight.training.checkpoints import load_checkpoint, save_checkpoint
+from selfsight.training.clock import Clock
 from selfsight.training.monitors import evidence
 from selfsight.training.optimisers import make_optimiser, schedule
 from selfsight.training.recipe import Recipe
 from selfsight.training.run import Run
-from selfsight.views.make import Normalisation, make_views
+from selfsight.training.trackers import Metrics
+from selfsight.views.make import Normalisation, View, make_views
 
 CHECKPOINT_SECONDS = 60.0
 LOG_EVERY = 10  # steps
 BAD_STEPS = 10  # in a row, after which a run stops
-
-
-@dataclass
-class Clock:
-    """Where in its budget a run is. `started`: `time.monotonic()` at the start of the command;
-    `reserve`: seconds that a run by minutes keeps for its ending; `before`: active seconds of
-    earlier starts of this run."""
-
-    recipe: Recipe
-    started: float
-    steps_per_epoch: int
-    reserve: float = 0.0
-    before: float = 0.0
-
-    @property
-    def seconds(self) -> float:
-        return self.before + time.monotonic() - self.started
-
-    def progress(self, step: int) -> float:
-        """Spent part of the budget, 1 when it is used up."""
-        budget = self.recipe.budget
-        if budget.minutes is not None:
-            return min(1.0, self.seconds / max(1e-9, budget.minutes * 60 - self.reserve))
-        batches = (budget.epochs or 0.0) * self.steps_per_epoch
-        total = budget.steps or max(1, round(batches / self.recipe.accumulate))
-        return min(1.0, step / total)
 
 
 def fit(
@@ -64,69 +43,196 @@ def fit(
     clock: Clock,
     accelerator: Accelerator,
     show: Callable[[dict[str, Any]], None],
+    measure: Callable[[float, float], dict[str, float]] = lambda progress, before: {},
+    track: Sequence[str] = (),
 ) -> int:
     """Train `objective` until the clock's budget is spent, from the last checkpoint if there is one.
 
-    Returns the steps done. Raises `Stopped` after saving when the user interrupts, and
-    `SelfsightError` after ten non-finite losses in a row.
+    `measure` gives further figures for a row of metrics, from its progress and that of the row before (-1 if there is
+    none); `track` names trackers. Returns the steps done. Raises `Stopped` after saving when the user interrupts, and `SelfsightError` after ten steps in a row that
+    were not finite.
     """
+    main, alarm, pace = accelerator.is_main_process, Alarm(), Pace()
     objective.to(accelerator.device).to(memory_format=torch.channels_last)
     optimiser = make_optimiser(objective, recipe.optimiser, recipe.learning_rate, recipe.weight_decay)
-    state = {"step": 0, "seconds": 0.0, "skipped": 0} | (load_checkpoint(run.checkpoints, objective, optimiser) or {})
-    clock.before = state["seconds"]
-    run.keep_metrics_until(state["step"])
-    model = accelerator.prepare(objective.train())
-    stream = batches.steps(first=state["step"] * recipe.accumulate)
-    pace, bad = Pace(), 0
+    state = _resume(run, objective, optimiser, clock, main)
+    done = -1.0  # progress of the last row
+    for row in run.read_metrics():
+        alarm.look(row)
+        done = row["progress"]
+    model = accelerator.prepare(synchronise(objective).train())
+    gradients = Gradients(model, objective, batches.steps(state["step"] * recipe.accumulate), normalise, recipe, pace)
 
     def save() -> None:
-        save_checkpoint(run.checkpoints, objective, optimiser, state | {"seconds": clock.seconds})
+        if main:
+            save_checkpoint(run.checkpoints, objective, optimiser, state | {"seconds": clock.seconds})
+        pace.saved = time.monotonic()
 
-    with Interrupts() as interrupts, Metrics(run, state["step"]) as metrics:
-        while (progress := clock.progress(state["step"])) < 1.0:
+    def write(loss: Loss, row: dict[str, Any]) -> None:
+        nonlocal done
+        row |= _shared(accelerator, {"loss": loss.total.detach(), **loss.parts})
+        row |= {**evidence(loss.embeddings, loss.assignments), **measure(row["progress"], done), **pace.lap()}
+        done = row["progress"]
+        row |= {"epoch": row["step"] * recipe.accumulate / batches.steps_per_epoch, "seconds": clock.seconds}
+        if main:
+            metrics.write(row)
+            for alert in alarm.look(row):
+                run.log("alarm", f"{alert.kind}: {alert.sentence} {alert.remedy}", alert.step)
+            show(row)
+
+    with Interrupts() as interrupts, Metrics(run, state["step"], track, recipe.to_dict()) as metrics:
+        progress, stop = _agreed(accelerator, clock.progress(state["step"]), interrupts.caught)
+        while progress < 1.0 and not stop:
+            torch.manual_seed(_seed_of_step(recipe.seed, state["step"], accelerator.process_index))
             rate = schedule(optimiser, objective, progress, recipe)
             optimiser.zero_grad(set_to_none=True)
-            finite = torch.tensor(True, device=accelerator.device)
-            for _ in range(recipe.accumulate):
-                batch = pace.wait_for(stream)
-                views = make_views(batch, objective.views, normalise, recipe.seed, accelerator.device)
-                with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                    loss: Loss = model(views, progress)
-                accelerator.backward(loss.total / recipe.accumulate)
-                finite &= torch.isfinite(loss.total.detach())
-                pace.views += len(batch.ids) * len(views)
-            if finite:
-                if recipe.clip > 0:
-                    accelerator.clip_grad_norm_(objective.parameters(), recipe.clip)
+            loss, norm, broken = gradients(progress, accelerator)
+            if broken is None:
                 optimiser.step()
                 objective.after_step(progress)
-                bad = 0
-            else:
-                state["skipped"], bad = state["skipped"] + 1, bad + 1
-                run.log(f"step {state['step']}: the loss is {loss.total.item()}, skipped")
-                if bad == BAD_STEPS:
-                    raise SelfsightError(_not_finite(state["step"], recipe))
+            elif main:
+                run.log("skipped", f"{broken} is not finite", state["step"])
+            state["bad"] = state["bad"] + 1 if broken else 0
+            state["skipped"] += broken is not None
             state["step"] += 1
-            last = clock.progress(state["step"]) >= 1.0
-            if finite and (state["step"] % LOG_EVERY == 0 or state["step"] == 1 or last):
-                epoch = state["step"] * recipe.accumulate / batches.steps_per_epoch
-                row = {**state, "progress": clock.progress(state["step"]), "epoch": epoch, "learning_rate": rate}
-                row |= {"loss": loss.total.item(), **{k: float(v) for k, v in loss.parts.items()}}
-                row |= {**evidence(loss.embeddings), **pace.lap(), "seconds": clock.seconds}
-                metrics.write(row)
-                show(row)
-            if interrupts.caught or pace.since_save() > CHECKPOINT_SECONDS:
+            clock.tick()
+            progress, stop = _agreed(accelerator, clock.progress(state["step"]), interrupts.caught)
+            if broken is None and (state["step"] % LOG_EVERY == 0 or state["step"] == 1 or progress >= 1.0):
+                row = {"step": state["step"], "skipped": state["skipped"], "progress": progress}
+                write(loss, row | {"learning_rate": rate, "gradient_norm": norm})
+            if broken and state["bad"] >= BAD_STEPS:
                 save()
-                pace.saved = time.monotonic()
-                interrupts.leave()
+                raise SelfsightError(_not_finite(broken, state["step"], run, recipe))
+            if pace.since_save() > CHECKPOINT_SECONDS:
+                save()
         save()
+    if stop:
+        raise Stopped(f"Stopped and saved in {run.path}. The same command goes on from here.")
     return int(state["step"])
 
 
-def _not_finite(step: int, recipe: Recipe) -> str:
+class Gradients:
+    """Called for each step: leaves the gradients of its batches in the parameters.
+
+    Returns the last batch's loss, the norm of the gradients, and what was not finite, if anything: then running
+    statistics are as before, and there is nothing to step along.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        stream: Iterator[Batch],
+        normalise: Normalisation,
+        recipe: Recipe,
+        pace: Pace,
+    ) -> None:
+        self.model, self.objective, self.stream, self.normalise = model, objective, stream, normalise
+        self.recipe, self.pace = recipe, pace
+        norms = (m for m in objective.modules() if isinstance(m, nn.modules.batchnorm._NormBase))
+        self.statistics = [buffer for norm in norms for buffer in norm.buffers()]
+
+    def __call__(self, progress: float, accelerator: Accelerator) -> tuple[Loss, float, str | None]:
+        recipe, device = self.recipe, accelerator.device
+        before = [buffer.clone() for buffer in self.statistics]
+        finite = torch.tensor(True, device=device)
+        for part in range(recipe.accumulate):
+            batch = self.pace.wait_for(self.stream)
+            views = make_views(batch, self.objective.views, self.normalise, recipe.seed, device)
+            self.pace.views += len(batch.ids) * len(views)
+            # Processes add up their gradients once a step, with the last of its batches.
+            with accelerator.no_sync(self.model) if part < recipe.accumulate - 1 else nullcontext():
+                with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                    loss: Loss = self.model(views, progress)
+                accelerator.backward(loss.total / recipe.accumulate)
+            finite &= torch.isfinite(loss.total.detach())
+        norm = accelerator.clip_grad_norm_(self.objective.parameters(), recipe.clip or float("inf"))
+        finite &= torch.isfinite(torch.as_tensor(norm, device=device))
+        if _everywhere(accelerator, finite):
+            return loss, float(norm), None
+        for buffer, kept in zip(self.statistics, before, strict=True):
+            buffer.copy_(kept)
+        return loss, float(norm), _cause(self.objective, views, loss)
+
+
+def _resume(
+    run: Run, objective: Objective, optimiser: torch.optim.Optimizer, clock: Clock, main: bool
+) -> dict[str, Any]:
+    """The state of the last checkpoint that can be read, with its weights put in place; or that of a beginning."""
+    found, damaged = load_checkpoint(run.checkpoints, objective, optimiser)
+    state: dict[str, Any] = {"step": 0, "seconds": 0.0, "skipped": 0, "bad": 0} | (found or {})
+    if damaged and not found:
+        raise SelfsightError(f"No checkpoint of {run.path} can be read ({'; '.join(damaged)}). Start in another -o.")
+    clock.before = state["seconds"]
+    if main:
+        run.keep_metrics_until(state["step"])
+        for text in damaged:
+            console().print(f"{text}; going on from step {state['step']:,} before it.", style="yellow")
+            run.log("damaged", text, state["step"])
+        if found:
+            run.log("resumed", f"after {state['seconds']:.0f} s of training", state["step"])
+    return state
+
+
+def _seed_of_step(seed: int, step: int, process: int) -> int:
+    """Of what draws from torch's generator inside a model (dropout, stochastic depth): a function of the step, so that
+    a resumed run draws the same."""
+    return ((seed * 1_000_003 + step) * 4096 + process) % 2**63
+
+
+def _agreed(accelerator: Accelerator, progress: float, stop: bool) -> tuple[float, bool]:
+    """The furthest progress of all processes, and whether one of them is to stop: all must do the same."""
+    if accelerator.num_processes == 1:
+        return progress, stop
+    both = torch.tensor([progress, float(stop)], dtype=torch.float64, device=accelerator.device)
+    torch.distributed.all_reduce(both, torch.distributed.ReduceOp.MAX)
+    return float(both[0]), bool(both[1])
+
+
+def _everywhere(accelerator: Accelerator, here: Tensor) -> bool:
+    """Whether it is true in all processes."""
+    if accelerator.num_processes > 1:
+        everywhere = here.float()
+        torch.distributed.all_reduce(everywhere, torch.distributed.ReduceOp.MIN)
+        return bool(everywhere)
+    return bool(here)
+
+
+def _shared(accelerator: Accelerator, figures: dict[str, Tensor]) -> dict[str, float]:
+    """Means over processes."""
+    values = torch.stack([value.float() for value in figures.values()])
+    values = accelerator.reduce(values, "mean") if accelerator.num_processes > 1 else values
+    return dict(zip(figures, values.tolist(), strict=True))
+
+
+def _cause(objective: Objective, views: list[View], loss: Loss) -> str:
+    """The first thing on the way of the data that is not finite."""
+
+    def finite(tensor: Tensor) -> bool:
+        return bool(torch.isfinite(tensor).all())
+
+    if not all(finite(view.pixels) for view in views):
+        return "a pixel of the views"
+    if not all(finite(parameter) for parameter in objective.parameters()):
+        return "a weight"
+    if not finite(loss.embeddings):
+        return "an embedding"
+    for name, part in loss.parts.items():
+        if not finite(part):
+            return f"the loss ({name})"
+    if not finite(loss.total):
+        return "the loss"
+    for name, parameter in objective.named_parameters():
+        if parameter.grad is not None and not finite(parameter.grad):
+            return f"the gradient (of {name}, for one)"
+    return "the gradient's norm"
+
+
+def _not_finite(cause: str, step: int, run: Run, recipe: Recipe) -> str:
     return (
-        f"The loss was not finite {BAD_STEPS} steps in a row, up to step {step}. "
-        f"Start anew, in another folder, with a --learning-rate below {recipe.learning_rate:.2g}."
+        f"{cause[0].upper()}{cause[1:]} was not finite {BAD_STEPS} steps in a row, up to step {step}. The weights "
+        f"before them are kept in {run.path}. Start anew, in another folder, with a --learning-rate below "
+        f"{recipe.learning_rate:.2g}."
     )
 
 
@@ -156,36 +262,6 @@ class Pace:
         return time.monotonic() - self.saved
 
 
-class Metrics:
-    """Writes rows to `metrics.jsonl` and TensorBoard."""
-
-    def __init__(self, run: Run, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.file = run.metrics_file.open("a")
-        self.board = SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1)
-
-    def write(self, row: dict[str, Any]) -> None:
-        """One row, on disk when this returns."""
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
-        for key, value in row.items():
-            self.board.add_scalar(key, value, row["step"])
-
-    def __enter__(self) -> Metrics:
-        # TensorBoard writes in a thread. What stops it there it also raises here: once is enough.
-        self._hook = threading.excepthook
-        threading.excepthook = lambda args: None if args.exc_type is OSError else self._hook(args)
-        return self
-
-    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            self.file.close()
-            self.board.close()
-        finally:
-            threading.excepthook = self._hook
-
-
 class Stopped(KeyboardInterrupt):
     """The user stopped the run; it is saved."""
 
@@ -206,11 +282,6 @@ class Interrupts:
         if self.caught:
             raise KeyboardInterrupt
         self.caught = True
-
-    def leave(self) -> None:
-        """Raise `Stopped` if there was an interrupt."""
-        if self.caught:
-            raise Stopped
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
         for name, handler in self._before.items():

@@ -20,7 +20,7 @@ def effective_rank(embeddings: Tensor) -> float:
     return float(torch.special.entr(share).sum().exp())
 
 
-def evidence(embeddings: Tensor) -> dict[str, float]:
+def evidence(embeddings: Tensor, assignments: Tensor | None = None) -> dict[str, float]:
     """What can be seen without labels in `embeddings` [V, B, D].
 
     effective_rank: of one view's batch. centre_norm: length of the mean of normalised embeddings, 1 when all

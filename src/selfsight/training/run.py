@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import yaml
@@ -19,6 +19,15 @@ import yaml
 from selfsight.data.lock import Busy, holder, locked
 from selfsight.errors import SelfsightError
 from selfsight.training.recipe import FORMAT_VERSION, Recipe, plain
+
+
+class Event(NamedTuple):
+    """Something that happened to a run. time: local, ISO 8601. step: the steps done before it."""
+
+    time: str
+    step: int
+    kind: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,7 @@ class Run:
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Keep other processes of this machine out of the run. Raises `SelfsightError` if one is in it."""
+        self.path.mkdir(parents=True, exist_ok=True)
         try:
             with locked(self.path / "lock"):
                 yield
@@ -96,10 +106,18 @@ class Run:
                 f"{self.path} is being trained by process {other}. Wait for it, or give another -o."
             ) from None
 
-    def log(self, text: str) -> None:
-        """Append a line with the time to `run.log`."""
+    def log(self, kind: str, text: str, step: int) -> None:
+        """Append to `run.log`: time, step, kind ("resumed", "skipped", "alarm", …) and text, divided by tabs."""
         with (self.path / "run.log").open("a", encoding="utf-8") as file:
-            file.write(f"{datetime.now().isoformat(timespec='seconds')} {text}\n")
+            file.write(f"{datetime.now().isoformat(timespec='seconds')}\tstep {step}\t{kind}\t{text}\n")
+
+    def read_log(self) -> list[Event]:
+        """The lines of `run.log`, oldest first."""
+        if not (self.path / "run.log").exists():
+            return []
+        lines = (self.path / "run.log").read_text(encoding="utf-8").splitlines()
+        split = (line.split("\t", 3) for line in lines)
+        return [Event(p[0], int(p[1].removeprefix("step ")), p[2], p[3]) for p in split if len(p) == 4]
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The rows of `metrics.jsonl`, oldest first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from selfsight.errors import SelfsightError, in_words
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from selfsight.data.canvases import Canvases
     from selfsight.data.collection import Collection
     from selfsight.data.pixels import PixelFormat
     from selfsight.training.recipe import Recipe
     from selfsight.training.run import Run
+    from selfsight.training.settle import Settled
     from selfsight.views.make import Normalisation
 
 
@@ -38,14 +42,18 @@ def pretrain(
     weight_decay: float | None = None,
     seed: int | None = None,
     recipe: str | None = None,
-    collection: str | None = None,
     canvases: Literal["resident", "stream"] | None = None,
+    collection: str | None = None,
+    extend: bool = False,
+    probe: str | None = None,
+    track: str | None = None,
+    energy: bool = False,
     strict: bool = False,
 ) -> dict[str, Any]:
     """Learn an encoder from a folder of images that nobody labelled.
 
-    Everything not given is chosen from the data and the machine; the reasons are in the run's
-    recipe.yaml. The same command again goes on with a run that was stopped.
+    Everything not given is chosen from the data and the machine; `selfsight plan` shows what, and the reasons are in
+    the run's recipe.yaml. The same command again goes on with a run that was stopped.
 
     Parameters
     ----------
@@ -81,11 +89,19 @@ def pretrain(
     seed
         Of everything random.
     recipe
-        A recipe.yaml, of another run or written by hand, to take values from that are not given here.
-    collection
-        Where to keep the table of items, instead of the cache folder.
+        A recipe.yaml, of `plan`, of another run or written by hand, to take values from that are not given here.
     canvases
         resident: decode every image once beforehand, into the cache folder. stream: decode on the way.
+    collection
+        Where to keep the table of items, instead of the cache folder.
+    extend
+        Train a finished run further, by the budget given here, with a warm-up and an annealing of its own.
+    probe
+        Labelled images (CLASS/image.jpg), only to show k-NN accuracy on half of them ten times a run.
+    track
+        Further trackers beside TensorBoard, separated by commas: wandb, mlflow, trackio.
+    energy
+        Measure the energy it takes (`pip install 'selfsight[energy]'`).
     strict
         Stop at the first file that cannot be read, instead of setting it aside.
     """
@@ -93,29 +109,43 @@ def pretrain(
     from safetensors import SafetensorError
 
     from selfsight.data.importers import check_outside, open_source
-    from selfsight.training.recipe import Budget
+    from selfsight.training.energy import Energy
+    from selfsight.training.processes import start_processes
     from selfsight.training.run import Run
+    from selfsight.training.settle import asked_of, settle, settled_before
+    from selfsight.training.trackers import check
 
-    asked: dict[str, Any] = {
-        "objective": objective, "encoder": encoder, "pretrained": pretrained, "size": size, "batch_size": batch_size,
-        "accumulate": accumulate, "optimiser": optimiser, "learning_rate": learning_rate,
-        "weight_decay": weight_decay, "seed": seed, "canvases": canvases,
-    }  # fmt: skip
-    if (minutes, epochs, steps) != (None, None, None):
-        asked["budget"] = Budget(minutes, epochs, steps)
-    asked = {k: v for k, v in asked.items() if v is not None}
+    asked = asked_of({
+        "minutes": minutes, "epochs": epochs, "steps": steps, "objective": objective, "encoder": encoder,
+        "pretrained": pretrained, "size": size, "batch_size": batch_size, "accumulate": accumulate,
+        "optimiser": optimiser, "learning_rate": learning_rate, "weight_decay": weight_decay, "seed": seed,
+        "canvases": canvases,
+    })  # fmt: skip
+    trackers = [name.strip() for name in (track or "").split(",") if name.strip()]
+    check(trackers)
     run = Run(Path(out))
     if run.path.is_file():
         raise SelfsightError(f"{out} is a file. Give a folder for the run.")
     check_outside(out, str(Path(source).expanduser()))
-    items = open_source(source, collection, strict)
-    check_outside(out, items.about.location)
-    if len(items.usable) < 2:
-        raise SelfsightError(f"{source} holds one image that can be read. Learning compares images: give two or more.")
-    chosen, format = _settle(run, asked, recipe, source, items)
+    accelerator = start_processes()
     try:
-        with run.claimed():
-            return _pretrain(run, chosen, format, items, started, strict)
+        with ExitStack() as claimed:
+            with accelerator.main_process_first():  # it writes what the others then find
+                items = open_source(source, collection, strict)
+                check_outside(out, items.about.location)
+                if len(items.usable) < 2:
+                    raise SelfsightError(
+                        f"{source} holds one image that can be read. Learning compares images: give two or more."
+                    )
+                if accelerator.is_main_process:
+                    claimed.enter_context(run.claimed())
+                    settled = settle(run, asked, recipe, extend, source, items, accelerator.num_processes)
+                else:
+                    settled = settled_before(run)
+                held = _hold(settled, items, strict)
+            watched = open_source(probe) if probe else None
+            with Energy(run, energy and accelerator.is_main_process):
+                return _train(run, settled, held, accelerator, started, watched, trackers)
     except (OSError, SafetensorError) as error:
         raise SelfsightError(
             f"{in_words(error)}. The run in {run.path} is kept up to its last checkpoint: mend that, and give the same "
@@ -123,136 +153,95 @@ def pretrain(
         ) from None
 
 
-def _pretrain(
-    run: Run, chosen: Recipe, format: PixelFormat, items: Collection, started: float, strict: bool
-) -> dict[str, Any]:
-    """What is left of a claimed run."""
+def _hold(settled: Settled, items: Collection, strict: bool) -> Canvases:
+    """The canvases of a run, decoded now or on the way."""
     from selfsight.data.canvases import Resident, Streamed, announce
     from selfsight.training.run import usable_cores
 
-    if run.finished:
-        raise SelfsightError(
-            f"{run.path} is finished. Give another -o, or use it: selfsight embed IMAGES --model {run.path}"
-        )
-    announce(chosen.canvases, items.usable, format, chosen.canvas_side, chosen.reasons.get("canvases", "as asked"))
-    canvases: Canvases
-    if chosen.canvases == "stream":
-        canvases = Streamed(items, format, chosen.canvas_side, max(1, usable_cores() - chosen.threads), strict)
-    else:
-        canvases = Resident(items, format, chosen.canvas_side, strict)
-    return _train(run, chosen, items, canvases, started)
+    recipe, format = settled.recipe, settled.format
+    announce(recipe.canvases, items.usable, format, recipe.canvas_side, recipe.reasons.get("canvases", "as asked"))
+    if recipe.canvases == "stream":
+        return Streamed(items, format, recipe.canvas_side, max(1, usable_cores() - recipe.threads), strict)
+    return Resident(items, format, recipe.canvas_side, strict)
 
 
-def _settle(
-    run: Run, asked: dict[str, Any], recipe_file: str | None, source: str, items: Collection
-) -> tuple[Recipe, PixelFormat]:
-    """The recipe and the form of the pixels: of a run that was started before, else resolved now and written."""
-    import yaml
-
-    from selfsight.data.canvases import measure_format
-    from selfsight.data.formats.format import usual_mode
-    from selfsight.data.pixels import PixelFormat
-    from selfsight.training.plan import facts_of, resolve
-    from selfsight.training.recipe import plain, typed
-    from selfsight.training.run import Run
-
-    data: dict[str, Any] = {"source": str(source), "collection": str(items.path), "version": items.version}
-    data |= {"items": len(items.usable), "id_hash": items.id_hash()}
-    wanted = plain({k: v.__dict__ if k == "budget" else v for k, v in asked.items()} | {"recipe": recipe_file})
-    begun = run.finished or any(run.checkpoints.glob("step-*"))
-    if begun and not run.recipe_file.exists():
-        raise SelfsightError(f"{run.path} has checkpoints but no recipe.yaml. Give another -o, or remove the folder.")
-    if begun:
-        before, chosen, pinned = Run.open(run.path).read_recipe()
-        differ = sorted(k for k in before.keys() | wanted.keys() if before.get(k) != wanted.get(k))
-        if differ:
-            raise SelfsightError(
-                f"{run.path} was started with other values of {', '.join(differ)}. "
-                "Give the same command to go on with it, or another -o to start anew."
-            )
-        if pinned["id_hash"] != data["id_hash"]:
-            raise SelfsightError(
-                f"The images in {items.about.location} changed since {run.path} was started. Give another -o."
-            )
-        kept = pinned["format"]
-        return chosen, PixelFormat(kept["mode"], kept["depth"], tuple(kept["window"]))
-    if recipe_file is not None:
-        try:
-            given = typed(yaml.safe_load(Path(recipe_file).read_text(encoding="utf-8"))["resolved"])
-        except (OSError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
-            raise SelfsightError(f"{recipe_file} is not a recipe.yaml of a run ({type(error).__name__}).") from None
-        asked = given | asked
-    format = measure_format(items)
-    channels = asked.get("channels", format.channels)
-    if channels != format.channels:  # a recipe of other data
-        format = PixelFormat(usual_mode(channels), format.depth, format.window)
-    chosen = resolve(asked, facts_of(items, format))
-    run.write_recipe(wanted, chosen, data | {"format": plain(asdict(format))})
-    return chosen, format
-
-
-def _train(run: Run, recipe: Recipe, items: Collection, canvases: Canvases, started: float) -> dict[str, Any]:
+def _train(
+    run: Run,
+    settled: Settled,
+    canvases: Canvases,
+    accelerator: Accelerator,
+    started: float,
+    watched: Collection | None,
+    trackers: list[str],
+) -> dict[str, Any]:
+    """What is left of a claimed run."""
     import torch
-    from accelerate import Accelerator
 
     from selfsight.data.batches import Batches
-    from selfsight.encoders.encoder import Preprocessing
-    from selfsight.encoders.store import create, save
+    from selfsight.encoders.store import save
     from selfsight.encoders.whitening import whiten
-    from selfsight.objectives.objective import find
-    from selfsight.training.loop import Clock, Stopped, fit
+    from selfsight.training.build import build
+    from selfsight.training.clock import Clock
+    from selfsight.training.estimate import check_memory, memory_of, out_of_memory
+    from selfsight.training.loop import fit
     from selfsight.training.measure import canvas_features, seconds_to_whiten
     from selfsight.training.pictures import contact_sheet
+    from selfsight.training.processes import gathered
     from selfsight.training.run import environment, write_whole
     from selfsight.training.show import Show
+    from selfsight.training.watch import online_knn
 
+    recipe, main = settled.recipe, accelerator.is_main_process
     torch.set_num_threads(recipe.threads)
-    torch.manual_seed(recipe.seed)
-    accelerator = Accelerator(mixed_precision="no")  # fit() sets the precision: Accelerate's is for a whole process
-    if accelerator.num_processes > 1:
-        raise SelfsightError("This version trains in one process only. Start it without torchrun or accelerate launch.")
-    write_whole(run.path / "environment.json", json.dumps(environment(str(accelerator.device)), indent=2))
-    normalise, format = _normalisation(run, canvases), canvases.format
-    preprocessing = Preprocessing(
-        recipe.channels, recipe.size, format.window, normalise.mean, normalise.std, format.depth, format.mode
-    )
-    encoder = create(recipe.encoder, preprocessing, recipe.encoder_args, recipe.pretrained)
-    encoder.about["view_size"] = recipe.views.largest
-    try:
-        task = find(recipe.objective)(encoder, recipe.views, **recipe.objective_options)
-    except TypeError as error:
-        raise SelfsightError(f"{recipe.objective} does not take these options: {error}.") from None
-    batches = Batches(canvases, recipe.batch_size, recipe.seed, recipe.views.companion)
-    contact_sheet(batches, task.views, normalise, recipe.seed, run.path / "views.png")
+    normalise = _normalisation(run, canvases)
+    task = build(recipe, settled.format, normalise)
+    several = accelerator.num_processes > 1
+    ranks = {"rank": accelerator.process_index, "world": accelerator.num_processes} if several else {}
+    batches = Batches(canvases, recipe.batch_size, recipe.seed, recipe.views.companion, **ranks)
+    memory = memory_of(task, batches, normalise, recipe, str(accelerator.device))
+    check_memory(memory, recipe)
+    encoder = task.encoder.to(accelerator.device)
     clock = Clock(recipe, started, batches.steps_per_epoch)
+    clock.first_step, clock.first_seconds = settled.first_step, settled.first_seconds
     if recipe.budget.minutes is not None:
-        clock.reserve = seconds_to_whiten(encoder.to(accelerator.device), batches, normalise)
+        clock.reserve = seconds_to_whiten(encoder, batches, normalise)
+    measure = {"measure": online_knn(encoder, watched)} if watched else {}
+    if main:
+        write_whole(run.path / "environment.json", json.dumps(environment(str(accelerator.device)), indent=2))
+        contact_sheet(batches, task.views, normalise, recipe.seed, run.path / "views.png")
     with Show(run, recipe) as show:
         try:
-            write_whole(run.set_aside_file, json.dumps(canvases.set_aside))
-            step = fit(task, batches, normalise, recipe, run, clock, accelerator, show)
-        except Stopped:
-            raise Stopped(f"Stopped and saved in {run.path}. The same command goes on from here.") from None
+            step = fit(task, batches, normalise, recipe, run, clock, accelerator, show, track=trackers, **measure)
+        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise
+            raise SelfsightError(f"Out of memory. {out_of_memory(memory, recipe)}") from None
         finally:
-            write_whole(run.set_aside_file, json.dumps(canvases.set_aside))
+            canvases.set_aside = gathered(canvases.set_aside, accelerator)
+            if main:
+                write_whole(run.set_aside_file, json.dumps(canvases.set_aside))
     if step == 0:
         raise SelfsightError(
             f"{recipe.budget.minutes:g} minutes were over before the first step: reading the images took them, "
             "which is not needed again. Give another -o, and more --minutes."
         )
-    whiten(encoder, canvas_features(encoder, batches, normalise))
-    write_whole(run.set_aside_file, json.dumps(canvases.set_aside))  # whitening may be the first to read an item
-    save(encoder, run.path / "encoder")
-    seconds = clock.seconds
-    run.log(f"finished after {step} steps and {seconds:.0f} s")
+    if main:
+        whiten(encoder, canvas_features(encoder, batches, normalise))
+        write_whole(run.set_aside_file, json.dumps(canvases.set_aside))  # whitening may be the first to read an item
+        save(encoder, run.path / "encoder")
+        run.log("finished", f"after {clock.seconds:.0f} s", step)
+    return _result(run, step, clock.seconds, canvases)
+
+
+def _result(run: Run, step: int, seconds: float, canvases: Canvases) -> dict[str, Any]:
     last = (run.read_metrics() or [{}])[-1]
     result = {"run": str(run.path), "steps": step, "seconds": seconds}
     result["items"] = len(canvases) - len(canvases.set_aside)
-    reasons = Counter([*items.set_aside["reason"].to_pylist(), *canvases.set_aside.values()])
-    result |= {"set_aside": reasons.total(), "reasons": dict(reasons.most_common())}
-    result["evidence"] = {
-        k: last.get(k) for k in ("loss", "effective_rank", "centre_norm", "spread", "agreement", "contrast")
-    }
+    reasons = Counter([*canvases.collection.set_aside["reason"].to_pylist(), *canvases.set_aside.values()])
+    result |= {"set_aside": reasons.total(), "reasons": dict(reasons.most_common()), "skipped": last.get("skipped", 0)}
+    result["alarms"] = [event.text for event in run.read_log() if event.kind == "alarm"]
+    figures = ("loss", "effective_rank", "centre_norm", "spread", "agreement", "contrast", "knn")
+    result["evidence"] = {name: last.get(name) for name in figures}
     return result
 
 
@@ -278,6 +267,10 @@ def show(result: dict[str, Any]) -> None:
     if result["set_aside"]:
         reasons = "; ".join(f"{count:,} {reason}" for reason, count in result["reasons"].items())
         print(f"{result['set_aside']:,} images were set aside ({reasons}); the report names them.")
+    if result["skipped"]:
+        print(f"{result['skipped']:,} steps were skipped, as they were not finite; run.log says why.")
+    for text in result["alarms"]:
+        print(f"Alarm: {text}")
     if evidence["agreement"] is not None:
         print(
             f"Two views of an image agree by {evidence['agreement']:.2f}, views of different images by "

@@ -1,10 +1,12 @@
-"""From the data and the machine to a recipe, each value with its reason."""
+"""From the data and the machine to a recipe: one table of rules, each value with its reason and where it is from."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,9 +24,9 @@ from selfsight.views.plan import Colour, ViewGroup, ViewPlan
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rules look at. side: median shorter side in pixels. format: the collection's. free: bytes of
-    disk for canvases. decoding: seconds that decoding every item takes, 0 where that is done.
-    size_of: bytes of all canvases of a given shorter side."""
+    """What the rules look at. side: median shorter side in pixels. format: the collection's. cores: of this machine,
+    for each of `processes`. threads: the fastest number of them. free: bytes of disk for canvases. decoding: seconds
+    that decoding every item takes, 0 where that is done. size_of: bytes of all canvases of a given shorter side."""
 
     items: int
     side: int
@@ -35,28 +37,35 @@ class Facts:
     free: int
     decoding: Callable[[int], float]
     size_of: Callable[[int], int]
+    cores: int = 1
+    processes: int = 1
 
 
-def facts_of(items: Collection, format: PixelFormat) -> Facts:
-    """Facts of the usable items of a collection and of this machine."""
+def facts_of(items: Collection, format: PixelFormat, processes: int = 1) -> Facts:
+    """Facts of the usable items of a collection and of this machine, which `processes` share."""
     rows = items.usable
     sides = np.minimum(rows["height"].to_numpy(), rows["width"].to_numpy())
     device = best_device()
     bf16 = has_bf16(device)
 
+    @cache
     def decoding(side: int) -> float:
-        done = (folder_of(items, format, side) / "about.json").exists()
-        return 0.0 if done else seconds_to_decode(items, format, side)
+        return seconds_to_decode(items, format, side)
 
     def size_of(side: int) -> int:
         return canvas_bytes(rows, format, side)
 
-    threads = fastest_threads(bf16 and device == "cpu")
-    return Facts(len(rows), int(np.median(sides)), format, device, bf16, threads, free_bytes(), decoding, size_of)
+    cores = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", processes)))
+    return Facts(
+        len(rows), int(np.median(sides)), format, device, bf16, fastest_threads(cores, bf16 and device == "cpu"),
+        free_bytes(), decoding, size_of, cores, processes,
+    )  # fmt: skip
 
 
 def seconds_to_decode(items: Collection, format: PixelFormat, side: int, sample: int = 64) -> float:
-    """Seconds to make every canvas, from a measured few."""
+    """Seconds to make every canvas, from a measured few; none where they are made."""
+    if (folder_of(items, format, side) / "about.json").exists():
+        return 0.0
     rows = items.usable
     some = rows.take(np.unique(np.linspace(0, len(rows) - 1, sample).astype(int)))
     began = time.monotonic()
@@ -65,13 +74,12 @@ def seconds_to_decode(items: Collection, format: PixelFormat, side: int, sample:
     return (time.monotonic() - began) * len(rows) / len(some)
 
 
-def fastest_threads(bf16: bool, seconds: float = 0.5) -> int:
-    """All cores, half of them or one, whichever runs a small convolution forward and back soonest.
+def fastest_threads(cores: int, bf16: bool, seconds: float = 0.5) -> int:
+    """All of `cores`, half of them or one, whichever runs a small convolution forward and back soonest.
 
     OpenMP's threads wait for each other many times a step. On a machine that something else keeps busy,
     we have seen two threads run thirty times slower than one.
     """
-    cores = usable_cores()
     before = torch.get_num_threads()
     layers = [torch.nn.Sequential(torch.nn.Conv2d(64, 64, 3, padding=1), torch.nn.BatchNorm2d(64)) for _ in range(4)]
     net = torch.nn.Sequential(*layers).to(memory_format=torch.channels_last)
@@ -99,52 +107,66 @@ def has_bf16(device: str) -> bool:
 SMALL = 64  # images below this many pixels are enlarged for the encoder
 BATCH = 256
 NARROW = {"layers": [1, 1, 1, 0], "channels": [64, 128, 256, 256]}
+MEASURED = "measured, benchmarks/README.md"
 
 Rule = Callable[[Facts, dict[str, Any]], tuple[Any, str]]
 
 
 def _objective_options(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
     if r["objective"] == "simclr":
-        return {"decoupled": True}, "helps at batches of hundreds (Yeh et al., ECCV 2022)"
+        options = {"decoupled": True, "temperature": 0.2, "hidden": 1024, "width": 128}
+        return options, (
+            f"a positive outside the denominator serves batches of hundreds (Yeh et al., ECCV 2022); temperature 0.2 "
+            f"beat 0.1 ({MEASURED}); a projector of one hidden layer to 128 (Chen et al., ICML 2020)"
+        )
+    if r["objective"] == "vicreg":
+        options = {"invariance": 25.0, "variance": 25.0, "covariance": 1.0, "hidden": 1024, "width": 512}
+        return options, (
+            "weights 25, 25, 1 (Bardes et al., ICLR 2022); a projector a sixteenth as wide as theirs, as a batch of "
+            f"{r.get('batch_size') or BATCH} cannot decorrelate thousands of dimensions"
+        )
     return {}, "the objective's own defaults"
 
 
 def _encoder(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
     if f.device == "cuda":
-        return "resnet50", "a GPU has room for it"
-    return (
-        "resnet18",
-        "narrowed to three stages of one block: learns most a minute on a CPU (benchmarks/README.md)",
-    )
+        return "resnet50", "a GPU has room for it, and most published figures are of it"
+    return "resnet18", f"narrowed to three stages of one block: learns most a minute on a CPU ({MEASURED})"
 
 
 def _size(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
     if f.side < SMALL:
         size = max(32, 2 * round(f.side / 16) * 16)
-        return size, f"twice the images' {f.side} px, since the first two layers halve them"
+        return size, f"twice the images' {f.side} px, since the first two layers halve them ({MEASURED})"
     largest = 224 if f.device == "cuda" else 128
     size = min(largest, round(f.side / 32) * 32)
-    return size, f"the images' median shorter side is {f.side} px; at most {largest} px on {f.device}"
+    return size, f"the images' median shorter side is {f.side} px; at most {largest} px on {f.device}, where time is short"
 
 
 def _views(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+    colours = "" if f.format.channels == 3 else "; brightness and contrast change, colour does not, as there is none"
     if is_fixed_size(r["encoder"]) and not takes_any_size(r["encoder"]):
         group = ViewGroup(count=2, size=r["size"], scale=(0.2, 1.0), colour=Colour())
-        return ViewPlan((group,)), f"{r['encoder']} takes one size only"
+        return ViewPlan((group,)), f"{r['encoder']} takes one size only: two crops (Chen et al., ICML 2020){colours}"
     side = max(16, r["size"] // 2 // 16 * 16)
     group = ViewGroup(count=4, size=side, scale=(0.25, 0.25), ratio=(1.0, 1.0), colour=Colour())
     reason = "several quarters of the image at the magnification of use: small, so many are seen in a minute"
-    return ViewPlan((group,)), reason
+    return ViewPlan((group,)), f"{reason} ({MEASURED}; Tong et al., EMP-SSL, 2023){colours}"
 
 
 def _batch_size(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
     if f.items < BATCH:
-        return f.items, f"all {f.items} items"
-    return BATCH, f"with {r['views'].count} views each, {BATCH * r['views'].count} views a step"
+        size = f.items // f.processes * f.processes
+        return size, f"all {size} items" if size == f.items else f"all {f.items} items, evenly over the processes"
+    size = BATCH // f.processes * f.processes
+    views = r["views"].count * size
+    return size, f"{r['views'].count} views each give {views:,} a step, which did best of those tried ({MEASURED})"
 
 
 def _precision(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
-    return ("bf16", f"this {f.device} has it") if f.bf16 else ("no", f"no bf16 hardware on this {f.device}")
+    if f.bf16:
+        return "bf16", f"this {f.device} computes it in hardware, 1.5 to 3.4 times as fast (measured)"
+    return "no", f"no bf16 hardware on this {f.device}"
 
 
 def _canvas_side(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
@@ -152,6 +174,10 @@ def _canvas_side(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
     smallest = min(group.scale[0] for group in r["views"].groups) ** 0.5
     side = min(f.side, max(round(r["views"].largest / smallest), r["size"]))
     return side, "so that the smallest part still fills a view"
+
+
+def _warmup(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+    return 0.05, "of the budget, as Adam's second moments are rough at first (Liu et al., RAdam, ICLR 2020)"
 
 
 RATES = {"adamw": 2e-3, "sgd": 0.06, "lars": 0.3}
@@ -170,38 +196,37 @@ def _canvases(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
 
 
 def _threads(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
-    cores = usable_cores()
-    if r["canvases"] == "stream" and f.device == "cpu" and cores > 1:  # threads of both kinds starve each other
-        return min(f.threads, cores - cores // 2), f"the other {cores // 2} of {cores} cores decode"
-    return f.threads, f"measured the fastest on {cores} cores as busy as they were"
+    if r["canvases"] == "stream" and f.device == "cpu" and f.cores > 1:  # threads of both kinds starve each other
+        return min(f.threads, f.cores - f.cores // 2), f"the other {f.cores // 2} of {f.cores} cores decode"
+    return f.threads, f"measured the fastest on {f.cores} cores as busy as they were"
 
 
 def _learning_rate(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
     rate = RATES.get(r["optimiser"], RATES["adamw"]) * (r["batch_size"] / BATCH) ** 0.5
-    return rate, f"{r['optimiser']}'s at a batch of {BATCH}, scaled by the root of the batch"
+    return rate, (
+        f"{r['optimiser']}'s at a batch of {BATCH}, scaled by the root of the batch (Krizhevsky 2014; Malladi et al., "
+        "NeurIPS 2022)"
+    )
 
 
 # Value, then how it is chosen when it was not asked for, in order: later rules see earlier values.
 RULES: dict[str, Rule] = {
-    "objective": lambda f, r: ("simclr", "led on CIFAR-10 after 150 seconds on a CPU (benchmarks/README.md)"),
-    "objective_options": _objective_options,
+    "objective": lambda f, r: ("simclr", f"led on CIFAR-10 after 150 seconds on a CPU ({MEASURED})"),
     "encoder": _encoder,
-    "encoder_args": lambda f, r: (
-        NARROW if r["encoder"] == "resnet18" and f.device != "cuda" else {},
-        "see encoder",
-    ),
+    "encoder_args": lambda f, r: (NARROW if r["encoder"] == "resnet18" and f.device != "cuda" else {}, "see encoder"),
     "pretrained": lambda f, r: (False, "nothing is downloaded unless asked for"),
     "channels": lambda f, r: (f.format.channels, f"the data's own: {f.format}"),
     "size": _size,
     "views": _views,
     "canvas_side": _canvas_side,
     "batch_size": _batch_size,
+    "objective_options": _objective_options,
     "accumulate": lambda f, r: (1, "the batch fits"),
-    "optimiser": lambda f, r: ("adamw", "robust to scale across objectives"),
+    "optimiser": lambda f, r: ("adamw", "robust to scale across objectives (Loshchilov and Hutter, ICLR 2019)"),
     "learning_rate": _learning_rate,
     "weight_decay": lambda f, r: (WEIGHT_DECAYS.get(r["optimiser"], 0.0), "usual for the optimiser"),
-    "warmup": lambda f, r: (0.05, "of the budget"),
-    "clip": lambda f, r: (0.0, "off: no run of ours needed it"),
+    "warmup": _warmup,
+    "clip": lambda f, r: (0.0, "off: no run of ours needed it; steps that are not finite are skipped anyway"),
     "precision": _precision,
     "seed": lambda f, r: (0, "fixed, so that a run can be repeated"),
     "budget": lambda f, r: (Budget(minutes=20.0), "enough to see on a CPU whether it works"),

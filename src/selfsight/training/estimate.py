@@ -1,0 +1,157 @@
+"""What a recipe will cost: seconds, memory and disk, from a few measured steps."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from selfsight.data.batches import Batch, Batches
+from selfsight.errors import SelfsightError
+from selfsight.objectives.objective import Objective
+from selfsight.training.loop import LOG_EVERY
+from selfsight.training.monitors import evidence
+from selfsight.training.optimisers import make_optimiser, schedule
+from selfsight.training.recipe import Recipe
+from selfsight.views.make import Normalisation, make_views
+
+WARM_STEPS = 2  # the first are slower: memory is allocated, kernels are chosen
+MEASURED_STEPS, MEASURED_SECONDS = 20, 6.0  # at most
+PROBED_ITEMS = (4, 8, 16)  # whose activations are counted: a parabola through them holds for any batch
+# Gradients of activations, the workspace of kernels and views beside what is saved for the backward pass: of runs
+# measured on a CPU the peak was 1.1 to 1.6 times what was counted.
+MARGIN = 1.5
+ROOM = 0.9  # of the free memory may be used
+
+
+@dataclass(frozen=True)
+class Memory:
+    """state: bytes of weights, gradients and the optimiser; curve: of what a batch of n items keeps, highest power
+    of n first; free: bytes that are free now."""
+
+    state: int
+    curve: tuple[float, ...]
+    free: int
+
+    def needed(self, batch_size: int) -> int:
+        """Bytes at the height of a step."""
+        return self.state + int(MARGIN * max(0.0, float(np.polyval(self.curve, batch_size))))
+
+    def largest_batch(self) -> int:
+        """The largest multiple of eight whose step fits, 0 if none does."""
+        size = 8
+        while self.needed(size) <= ROOM * self.free and size < 2**20:
+            size += 8
+        return size - 8
+
+
+def memory_of(objective: Objective, batches: Batches, normalise: Normalisation, recipe: Recipe, device: str) -> Memory:
+    """What a step keeps in memory, counted on a copy of the objective with a few items: nothing large is allocated."""
+    weights = sum(p.numel() * p.element_size() for p in objective.parameters())
+    state = weights * (4 if recipe.optimiser == "adamw" else 3)
+    sizes = sorted({min(n, len(batches.ids)) for n in PROBED_ITEMS})
+    if sizes[0] < 2:
+        return Memory(state, (0.0,), free_memory(device))
+    trial = copy.deepcopy(objective).to(device).train()
+    with torch.random.fork_rng(devices=[]):
+        kept = [_saved_bytes(trial, _first(batches, n), normalise, recipe, device) for n in sizes]
+    curve = np.polyfit(sizes, kept, len(sizes) - 1)
+    return Memory(state, tuple(float(c) for c in curve), free_memory(device))
+
+
+def _first(batches: Batches, count: int) -> Batch:
+    return batches.gather(np.arange(count), 0)
+
+
+def _saved_bytes(trial: Objective, batch: Batch, normalise: Normalisation, recipe: Recipe, device: str) -> int:
+    """Bytes of the views and of all that autograd keeps of a forward pass for the backward one."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    views = make_views(batch, trial.views, normalise, recipe.seed, device)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.precision == "bf16"),
+    ):
+        loss = trial(views, 0.5)
+    own = {tensor.untyped_storage().data_ptr() for tensor in [*trial.parameters(), *trial.buffers()]}
+    saved = sum(size for place, size in kept.items() if place not in own)
+    del loss
+    return saved + sum(view.pixels.nbytes for view in views)
+
+
+def free_memory(device: str) -> int:
+    """Bytes that this process could still allocate on `device`, within the limit of its container."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    free = int(psutil.virtual_memory().available)
+    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+        try:
+            most, now = (int(Path("/sys/fs/cgroup", name).read_text()) for name in (limit, used))
+        except (OSError, ValueError):  # no such limit
+            continue
+        free = min(free, most - now)
+    return free
+
+
+def check_memory(memory: Memory, recipe: Recipe) -> None:
+    """Raise `SelfsightError`, with a batch that fits, where a step would need more memory than there is."""
+    if memory.needed(recipe.batch_size) > ROOM * memory.free:
+        raise SelfsightError(out_of_memory(memory, recipe))
+
+
+def out_of_memory(memory: Memory, recipe: Recipe) -> str:
+    """The sentence for a step that does not fit."""
+    needed, fits = memory.needed(recipe.batch_size), memory.largest_batch()
+    fits = min(fits, recipe.batch_size // 2)
+    way = f"Give --batch-size {fits}" if fits >= 2 else "Give a smaller --encoder or --size"
+    return (
+        f"A step of {recipe.batch_size} items needs about {needed / 1e9:.1f} GB of memory and {memory.free / 1e9:.1f} GB "
+        f"are free. {way}, or free some."
+    )
+
+
+def seconds_a_step(
+    objective: Objective, batches: Batches, normalise: Normalisation, recipe: Recipe, device: str
+) -> float:
+    """Median seconds of a few real steps, and of the evidence that is taken now and then. Changes `objective`.
+
+    Where images are decoded on the way that is part of a step; else its batch is at hand.
+    """
+    objective.to(device).to(memory_format=torch.channels_last).train()
+    optimiser = make_optimiser(objective, recipe.optimiser, recipe.learning_rate, recipe.weight_decay)
+    stream: Generator[Batch, None, None] = batches.steps()
+    held = None if recipe.canvases == "stream" else next(stream)
+    seconds: list[float] = []
+    began = time.monotonic()
+    try:
+        while len(seconds) < WARM_STEPS + MEASURED_STEPS and time.monotonic() - began < MEASURED_SECONDS:
+            start = time.monotonic()
+            schedule(optimiser, objective, 0.5, recipe)
+            optimiser.zero_grad(set_to_none=True)
+            for _ in range(recipe.accumulate):
+                views = make_views(held or next(stream), objective.views, normalise, recipe.seed, device)
+                with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                    loss = objective(views, 0.5)
+                loss.total.backward()
+            torch.nn.utils.clip_grad_norm_(objective.parameters(), float("inf"))
+            optimiser.step()
+            objective.after_step(0.5)
+            seconds.append(time.monotonic() - start)
+    finally:
+        stream.close()
+    start = time.monotonic()
+    evidence(loss.embeddings, loss.assignments)
+    now_and_then = (time.monotonic() - start) / LOG_EVERY
+    return float(np.median(seconds[WARM_STEPS:] or seconds[-1:])) + now_and_then

@@ -1,0 +1,141 @@
+"""From what a user asked to the recipe of a run: chosen now, or taken from where it was begun."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from selfsight.data.canvases import measure_format
+from selfsight.data.collection import Collection
+from selfsight.data.formats.format import usual_mode
+from selfsight.data.pixels import PixelFormat
+from selfsight.errors import SelfsightError
+from selfsight.training.recipe import Budget, Recipe, plain, typed
+from selfsight.training.rules import facts_of, resolve
+from selfsight.training.run import Run, write_whole
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The recipe of a run, the form of its pixels, and the step and second at which its budget begins: 0, or the end
+    of the run that `--extend` continues."""
+
+    recipe: Recipe
+    format: PixelFormat
+    first_step: int = 0
+    first_seconds: float = 0.0
+
+
+def asked_of(choices: dict[str, Any]) -> dict[str, Any]:
+    """The choices that a user made, with minutes, epochs and steps as one budget."""
+    asked = {k: v for k, v in choices.items() if v is not None}
+    budget = {k: asked.pop(k, None) for k in ("minutes", "epochs", "steps")}
+    return asked | ({"budget": Budget(**budget)} if any(v is not None for v in budget.values()) else {})
+
+
+def choose(
+    asked: dict[str, Any], recipe_file: str | None, items: Collection, processes: int = 1
+) -> tuple[Recipe, PixelFormat]:
+    """The recipe for a collection: what was asked, then what the file says, then what the rules give."""
+    given = _given(recipe_file) if recipe_file else {}
+    asked = given | asked
+    format = measure_format(items)
+    channels = asked.get("channels", format.channels)
+    if channels != format.channels:  # a recipe of other data
+        format = PixelFormat(usual_mode(channels), format.depth, format.window)
+    return resolve(asked, facts_of(items, format, processes)), format
+
+
+def write_recipe(path: Path, recipe: Recipe) -> None:
+    """Save a recipe for `--recipe`, with its reasons."""
+    values = recipe.to_dict()
+    reasons = values.pop("reasons")
+    write_whole(path, yaml.safe_dump({"resolved": values, "reasons": reasons}, sort_keys=False))
+
+
+def settle(
+    run: Run, asked: dict[str, Any], recipe_file: str | None, extend: bool, source: str, items: Collection, processes: int
+) -> Settled:
+    """The recipe of `run`: of its beginning if it was begun, else chosen now and written.
+
+    Raises `SelfsightError` if the run is finished (and is not to be extended), if it was begun with another
+    request, with other images or with another number of processes.
+    """
+    wanted = plain({k: asdict(v) if k == "budget" else v for k, v in asked.items()} | {"recipe": recipe_file})
+    wanted |= {"extend": True} if extend else {}
+    data: dict[str, Any] = {"source": str(source), "collection": str(items.path), "version": items.version}
+    data |= {"items": len(items.usable), "id_hash": items.id_hash(), "processes": processes}
+    if run.finished or any(run.checkpoints.glob("step-*")):
+        if not run.recipe_file.exists():
+            raise SelfsightError(f"{run.path} has checkpoints but no recipe.yaml. Give another -o, or remove the folder.")
+        return _go_on(run, asked, wanted, data, extend)
+    if extend:
+        raise SelfsightError(f"{run.path} is not a finished run, so there is nothing to extend. Leave --extend out.")
+    recipe, format = choose(asked, recipe_file, items, processes)
+    run.write_recipe(wanted, recipe, data | {"format": plain(asdict(format))})
+    return Settled(recipe, format)
+
+
+def settled_before(run: Run) -> Settled:
+    """What `settle` wrote in another process."""
+    _, recipe, data = Run.open(run.path).read_recipe()
+    kept, begin = data["format"], data.get("begin", {})
+    format = PixelFormat(kept["mode"], kept["depth"], tuple(kept["window"]))
+    return Settled(recipe, format, begin.get("step", 0), begin.get("seconds", 0.0))
+
+
+def _go_on(run: Run, asked: dict[str, Any], wanted: dict[str, Any], data: dict[str, Any], extend: bool) -> Settled:
+    """Of a run that was begun: its own recipe, if the request, the images and the processes are the same."""
+    before, recipe, pinned = run.read_recipe()
+    extending = extend and run.finished
+    apart = {"budget", "extend"} if extending else set()
+    differ = sorted(k for k in (before.keys() | wanted.keys()) - apart if before.get(k) != wanted.get(k))
+    if differ:
+        raise SelfsightError(
+            f"{run.path} was started with other values of {', '.join(differ)}. "
+            "Give the same command to go on with it, or another -o to start anew."
+        )
+    if pinned["id_hash"] != data["id_hash"]:
+        raise SelfsightError(f"The images of {data['source']} changed since {run.path} was started. Give another -o.")
+    if pinned.get("processes", 1) != data["processes"]:
+        raise SelfsightError(
+            f"{run.path} was started with {pinned.get('processes', 1)} processes and cannot go on with "
+            f"{data['processes']}: torchrun --nproc-per-node says how many."
+        )
+    if extending:
+        _extend(run, wanted, replace(recipe, budget=asked.get("budget", recipe.budget)), pinned)
+    elif run.finished:
+        raise SelfsightError(
+            f"{run.path} is finished. Give another -o, or --extend to train it further, or use it: "
+            f"selfsight embed IMAGES --model {run.path}"
+        )
+    return settled_before(run)
+
+
+def _extend(run: Run, wanted: dict[str, Any], recipe: Recipe, pinned: dict[str, Any]) -> None:
+    """Make an unfinished run of a finished one, with a budget that begins where it ended. A kill in between leaves
+    one that ends at once, as it did before."""
+    newest = max(run.checkpoints.glob("step-*[0-9]"), default=None)
+    try:
+        state = json.loads((newest / "state.json").read_text()) if newest else {}
+        begin = {"step": state["step"], "seconds": state["seconds"]}
+    except (OSError, ValueError, KeyError):
+        raise SelfsightError(f"The last checkpoint of {run.path} cannot be read. Start in another -o.") from None
+    shutil.rmtree(run.path / "encoder.before", ignore_errors=True)
+    os.replace(run.path / "encoder", run.path / "encoder.before")
+    run.write_recipe(wanted, recipe, pinned | {"begin": begin})
+    run.log("extended", f"by {recipe.budget}", begin["step"])
+
+
+def _given(recipe_file: str) -> dict[str, Any]:
+    """The values of a recipe.yaml of a run, of `plan`, or written by hand."""
+    try:
+        return typed(yaml.safe_load(Path(recipe_file).read_text(encoding="utf-8"))["resolved"])
+    except (OSError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise SelfsightError(f"{recipe_file} is not a recipe.yaml of a run ({type(error).__name__}).") from None

@@ -1,0 +1,59 @@
+"""Online k-NN: what a few labelled images say of an encoder while it trains. Nothing learns from their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from selfsight.data.collection import Collection
+from selfsight.encoders.encoder import Encoder
+from selfsight.encoders.extract import input_batches, to_input
+from selfsight.errors import SelfsightError
+from selfsight.probing.neighbours import knn_scores
+
+MOST = 2000  # images; half of them are the neighbours, half are asked
+TIMES = 10  # in a run, and once at its beginning, before anything is learnt
+
+
+def online_knn(encoder: Encoder, items: Collection) -> Callable[[float, float], dict[str, float]]:
+    """A function of (progress, progress of the row before) that gives {"knn": accuracy} whenever another tenth
+    of the run is done, and nothing else.
+
+    The label of every second of up to `MOST` labelled images is guessed from those of the others. Raises
+    `SelfsightError` if there are fewer than two classes or four images.
+    """
+    rows = items.usable
+    rows = rows.take(np.unique(np.linspace(0, len(rows) - 1, MOST).astype(int)))
+    numbers, pixels = [], []
+    for some, squares, _ in input_batches(items, rows, encoder.preprocessing, "Reading labelled images"):
+        numbers += some
+        pixels += [squares] if some else []
+    order = np.argsort(numbers, kind="stable")  # by id, however they were decoded
+    squares = np.concatenate(pixels)[order] if pixels else np.empty(0)
+    names, labels = np.unique(np.array(items.folder_labels(rows.take(np.sort(numbers)))), return_inverse=True)
+    if len(names) < 2 or len(squares) < 4:
+        raise SelfsightError(f"{items.about.location} has too few labelled images: --probe needs two classes.")
+
+    def measure(progress: float, before: float) -> dict[str, float]:
+        if int(TIMES * progress) == int(TIMES * before) and before >= 0:
+            return {}
+        features = _features(encoder, squares)
+        votes = knn_scores(features[::2], labels[::2], features[1::2], len(names))
+        return {"knn": float((votes.argmax(1) == labels[1::2]).mean())}
+
+    return measure
+
+
+@torch.no_grad()
+def _features(encoder: Encoder, squares: np.ndarray) -> np.ndarray:
+    """[N, D] in eval mode; the encoder goes back to the mode it was in."""
+    training, device = encoder.training, next(encoder.parameters()).device
+    encoder.eval()
+    try:
+        parts = [squares[i : i + 256] for i in range(0, len(squares), 256)]
+        pooled = [encoder(to_input(part, encoder.preprocessing).to(device)).pooled.float().cpu() for part in parts]
+    finally:
+        encoder.train(training)
+    return torch.cat(pooled).numpy()

@@ -1,0 +1,172 @@
+"""plan: every value that pretrain would use, why, and what it would cost."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from typing import TYPE_CHECKING, Any, Literal  # noqa: F401 (the annotations of pretrain's parameters)
+
+from selfsight.verbs import pretrain as _pretrain
+
+if TYPE_CHECKING:
+    from selfsight.data.collection import Collection
+    from selfsight.data.pixels import PixelFormat
+    from selfsight.training.recipe import Recipe
+
+NOT_PLANNED = ("source", "out", "extend", "probe", "track", "energy", "strict")  # of pretrain's parameters
+OVERHEAD_SECONDS = 1.5  # of a run, beside what is measured: the contact sheet, checkpoints, TensorBoard
+
+
+def plan(source: str, *, out: str | None = None, **choices: Any) -> dict[str, Any]:
+    """Show what `pretrain` would do with these images on this machine, without doing it.
+
+    Every value is printed with its reason, then the time, memory and disk it would take, from a few measured steps.
+    `-o recipe.yaml` saves it for `pretrain --recipe recipe.yaml`; `pretrain` alone uses the same values.
+
+    Parameters
+    ----------
+    source
+        Folder of images, or whatever `pretrain` takes.
+    out
+        File to write the recipe to.
+    """
+    started = time.monotonic()
+    from pathlib import Path
+
+    from selfsight.data.importers import check_outside, open_source
+    from selfsight.errors import SelfsightError
+    from selfsight.training.settle import asked_of, choose, write_recipe
+
+    if out is not None and (Path(out).is_dir() or not Path(out).parent.is_dir()):
+        raise SelfsightError(f"{out} is no file that can be written. Give a name such as -o recipe.yaml")
+    recipe_file, collection = choices.pop("recipe", None), choices.pop("collection", None)
+    asked = asked_of(choices)
+    items = open_source(source, collection)
+    if out is not None:
+        check_outside(out, items.about.location)
+    if len(items.usable) < 2:
+        raise SelfsightError(f"{source} holds one image that can be read. Learning compares images: give two or more.")
+    recipe, format = choose(asked, recipe_file, items)
+    estimate = _estimate(recipe, format, items, started)
+    if out is not None:
+        write_recipe(Path(out), recipe)
+    values = {k: v for k, v in recipe.to_dict().items() if k != "reasons"}
+    return {"source": source, "items": len(items.usable), "values": values, "reasons": recipe.reasons,
+            "estimate": estimate, "recipe": out}  # fmt: skip
+
+
+def _estimate(recipe: Recipe, format: PixelFormat, items: Collection, started: float) -> dict[str, Any]:
+    """Steps, epochs, seconds, bytes of memory and disk, from a few measured steps on streamed canvases."""
+    import torch
+
+    from selfsight.data.batches import Batches
+    from selfsight.data.canvases import Streamed, canvas_bytes
+    from selfsight.encoders.extract import best_device
+    from selfsight.training.build import build
+    from selfsight.training.clock import Clock
+    from selfsight.training.estimate import check_memory, memory_of, seconds_a_step
+    from selfsight.training.measure import measure_normalisation, seconds_to_whiten
+    from selfsight.training.rules import seconds_to_decode
+    from selfsight.training.run import usable_cores
+
+    device = best_device()
+    torch.set_num_threads(recipe.threads)
+    canvases = Streamed(items, format, recipe.canvas_side, max(1, usable_cores() - recipe.threads))
+    normalise = measure_normalisation(canvases)
+    task = build(recipe, format, normalise)
+    batches = Batches(canvases, recipe.batch_size, recipe.seed, recipe.views.companion)
+    memory = memory_of(task, batches, normalise, recipe, device)
+    check_memory(memory, recipe)
+    before = time.monotonic() - started + OVERHEAD_SECONDS
+    if recipe.canvases == "resident":
+        before += seconds_to_decode(items, format, recipe.canvas_side)
+    ending = seconds_to_whiten(task.encoder.to(device), batches, normalise)
+    a_step = seconds_a_step(task, batches, normalise, recipe, device)
+    clock = Clock(recipe, started, batches.steps_per_epoch)
+    minutes = recipe.budget.minutes
+    steps = clock.steps or int(max(0.0, 60 * (minutes or 0.0) - before - ending) / a_step)
+    seconds = 60 * minutes if minutes is not None else before + steps * a_step + ending
+    disk = canvas_bytes(items.usable, format, recipe.canvas_side) if recipe.canvases == "resident" else 0
+    return {
+        "seconds": seconds,
+        "steps": steps,
+        "epochs": steps * recipe.accumulate / batches.steps_per_epoch,
+        "seconds_a_step": a_step,
+        "seconds_before": before,
+        "seconds_after": ending,
+        "memory_bytes": memory.needed(recipe.batch_size),
+        "largest_batch": memory.largest_batch(),
+        "canvas_bytes": disk,
+        "checkpoint_bytes": 2 * (memory.state * 3 // 4),
+        "device": device,
+    }
+
+
+def _as_pretrain() -> None:
+    """Give `plan` the parameters of `pretrain`, so that there is one list of them."""
+    verb = _pretrain.pretrain
+    own, theirs = inspect.signature(plan), inspect.signature(verb)
+    shared = [p for name, p in theirs.parameters.items() if name not in NOT_PLANNED]
+    kept = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    plan.__signature__ = own.replace(parameters=[*kept, *shared])  # type: ignore[attr-defined]
+    plan.__annotations__ |= {p.name: verb.__annotations__[p.name] for p in shared}
+    described = (verb.__doc__ or "").partition("----------\n")[2].splitlines()
+    wanted, taking = [], False
+    for line in described:
+        if line.strip() and not line.startswith("        "):
+            taking = line.strip() in {p.name for p in shared}
+        wanted += [line] if taking else []
+    plan.__doc__ = (plan.__doc__ or "").rstrip() + "\n" + "\n".join(wanted) + "\n    "
+
+
+_as_pretrain()
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the table of values and reasons, and the estimate."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table(title=f"{result['items']:,} items of {result['source']}", title_justify="left")
+    table.add_column("value", no_wrap=True)
+    table.add_column("chosen")
+    table.add_column("why")
+    for name, value in result["values"].items():
+        table.add_row(name.replace("_", " "), in_words(name, value), result["reasons"].get(name, "as asked"))
+    console.print(table)
+    e = result["estimate"]
+    console.print(
+        f"About {duration(e['seconds'])} on {e['device']}: {duration(e['seconds_before'])} until the first step, "
+        f"{e['steps']:,} steps of {e['seconds_a_step']:.2g} s ({e['epochs']:,.1f} passes over the images), "
+        f"{duration(e['seconds_after'])} to finish."
+    )
+    console.print(
+        f"About {e['memory_bytes'] / 1e9:.1f} GB of memory beside the program's own (a batch of {e['largest_batch']:,} "
+        f"would fit), {e['canvas_bytes'] / 1e6:,.0f} MB of decoded pixels in the cache folder, "
+        f"{e['checkpoint_bytes'] / 1e6:,.0f} MB of checkpoints."
+    )
+    recipe = f" --recipe {result['recipe']}" if result["recipe"] else ""
+    console.print(f"Next: selfsight pretrain {result['source']} -o runs/first{recipe}")
+
+
+def in_words(name: str, value: Any) -> str:
+    """A value of a recipe for people."""
+    if name == "views":
+        groups = [f"{g['count']} of {g['size']} px, {_share(g['scale'])} of the image" for g in value["groups"]]
+        return "; ".join(groups)
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items() if v is not None) or "none"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _share(scale: list[float]) -> str:
+    low, high = scale
+    return f"{low:.0%}" if low == high else f"{low:.0%} to {high:.0%}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit people would use."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
