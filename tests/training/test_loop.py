@@ -192,6 +192,57 @@ def test_a_micro_batch_that_is_not_finite_spoils_no_weight(images: Callable[...,
     assert torch.isfinite(task.number).all()
 
 
+class Steep(Moody):
+    """A finite loss whose gradient is not: the slope of a root at nought."""
+
+    def forward(self, views: list[View], progress: float) -> Loss:
+        loss = super().forward(views, progress)
+        if self.forwards == 5:
+            loss.total = loss.total + (0.0 * self.number).sqrt().sum()
+        return loss
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(images: Callable[..., Path], tmp_path: Path):
+    task = Steep()
+    _, run, _ = train(task, make_batches(images(8)), tmp_path / "run", budget=Budget(steps=12))
+    assert torch.isfinite(task.number).all() and task.trace[4] == task.trace[5] != task.trace[6]
+    assert run.read_metrics()[-1]["skipped"] == 1
+    (event,) = run.read_log()
+    assert (event.step, event.kind) == (4, "skipped") and "gradient" in event.text and "number" in event.text
+
+
+class Normed(Moody):
+    """With a batch norm that sees a number which is not finite where the loss is not."""
+
+    def __init__(self, bad: Callable[[int], float] = lambda k: 0.0) -> None:
+        super().__init__(bad)
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, views: list[View], progress: float) -> Loss:
+        embeddings = self.norm(views[0].pixels.mean((2, 3)) + self.bad(self.forwards))
+        loss = super().forward(views, progress)
+        return Loss(loss.total + 0.0 * embeddings.sum(), {}, torch.stack([embeddings.detach()] * 2))
+
+
+def test_a_skipped_step_leaves_no_trace_in_running_statistics(images: Callable[..., Path], tmp_path: Path):
+    batches = make_batches(images(8), batch_size=8)  # one batch: its statistics are the same at every step
+    well, ill = Normed(), Normed(lambda k: float("nan") if k == 3 else 0.0)
+    train(well, batches, tmp_path / "well", budget=Budget(steps=7))
+    _, run, _ = train(ill, batches, tmp_path / "ill", budget=Budget(steps=8))
+    assert torch.isfinite(ill.norm.running_mean).all() and int(ill.norm.num_batches_tracked) == 7
+    assert torch.isfinite(ill.norm.running_var).all() and int(well.norm.num_batches_tracked) == 7
+    assert [e.text for e in run.read_log()] == ["an embedding is not finite"]
+
+
+def test_the_weights_before_ten_bad_steps_are_kept(images: Callable[..., Path], tmp_path: Path):
+    task = Moody(lambda k: float("nan") if k >= 5 else 0.0)
+    with pytest.raises(SelfsightError, match=r"^The loss was not finite 10 steps in a row, up to step 15"):
+        train(task, make_batches(images(8)), tmp_path / "run", budget=Budget(steps=40))
+    again = Moody()
+    _, run, _ = train(again, make_batches(images(8)), tmp_path / "run", budget=Budget(steps=40))
+    assert again.trace[0] == task.trace[5] and run.read_metrics()[-1]["skipped"] == 10
+
+
 def test_ten_in_a_row_stop_the_run_and_nine_do_not(images: Callable[..., Path], tmp_path: Path):
     batches = make_batches(images(8))
     nine = Moody(lambda k: float("nan") if 2 <= k < 11 or 12 <= k < 21 else 0.0)

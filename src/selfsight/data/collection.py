@@ -153,7 +153,9 @@ class Collection:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         mode = "overwrite" if cls.exists(Path(path)) else "create"
         with _writing(path):
-            lance.write_dataset(reader, str(path), mode=mode, max_rows_per_file=2**16).cleanup_old_versions(older_than=_KEPT)
+            # Lance holds a file's pages until it is whole, so that small files keep memory flat.
+            written = lance.write_dataset(reader, str(path), mode=mode, max_rows_per_file=2**16)
+            written.cleanup_old_versions(older_than=_KEPT)
         return cls.open(path)
 
     @classmethod

@@ -96,13 +96,11 @@ def free_memory(device: str) -> int:
     if torch.device(device).type == "cuda":
         return int(torch.cuda.mem_get_info()[0])
     free = int(psutil.virtual_memory().available)
-    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
-        try:
-            most, now = (int(Path("/sys/fs/cgroup", name).read_text()) for name in (limit, used))
-        except (OSError, ValueError):  # no such limit
-            continue
-        free = min(free, most - now)
-    return free
+    try:
+        most, now = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # not in a container, or in one without a limit
+        return free
+    return min(free, most - now)
 
 
 def check_memory(memory: Memory, recipe: Recipe) -> None:
@@ -117,8 +115,8 @@ def out_of_memory(memory: Memory, recipe: Recipe) -> str:
     fits = min(fits, recipe.batch_size // 2)
     way = f"Give --batch-size {fits}" if fits >= 2 else "Give a smaller --encoder or --size"
     return (
-        f"A step of {recipe.batch_size} items needs about {needed / 1e9:.1f} GB of memory and {memory.free / 1e9:.1f} GB "
-        f"are free. {way}, or free some."
+        f"A step of {recipe.batch_size} items needs about {needed / 1e9:.1f} GB of memory and "
+        f"{memory.free / 1e9:.1f} GB are free. {way}, or free some."
     )
 
 
@@ -132,7 +130,7 @@ def seconds_a_step(
     objective.to(device).to(memory_format=torch.channels_last).train()
     optimiser = make_optimiser(objective, recipe.optimiser, recipe.learning_rate, recipe.weight_decay)
     stream: Generator[Batch, None, None] = batches.steps()
-    held = None if recipe.canvases == "stream" else next(stream)
+    held = None if recipe.canvases == "stream" else _first(batches, batches.batch_size)
     seconds: list[float] = []
     began = time.monotonic()
     try:

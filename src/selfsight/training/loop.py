@@ -48,9 +48,9 @@ def fit(
 ) -> int:
     """Train `objective` until the clock's budget is spent, from the last checkpoint if there is one.
 
-    `measure` gives further figures for a row of metrics, from its progress and that of the row before (-1 if there is
-    none); `track` names trackers. Returns the steps done. Raises `Stopped` after saving when the user interrupts, and `SelfsightError` after ten steps in a row that
-    were not finite.
+    `measure` gives further figures for a row of metrics, from its progress and that of the row before (-1 if there
+    is none); `track` names trackers. Returns the steps done. Raises `Stopped` after saving when the user interrupts,
+    and `SelfsightError` after ten steps in a row that were not finite.
     """
     main, alarm, pace = accelerator.is_main_process, Alarm(), Pace()
     objective.to(accelerator.device).to(memory_format=torch.channels_last)

@@ -16,7 +16,9 @@ def start_processes() -> Accelerator:
     """The processes there are: one, unless a launcher said otherwise."""
     # The precision is the loop's: Accelerate's is for a whole Python process and cannot change for a second run.
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return Accelerator(mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)] if several else None)
+    return Accelerator(
+        mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)] if several else None
+    )
 
 
 def gathered(here: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:

@@ -140,7 +140,10 @@ def _size(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
         return size, f"twice the images' {f.side} px, since the first two layers halve them ({MEASURED})"
     largest = 224 if f.device == "cuda" else 128
     size = min(largest, round(f.side / 32) * 32)
-    return size, f"the images' median shorter side is {f.side} px; at most {largest} px on {f.device}, where time is short"
+    return (
+        size,
+        f"the images' median shorter side is {f.side} px; at most {largest} px on {f.device}, to see more of them",
+    )
 
 
 def _views(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:

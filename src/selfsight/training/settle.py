@@ -60,7 +60,13 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
 
 
 def settle(
-    run: Run, asked: dict[str, Any], recipe_file: str | None, extend: bool, source: str, items: Collection, processes: int
+    run: Run,
+    asked: dict[str, Any],
+    recipe_file: str | None,
+    extend: bool,
+    source: str,
+    items: Collection,
+    processes: int,
 ) -> Settled:
     """The recipe of `run`: of its beginning if it was begun, else chosen now and written.
 
@@ -73,7 +79,9 @@ def settle(
     data |= {"items": len(items.usable), "id_hash": items.id_hash(), "processes": processes}
     if run.finished or any(run.checkpoints.glob("step-*")):
         if not run.recipe_file.exists():
-            raise SelfsightError(f"{run.path} has checkpoints but no recipe.yaml. Give another -o, or remove the folder.")
+            raise SelfsightError(
+                f"{run.path} has checkpoints but no recipe.yaml. Give another -o, or remove the folder."
+            )
         return _go_on(run, asked, wanted, data, extend)
     if extend:
         raise SelfsightError(f"{run.path} is not a finished run, so there is nothing to extend. Leave --extend out.")

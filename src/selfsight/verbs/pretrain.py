@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
     from selfsight.data.canvases import Canvases
     from selfsight.data.collection import Collection
-    from selfsight.data.pixels import PixelFormat
-    from selfsight.training.recipe import Recipe
     from selfsight.training.run import Run
     from selfsight.training.settle import Settled
     from selfsight.views.make import Normalisation
@@ -229,6 +228,7 @@ def _train(
         whiten(encoder, canvas_features(encoder, batches, normalise))
         write_whole(run.set_aside_file, json.dumps(canvases.set_aside))  # whitening may be the first to read an item
         save(encoder, run.path / "encoder")
+        shutil.rmtree(run.path / "encoder.before", ignore_errors=True)  # of the run that was extended
         run.log("finished", f"after {clock.seconds:.0f} s", step)
     return _result(run, step, clock.seconds, canvases)
 
