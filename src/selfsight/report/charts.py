@@ -10,7 +10,8 @@ import numpy as np
 # What a row of metrics holds besides the parts of the loss.
 KNOWN = {
     "step", "progress", "epoch", "loss", "effective_rank", "centre_norm", "spread", "agreement", "contrast",
-    "learning_rate", "skipped", "views_per_second", "waiting", "seconds",
+    "learning_rate", "skipped", "views_per_second", "waiting", "seconds", "gradient_norm", "knn", "alignment",
+    "uniformity",
 }  # fmt: skip
 
 # (id, title, what good looks like, metric to name, vertical range)
@@ -41,6 +42,15 @@ CURVES: tuple[tuple[str, str, str, dict[str, str], list[float] | None], ...] = (
         [0.0, 1.05],
     ),
     (
+        "knn",
+        "k-NN on labelled images",
+        "Of images given with --probe, whose labels nothing learns from: how many are like their nearest neighbours, "
+        "in %. The first point is of random weights.",
+        {"knn": "k-NN, %"},
+        None,
+    ),
+    ("gradient", "Norm of the gradient", "A burst may come before trouble.", {"gradient_norm": "norm"}, None),
+    (
         "rate",
         "Learning rate",
         "The size of a step: up in the warm-up, then down.",
@@ -67,7 +77,7 @@ def curves(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         lines = parts if name == "parts" else lines
         shown = {key: text for key, text in lines.items() if any(row.get(key) is not None for row in rows)}
         if shown:
-            figure = _lines(rows, shown, 100.0 if name == "waiting" else 1.0)
+            figure = _lines(rows, shown, 100.0 if name in ("waiting", "knn") else 1.0)
             if span:
                 figure["layout"]["yaxis"]["range"] = span
             out.append({"id": f"curve-{name}", "title": title, "caption": caption, "figure": figure})
@@ -75,6 +85,7 @@ def curves(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _lines(rows: Sequence[dict[str, Any]], names: dict[str, str], factor: float) -> dict[str, Any]:
+    rows = [row for row in rows if any(row.get(key) is not None for key in names)]
     steps = [row["step"] for row in rows]
     mode = "lines+markers" if len(rows) < 30 else "lines"
     traces = []

@@ -50,6 +50,7 @@ def build(run: Run, thumbnails: bool = True) -> tuple[str, Verdict, int]:
     content |= {"sheet": pictures.sheet_uri(run.path / "views.png") if thumbnails else None}
     content |= _evaluated(run, evaluation) | _left_out(run, collection)
     content |= {"recipe_rows": tables.recipe_rows(asked, recipe), "machine": _machine(run)}
+    content["history"] = tables.history(run)
     content["drawings"] = _drawings(content)
     return _render(content), verdict, int(data["items"])
 

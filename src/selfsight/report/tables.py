@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
 import yaml
@@ -12,6 +13,7 @@ from selfsight.data.collection import Collection
 from selfsight.training.recipe import Recipe
 from selfsight.training.run import Run
 
+MOST_EVENTS = 60  # of the history; the rest is counted
 # Who is compared, in the order of the table.
 ROWS = {
     "encoder": "this encoder",
@@ -142,3 +144,25 @@ def set_aside(run: Run, collection: Collection | None) -> list[dict[str, str]]:
     later = json.loads(decoding.read_text(encoding="utf-8")) if decoding.exists() else {}
     out += [{"name": names.get(item, f"item {item}"), "reason": reason} for item, reason in later.items()]
     return sorted(out, key=lambda row: row["name"])
+
+
+def history(run: Run) -> dict[str, Any]:
+    """{sentence, events}: alarms, resumes, skipped steps, damaged checkpoints and extensions, oldest first.
+
+    The sentence counts them; of the events the first and last `MOST_EVENTS` / 2 are kept if there are more.
+    """
+    events = run.read_log()
+    counts = Counter(event.kind for event in events)
+    names = {
+        "alarm": ("alarm", "alarms"),
+        "skipped": ("step skipped, as it was not finite", "steps skipped, as they were not finite"),
+        "resumed": ("resume", "resumes"),
+        "damaged": ("damaged checkpoint", "damaged checkpoints"),
+        "extended": ("extension", "extensions"),
+    }
+    said = [f"{counts[kind]:,} {words[counts[kind] > 1]}" for kind, words in names.items() if counts[kind]]
+    sentence = f"{'; '.join(said) or 'No alarm, no stop, no skipped step'}."
+    if len(events) > MOST_EVENTS:
+        events = events[: MOST_EVENTS // 2] + events[-MOST_EVENTS // 2 :]
+        sentence += f" The first and last {MOST_EVENTS // 2} events are shown, run.log holds all."
+    return {"sentence": sentence, "events": events}
