@@ -15,6 +15,7 @@ from torch import Tensor
 from selfsight.data.canvases import Canvases, nothing_decoded
 from selfsight.data.formats.format import Unreadable
 from selfsight.data.randomness import item_keys, uniform
+from selfsight.errors import SelfsightError
 
 AHEAD = 2  # batches whose items are decoded while a step computes
 
@@ -41,14 +42,33 @@ class Batches:
 
     The order is over all items. The place of one that cannot be read is taken by the next readable one at a
     fixed stride in the same order, so it does not matter when the failure was found.
+
+    Of several processes, `world` of them, each gathers its own part of a step's items, `rank` by `rank`; the
+    batch size is that of all together.
     """
 
-    def __init__(self, canvases: Canvases, batch_size: int, seed: int, companion: str | None = None) -> None:
+    def __init__(
+        self,
+        canvases: Canvases,
+        batch_size: int,
+        seed: int,
+        companion: str | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         self.canvases = canvases
         self.ids = canvases.ids
         self.keys = item_keys(self.ids)
         self.batch_size = min(batch_size, len(canvases))
         self.seed = seed
+        if self.batch_size % world:
+            fits = max(world, self.batch_size // world * world)
+            raise SelfsightError(
+                f"A batch of {self.batch_size} items cannot be shared evenly by {world} processes. "
+                f"Give --batch-size {fits}."
+            )
+        share = self.batch_size // world
+        self._own = slice(rank * share, (rank + 1) * share)
         self.steps_per_epoch = len(canvases) // self.batch_size
         self.companion = companion
         self._neighbours = _frame_neighbours(canvases) if companion == "frames" else None
@@ -74,9 +94,11 @@ class Batches:
         waiting: deque[tuple[np.ndarray, np.ndarray, int]] = deque()
         while True:
             for order, places, epoch in islice(coming, AHEAD + 1 - len(waiting)):
-                self.canvases.prefetch(self._clips(order[places], epoch).reshape(-1).tolist())
+                own = self._clips(order[places[self._own]], epoch)
+                self.canvases.prefetch(own.reshape(-1).tolist())
                 waiting.append((order, places, epoch))
-            yield self._gather(*waiting.popleft())
+            order, places, epoch = waiting.popleft()
+            yield self._gather(order, places[self._own], epoch, self._largest(order, places, epoch))
 
     def gather(self, places: np.ndarray, epoch: int) -> Batch:
         """The batch of these places in the order of an epoch; a plan with companions gets T frames, or T = 2
@@ -91,11 +113,19 @@ class Batches:
                 yield order, np.arange(step * self.batch_size, (step + 1) * self.batch_size), epoch
             epoch, at = epoch + 1, 0
 
-    def _gather(self, order: np.ndarray, places: np.ndarray, epoch: int) -> Batch:
+    def _largest(self, order: np.ndarray, places: np.ndarray, epoch: int) -> tuple[int, int]:
+        """Height and width that hold the canvases of all processes: views are the same to the bit only if their
+        canvases are padded alike, since coordinates are fractions of the padded size."""
+        height, width = self.canvases.sides[self._clips(order[places], epoch).reshape(-1)].max(0).tolist()
+        return height, width
+
+    def _gather(
+        self, order: np.ndarray, places: np.ndarray, epoch: int, least: tuple[int, int] = (0, 0)
+    ) -> Batch:
         self.canvases.prefetch(self._clips(order[places], epoch).reshape(-1).tolist())
         read = [self._read(order, place, epoch) for place in places.tolist()]
         indices = np.array([index for index, _ in read])
-        flat, shapes = collate([canvas for _, clip in read for canvas in clip])
+        flat, shapes = collate([canvas for _, clip in read for canvas in clip], least)
         frames = len(read[0][1])
         pixels, shapes = flat.unflatten(0, (-1, frames)), shapes.unflatten(0, (-1, frames))
         return Batch(pixels, shapes, self.keys[indices], [self.ids[i] for i in indices], epoch, indices)
@@ -135,10 +165,10 @@ class Batches:
         return np.array(partners)
 
 
-def collate(canvases: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """[H_i, W_i, C] arrays to pixels [B, C, H, W], edge-padded to the largest, and shapes [B, 2]."""
+def collate(canvases: list[np.ndarray], least: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor]:
+    """[H_i, W_i, C] arrays to pixels [B, C, H, W], edge-padded to the largest and to `least`, and shapes [B, 2]."""
     shapes = np.array([c.shape[:2] for c in canvases], dtype=np.int64)
-    height, width = shapes.max(0)
+    height, width = np.maximum(shapes.max(0), least)
     out = np.empty((len(canvases), height, width, canvases[0].shape[2]), dtype=canvases[0].dtype)
     for target, canvas in zip(out, canvases, strict=True):
         h, w = canvas.shape[:2]

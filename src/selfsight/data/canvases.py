@@ -40,8 +40,8 @@ class Canvases:
     """The usable items of a collection at one size, in the order of id.
 
     rows: the items, `len(canvases)` of them, with those that turn out to be unreadable. format: mode, depth and
-    window of intensities. unit: the values of the pixels held that stand for 0 and 1. set_aside: {id: reason} of
-    the items known to be unreadable. strict: the first such item is an error instead.
+    window of intensities. unit: the values of the pixels held that stand for 0 and 1. sides: [N, 2] height and width
+    of the canvases. set_aside: {id: reason} of the items known to be unreadable. strict: the first such item is an error instead.
     """
 
     def __init__(self, collection: Collection, format: PixelFormat, short_side: int, strict: bool = False) -> None:
@@ -52,6 +52,7 @@ class Canvases:
         self.format = format
         self.short_side = short_side
         self.unit = (0.0, 1.0) if format.depth == 32 else format.window
+        self.sides = canvas_sides(self.rows, short_side)
         self.set_aside: dict[str, str] = {}
 
     def __len__(self) -> int:
@@ -215,11 +216,16 @@ def remove_canvases(ids: set[str]) -> None:
 
 def canvas_bytes(rows: pa.Table, format: PixelFormat, short_side: int) -> int:
     """Bytes that the canvases of `rows` will take, from the headers alone."""
+    return int(canvas_sides(rows, short_side).prod(1).sum()) * format.channels * (1 if format.depth == 8 else 2)
+
+
+def canvas_sides(rows: pa.Table, short_side: int) -> np.ndarray:
+    """[N, 2] height and width of the canvases of `rows`, from the headers alone; see `pixels.fit`."""
     sizes = np.stack([rows["height"].to_numpy(), rows["width"].to_numpy()], 1).astype(np.float64)
     sizes = np.minimum(sizes, MOST_ELONGATED * sizes.min(1, keepdims=True))
     factor = np.minimum(1.0, short_side / sizes.min(1, keepdims=True))
-    sides = np.maximum(1, np.round(sizes * factor)).astype(np.int64)
-    return int(sides.prod(1).sum()) * format.channels * (1 if format.depth == 8 else 2)
+    sides: np.ndarray = np.maximum(1, np.round(sizes * factor)).astype(np.int64)
+    return sides
 
 
 def decoded(

@@ -11,7 +11,9 @@ from itertools import pairwise
 from typing import Any, TypeVar, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
 
 from selfsight.encoders.encoder import Encoder
 from selfsight.errors import SelfsightError
@@ -69,7 +71,8 @@ class Objective(nn.Module):
 
 
 def embed_views(encoder: Encoder, projector: nn.Module, views: Sequence[View]) -> Tensor:
-    """Projected pooled features [V, B, D] in float32. Views of one size pass the encoder together."""
+    """Projected pooled features [V, B, D] in float32, of the items of all processes. Views of one size pass the
+    encoder together."""
     out: list[Tensor | None] = [None] * len(views)
     for size in {view.pixels.shape[-1] for view in views}:
         which = [i for i, view in enumerate(views) if view.pixels.shape[-1] == size]
@@ -79,7 +82,18 @@ def embed_views(encoder: Encoder, projector: nn.Module, views: Sequence[View]) -
         embedded = projector(encoder(pixels).pooled).float()
         for i, rows in zip(which, embedded.chunk(len(which)), strict=True):
             out[i] = rows
-    return torch.stack([rows for rows in out if rows is not None])
+    return gather(torch.stack([rows for rows in out if rows is not None]))
+
+
+def gather(embeddings: Tensor) -> Tensor:
+    """Embeddings [V, B / processes, D] of every process as [V, B, D], with gradients.
+
+    Every process then has the loss of the whole batch, and each one's embeddings receive its gradient from all of
+    them: as many times the gradient as there are processes, which their mean over processes sets right.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return embeddings
+    return torch.cat(all_gather(embeddings), dim=1)
 
 
 def projector(widths: Sequence[int]) -> nn.Sequential:

@@ -1,9 +1,57 @@
-"""Batch norm over processes (being written)."""
+"""Batch norm whose statistics are those of all processes together, on any device: SyncBatchNorm raises on a CPU."""
 
 from __future__ import annotations
 
-from torch import nn
+from types import MethodType
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
 
 def synchronise(module: nn.Module) -> nn.Module:
+    """Make every batch norm of `module`, of torch and of timm, share its statistics while it trains.
+
+    Only their `forward` changes: parameters, buffers, names and evaluation stay as they were, so what is saved is
+    a plain model. Does nothing in a single process.
+    """
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        for norm in module.modules():
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+                norm.forward = MethodType(_forward, norm)  # type: ignore[method-assign]
     return module
+
+
+def _forward(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
+    """Batch norm of x [B, C, ...] over all processes, in float32 (Ioffe and Szegedy, ICML 2015, algorithm 1)."""
+    if not norm.training:
+        alone: Tensor = type(norm).forward(norm, x)
+        return alone
+    values = x.float()
+    over = [d for d in range(x.ndim) if d != 1]
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    count = x.numel() // x.shape[1] * dist.get_world_size()
+    mean = all_reduce(values.sum(over)) / count  # [C]
+    centred = values - mean.view(shape)
+    variance = all_reduce(centred.square().sum(over)) / count  # [C]
+    _remember(norm, mean.detach(), variance.detach() * (count / max(1, count - 1)))
+    out = centred * (variance + norm.eps).rsqrt().view(shape)
+    if norm.affine:
+        out = out * norm.weight.view(shape) + norm.bias.view(shape)
+    out = out.to(x.dtype)
+    for after in ("drop", "act"):  # timm's batch norm carries what follows it
+        out = getattr(norm, after)(out) if hasattr(norm, after) else out
+    return out
+
+
+@torch.no_grad()
+def _remember(norm: nn.modules.batchnorm._BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    """Move the running statistics."""
+    if not norm.track_running_stats or norm.running_mean is None or norm.running_var is None:
+        return
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked += 1
+    share = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), share)
+    norm.running_var.lerp_(variance.to(norm.running_var.dtype), share)

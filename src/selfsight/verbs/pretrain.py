@@ -194,9 +194,8 @@ def _train(
     torch.set_num_threads(recipe.threads)
     normalise = _normalisation(run, canvases)
     task = build(recipe, settled.format, normalise)
-    several = accelerator.num_processes > 1
-    ranks = {"rank": accelerator.process_index, "world": accelerator.num_processes} if several else {}
-    batches = Batches(canvases, recipe.batch_size, recipe.seed, recipe.views.companion, **ranks)
+    ranks = accelerator.process_index, accelerator.num_processes
+    batches = Batches(canvases, recipe.batch_size, recipe.seed, recipe.views.companion, *ranks)
     memory = memory_of(task, batches, normalise, recipe, str(accelerator.device))
     check_memory(memory, recipe)
     encoder = task.encoder.to(accelerator.device)
