@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from copy import copy
@@ -12,10 +13,15 @@ import numpy as np
 import pytest
 import torch
 from helpers import collection_of, garble, make_batches, make_canvases, picture
+from PIL import Image
 
 from selfsight.data.batches import Batches, collate
 from selfsight.data.canvases import Canvases, Resident, Streamed
 from selfsight.data.importers import open_source
+from selfsight.errors import SelfsightError
+from selfsight.training.measure import measure_normalisation
+from selfsight.views.make import make_views
+from selfsight.views.plan import Colour, ViewGroup, ViewPlan
 
 
 def at(batches: Batches, uris: list[str], epoch: int = 0) -> list[list[int]]:
@@ -32,6 +38,7 @@ def subset(canvases: Canvases, rows: list[int]) -> Canvases:
     other = copy(canvases)
     other.rows, other.ids = canvases.rows.take(rows), [canvases.ids[i] for i in rows]
     other.shapes, other.offsets = canvases.shapes[rows], canvases.offsets[rows]
+    other.sides = canvases.sides[rows]
     return other
 
 
@@ -169,3 +176,94 @@ def test_what_was_decoded_ahead_for_no_one_is_let_go(images: Callable[..., Path]
     assert isinstance(batches.canvases, Streamed) and len(batches.canvases._coming) == 8  # two batches ahead
     steps.close()
     assert not batches.canvases._coming
+
+
+KINDS = ("RGB", "grey", "uint16", "float")
+
+
+def pictures_of(kind: str, folder: Path) -> Path:
+    """Eighteen pictures of as many shapes, the largest of which is needed by few steps."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(18):
+        height, width = (int(side) for side in rng.integers(34, 100, 2))
+        pixels = picture(rng, height, width, 3 if kind == "RGB" else 1)
+        if kind in ("RGB", "grey"):
+            Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+        else:
+            deep = pixels.astype(np.uint16) * 200 if kind == "uint16" else pixels.astype(np.float32) / 50
+            np.save(folder / f"{i:02d}.npy", deep)
+    return folder
+
+
+PLAN = ViewPlan((ViewGroup(2, 32, (0.3, 1.0), colour=Colour(blur=0.5)), ViewGroup(2, 16, (0.05, 0.9))))
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_parts_of_all_processes_are_the_batch_of_one(tmp_path: Path, kind: str, world: int):
+    canvases = make_canvases(open_source(pictures_of(kind, tmp_path / kind)), 48)
+    normalise = measure_normalisation(canvases)
+    whole = Batches(canvases, 6, 0)
+    parts = [Batches(canvases, 6, 0, None, rank, world) for rank in range(world)]
+    assert {part.steps_per_epoch for part in parts} == {whole.steps_per_epoch}
+    alone = 0  # parts that would be smaller, were they padded for themselves
+    for one, *shares in islice(zip(whole.steps(1), *(part.steps(1) for part in parts), strict=True), 6):
+        assert [item for share in shares for item in share.ids] == one.ids
+        assert torch.equal(torch.cat([share.pixels for share in shares]), one.pixels)
+        assert torch.equal(torch.cat([share.shapes for share in shares]), one.shapes)
+        alone += sum(share.shapes.amax((0, 1)).tolist() != list(share.pixels.shape[-2:]) for share in shares)
+        seen = [make_views(share, PLAN, normalise, 5) for share in shares]
+        for v, view in enumerate(make_views(one, PLAN, normalise, 5)):
+            assert torch.equal(torch.cat([views[v].pixels for views in seen]), view.pixels)
+            assert torch.equal(torch.cat([views[v].affine for views in seen]), view.affine)
+    assert alone > 0
+    assert {"RGB": torch.uint8, "grey": torch.uint8, "uint16": torch.uint16}.get(
+        kind, torch.float16
+    ) == one.pixels.dtype
+
+
+@pytest.mark.parametrize("held", ["resident", "stream"])
+@pytest.mark.parametrize("companion", [None, "frames", "group"])
+def test_stand_ins_are_those_of_one_process_padded_alike(tmp_path: Path, held: str, companion: str | None):
+    rng = np.random.default_rng(1)
+    columns = [{"sequence": "s", "frame": i, "group": str(i % 4)} for i in range(24)]
+    sizes = [(int(h), int(w)) for h, w in rng.integers(24, 80, (24, 2))]
+    collection = collection_of(tmp_path / "f", columns, sizes)
+    for i in range(0, 24, 3):
+        garble(tmp_path / "f" / f"{i}.png")
+    whole, *parts = (
+        Batches(make_canvases(collection, 24, held), 6, 0, companion, rank, world)
+        for rank, world in ((0, 1), (0, 2), (1, 2))
+    )
+    cut = 0
+    for one, *shares in islice(zip(whole.steps(), *(part.steps() for part in parts), strict=True), 20):
+        assert [item for share in shares for item in share.ids] == one.ids
+        assert torch.equal(torch.cat([share.pixels for share in shares]), one.pixels)
+        assert torch.equal(torch.cat([share.shapes for share in shares]), one.shapes)
+        cut += int((torch.tensor(whole.canvases.sides[one.indices]) > torch.tensor(one.pixels.shape[-2:])).sum())
+    assert cut > 0  # some stood in for smaller ones
+
+
+def test_each_process_decodes_its_own_part_only(images: Callable[..., Path]):
+    batches = Batches(make_canvases(open_source(images(12)), 16, "stream"), 4, 0, None, 1, 2)
+    steps = batches.steps()
+    batch = next(steps)
+    assert isinstance(batches.canvases, Streamed)
+    order, coming = batches.order(0), set(batches.canvases._coming)
+    assert batch.indices.tolist() == order[2:4].tolist()
+    assert coming == {*order[6:8].tolist(), *order[10:12].tolist()}  # of the two steps ahead
+    steps.close()
+
+
+@pytest.mark.parametrize(("size", "world", "fits"), [(7, 2, 6), (9, 4, 8), (3, 8, 8)])
+def test_a_batch_that_cannot_be_shared_is_refused(images: Callable[..., Path], size: int, world: int, fits: int):
+    canvases = make_canvases(open_source(images(12)), 16)
+    wanted = f"batch of {size} items cannot be shared evenly by {world} processes. Give --batch-size {fits}."
+    with pytest.raises(SelfsightError, match=re.escape(wanted)):
+        Batches(canvases, size, 0, None, 0, world)
+
+
+def test_more_processes_than_images_are_refused(images: Callable[..., Path]):
+    with pytest.raises(SelfsightError, match=r"3 images cannot be shared by 4 processes\. Start at most 3\."):
+        Batches(make_canvases(open_source(images(3)), 16), 8, 0, None, 0, 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -61,6 +61,10 @@ class Batches:
         self.keys = item_keys(self.ids)
         self.batch_size = min(batch_size, len(canvases))
         self.seed = seed
+        if len(canvases) < world:
+            raise SelfsightError(
+                f"{len(canvases)} images cannot be shared by {world} processes. Start at most {len(canvases)}."
+            )
         if self.batch_size % world:
             fits = max(world, self.batch_size // world * world)
             raise SelfsightError(
@@ -97,8 +101,7 @@ class Batches:
                 own = self._clips(order[places[self._own]], epoch)
                 self.canvases.prefetch(own.reshape(-1).tolist())
                 waiting.append((order, places, epoch))
-            order, places, epoch = waiting.popleft()
-            yield self._gather(order, places[self._own], epoch, self._largest(order, places, epoch))
+            yield self._gather(*waiting.popleft(), self._own)
 
     def gather(self, places: np.ndarray, epoch: int) -> Batch:
         """The batch of these places in the order of an epoch; a plan with companions gets T frames, or T = 2
@@ -113,19 +116,16 @@ class Batches:
                 yield order, np.arange(step * self.batch_size, (step + 1) * self.batch_size), epoch
             epoch, at = epoch + 1, 0
 
-    def _largest(self, order: np.ndarray, places: np.ndarray, epoch: int) -> tuple[int, int]:
-        """Height and width that hold the canvases of all processes: views are the same to the bit only if their
-        canvases are padded alike, since coordinates are fractions of the padded size."""
-        height, width = self.canvases.sides[self._clips(order[places], epoch).reshape(-1)].max(0).tolist()
-        return height, width
-
-    def _gather(
-        self, order: np.ndarray, places: np.ndarray, epoch: int, least: tuple[int, int] = (0, 0)
-    ) -> Batch:
+    def _gather(self, order: np.ndarray, places: np.ndarray, epoch: int, own: slice = slice(None)) -> Batch:
+        """The batch of the `own` ones of a step's places, padded as that of all of them: views are the same to the bit
+        only if their canvases are padded alike, since coordinates are fractions of the padded size."""
+        room = self.canvases.sides[self._clips(order[places], epoch).reshape(-1)].max(0).tolist()
+        places = places[own]
         self.canvases.prefetch(self._clips(order[places], epoch).reshape(-1).tolist())
         read = [self._read(order, place, epoch) for place in places.tolist()]
         indices = np.array([index for index, _ in read])
-        flat, shapes = collate([canvas for _, clip in read for canvas in clip], least)
+        # A stand-in that is larger is cut, below and to the right: other processes would not know to make room for it.
+        flat, shapes = collate([canvas[: room[0], : room[1]] for _, clip in read for canvas in clip], room)
         frames = len(read[0][1])
         pixels, shapes = flat.unflatten(0, (-1, frames)), shapes.unflatten(0, (-1, frames))
         return Batch(pixels, shapes, self.keys[indices], [self.ids[i] for i in indices], epoch, indices)
@@ -165,7 +165,7 @@ class Batches:
         return np.array(partners)
 
 
-def collate(canvases: list[np.ndarray], least: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor]:
+def collate(canvases: list[np.ndarray], least: Sequence[int] = (0, 0)) -> tuple[Tensor, Tensor]:
     """[H_i, W_i, C] arrays to pixels [B, C, H, W], edge-padded to the largest and to `least`, and shapes [B, 2]."""
     shapes = np.array([c.shape[:2] for c in canvases], dtype=np.int64)
     height, width = np.maximum(shapes.max(0), least)

@@ -41,7 +41,8 @@ class Canvases:
 
     rows: the items, `len(canvases)` of them, with those that turn out to be unreadable. format: mode, depth and
     window of intensities. unit: the values of the pixels held that stand for 0 and 1. sides: [N, 2] height and width
-    of the canvases. set_aside: {id: reason} of the items known to be unreadable. strict: the first such item is an error instead.
+    of the canvases. set_aside: {id: reason} of the items known to be unreadable. strict: the first such item is an
+    error instead.
     """
 
     def __init__(self, collection: Collection, format: PixelFormat, short_side: int, strict: bool = False) -> None:

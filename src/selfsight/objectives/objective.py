@@ -12,8 +12,8 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 
 from selfsight.encoders.encoder import Encoder
 from selfsight.errors import SelfsightError
@@ -35,9 +35,10 @@ class Loss:
 class Objective(nn.Module):
     """A pretext task around its encoder. The training loop wraps, steps and saves only this module.
 
-    Subclasses write `forward`; `after_step` is for what moves without a gradient
-    (EMA, centres, queues). `progress` in [0, 1] is the part of the budget that is spent: schedules
-    are functions of it, never of a step count.
+    Subclasses write `forward`; `after_step` is for what moves without a gradient (EMA, centres, queues).
+    `progress` in [0, 1] is the part of the budget that is spent: schedules are functions of it, never of a step
+    count. Each of several processes has its part of the batch, and their gradients are averaged: `embed_views` gives
+    the embeddings of the whole batch, a mean over items is right as it is, and `all_mean` is for the rest.
     """
 
     views: ViewPlan
@@ -86,14 +87,51 @@ def embed_views(encoder: Encoder, projector: nn.Module, views: Sequence[View]) -
 
 
 def gather(embeddings: Tensor) -> Tensor:
-    """Embeddings [V, B / processes, D] of every process as [V, B, D], with gradients.
+    """Embeddings [V, B / processes, D] of every process as [V, B, D], in the order of one process, with gradients.
 
     Every process then has the loss of the whole batch, and each one's embeddings receive its gradient from all of
     them: as many times the gradient as there are processes, which their mean over processes sets right.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if processes() == 1:
         return embeddings
-    return torch.cat(all_gather(embeddings), dim=1)
+    own, rank = embeddings.shape[1], dist.get_rank()
+    return all_sum(F.pad(embeddings, (0, 0, own * rank, own * (processes() - 1 - rank))))
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def all_sum(tensor: Tensor) -> Tensor:
+    """The sum over processes, the same in all of them, with gradients; every process has to call it."""
+    if processes() == 1:
+        return tensor
+    total: Tensor = _AllSum.apply(tensor)
+    return total
+
+
+def all_mean(tensor: Tensor) -> Tensor:
+    """The mean over processes: for what an objective keeps of its own part of the batch (a centre of patches, say).
+    What comes of `embed_views` is of the whole batch already."""
+    return all_sum(tensor) / processes()
+
+
+class _AllSum(torch.autograd.Function):
+    """Each process's loss depends on the sum, so an input receives the sum of their gradients.
+
+    torch has this twice: once deprecated in 2.14, once with names that 2.9 does not know.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return all_sum(gradient)
 
 
 def projector(widths: Sequence[int]) -> nn.Sequential:

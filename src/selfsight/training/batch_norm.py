@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import MethodType
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+
+from selfsight.objectives.objective import all_sum, processes
 
 
 def synchronise(module: nn.Module) -> nn.Module:
@@ -16,7 +16,7 @@ def synchronise(module: nn.Module) -> nn.Module:
     Only their `forward` changes: parameters, buffers, names and evaluation stay as they were, so what is saved is
     a plain model. Does nothing in a single process.
     """
-    if dist.is_initialized() and dist.get_world_size() > 1:
+    if processes() > 1:
         for norm in module.modules():
             if isinstance(norm, nn.modules.batchnorm._BatchNorm):
                 norm.forward = MethodType(_forward, norm)  # type: ignore[method-assign]
@@ -28,18 +28,19 @@ def _forward(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
     if not norm.training:
         alone: Tensor = type(norm).forward(norm, x)
         return alone
+    norm._check_input_dim(x)
     values = x.float()
     over = [d for d in range(x.ndim) if d != 1]
     shape = [1, -1] + [1] * (x.ndim - 2)
-    count = x.numel() // x.shape[1] * dist.get_world_size()
-    mean = all_reduce(values.sum(over)) / count  # [C]
+    count = x.numel() // x.shape[1] * processes()
+    mean = all_sum(values.sum(over)) / count  # [C]
     centred = values - mean.view(shape)
-    variance = all_reduce(centred.square().sum(over)) / count  # [C]
+    variance = all_sum(centred.square().sum(over)) / count  # [C]
     _remember(norm, mean.detach(), variance.detach() * (count / max(1, count - 1)))
-    out = centred * (variance + norm.eps).rsqrt().view(shape)
+    out: Tensor = centred * (variance + norm.eps).rsqrt().view(shape)
     if norm.affine:
         out = out * norm.weight.view(shape) + norm.bias.view(shape)
-    out = out.to(x.dtype)
+    out = out.to(x.dtype)  # as torch does: float32 inside, the input's type outside
     for after in ("drop", "act"):  # timm's batch norm carries what follows it
         out = getattr(norm, after)(out) if hasattr(norm, after) else out
     return out
