@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+NEIGHBOURS = 10  # at most, of which the stability is measured; a quarter of the batch where that is fewer
+TIED = 1e-6  # cosines closer than this differ by float32's rounding only
 
 
 def effective_rank(embeddings: Tensor) -> float:
@@ -20,25 +25,95 @@ def effective_rank(embeddings: Tensor) -> float:
     return float(torch.special.entr(share).sum().exp())
 
 
-def evidence(embeddings: Tensor, assignments: Tensor | None = None) -> dict[str, float]:
-    """What can be seen without labels in `embeddings` [V, B, D].
+def uniformity(z: Tensor) -> float:
+    """log of the mean of exp(-2 |a - b|^2) over pairs of different rows of normalised `z` [B, D].
 
-    effective_rank: of one view's batch. centre_norm: length of the mean of normalised embeddings, 1 when all
-    point one way (Jha et al. 2024). spread: mean standard deviation per dimension of normalised
-    embeddings times sqrt(D), 1 when they fill the sphere, 0 when collapsed (Chen and He 2021).
-    agreement: mean cosine of two views of an item. contrast: agreement minus the mean cosine of
-    different items.
+    Wang and Isola, ICML 2020, section 4.1.2, with t = 2. 0 when all are equal; -4 where all are orthogonal, about which
+    many dimensions come. Raises `ValueError` for one row.
+    """
+    if len(z) < 2:
+        raise ValueError("uniformity needs at least two embeddings")
+    squares = (2.0 - 2.0 * (z @ z.T)).clamp_min(0.0)  # [B, B]
+    squares.fill_diagonal_(float("inf"))
+    pairs = len(z) * (len(z) - 1)
+    return float((-2.0 * squares).flatten().logsumexp(0)) - math.log(pairs)
+
+
+def neighbour_stability(one: Tensor, other: Tensor) -> float:
+    """How far two views agree on which items are near an item: 1 wholly, 0 as much as by chance.
+
+    The share that the k nearest items of each item in `one` and in `other` (both [B, D], normalised) have in common,
+    less its chance k / (B - 1), over 1 less that. k is a quarter of the batch, at most 10. What is tied for
+    the last places shares them, so that embeddings which are all equal give 0. Raises `ValueError` under three items.
+    """
+    batch = len(one)
+    if batch < 3:
+        raise ValueError("neighbour stability needs at least three items")
+    k = min(NEIGHBOURS, max(1, (batch - 1) // 4))
+    common = (_nearest(one, k) * _nearest(other, k)).sum(1).mean() / k
+    chance = k / (batch - 1)
+    return (float(common) - chance) / (1.0 - chance)
+
+
+def _nearest(z: Tensor, k: int) -> Tensor:
+    """Weights [B, B]: 1 for the k items most like each item, a share of the places left for those tied for them."""
+    cosine = (z @ z.T).fill_diagonal_(float("-inf"))
+    last = cosine.topk(k, dim=1).values[:, -1:]
+    above = cosine > last + TIED
+    tied = (cosine >= last - TIED) & ~above
+    places = (k - above.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
+    return above.float() + tied * places
+
+
+def assignment_entropies(assignments: Tensor) -> tuple[float, float]:
+    """(mean entropy of the rows, entropy of the mean row) of probabilities [N, K], each over log K.
+
+    The first is 0 where each item is put into one cluster with certainty, 1 where the rows are uniform; the second is
+    0 where all items share one cluster, 1 where clusters are used evenly. Their difference is what a cluster tells
+    of an item (Caron et al., DINO, ICCV 2021, section 5.3, tell both collapses of a teacher by its entropy).
+    """
+    rows = assignments.float()
+    scale = max(math.log(rows.shape[1]), 1e-12)
+    each = torch.special.entr(rows).sum(1).mean()
+    used = torch.special.entr(rows.mean(0)).sum()
+    return float(each) / scale, float(used) / scale
+
+
+@torch.no_grad()
+def evidence(embeddings: Tensor, assignments: Tensor | None = None) -> dict[str, float]:
+    """What can be seen without labels in `embeddings` [V, B, D], and in `assignments` [N, K] if there are any.
+
+    effective_rank: of one view's batch; rank_share: that over the most there could be, min(B - 1, D).
+    centre_norm: length of the mean of normalised embeddings, 1 when all point one way (Jha et al. 2024).
+    spread: mean standard deviation per dimension of normalised embeddings times sqrt(D), 1 when they fill the
+    sphere, 0 when collapsed (Chen and He 2021). scale: standard deviation per dimension before normalising, which a
+    loss of distances can shrink to nought without turning one embedding. agreement: mean cosine of two views of an
+    item. contrast: agreement minus the mean cosine of different items. alignment: mean squared distance of two views
+    of an item; uniformity: see there (Wang and Isola 2020); the lower, the better. neighbour_stability: of the first
+    two views, from three items on. assignment_entropy, cluster_entropy: see `assignment_entropies`.
     """
     views, batch, dim = embeddings.shape
-    z = F.normalize(embeddings.float(), dim=2)  # [V, B, D]
-    pair_sum = z.sum(0).square().sum(1)  # [B]: sum over all ordered pairs of views, and V ones
-    agreement = ((pair_sum - views) / max(1, views * (views - 1))).mean()
-    one = z[0]
-    others = (one.sum(0).square().sum() - batch) / max(1, batch * (batch - 1))
-    return {
-        "effective_rank": effective_rank(embeddings[0]),
-        "centre_norm": float(one.mean(0).norm()),
-        "spread": float(one.std(0).mean() * dim**0.5),
-        "agreement": float(agreement),
-        "contrast": float(agreement - others),
-    }
+    with torch.autocast(embeddings.device.type, enabled=False):
+        z = F.normalize(embeddings.float(), dim=2)  # [V, B, D]
+        pair_sum = z.sum(0).square().sum(1)  # [B]: sum over all ordered pairs of views, and V ones
+        agreement = float(((pair_sum - views) / max(1, views * (views - 1))).mean())
+        one = z[0]
+        others = float((one.sum(0).square().sum() - batch) / max(1, batch * (batch - 1)))
+        rank = effective_rank(embeddings[0].float())
+        figures = {
+            "effective_rank": rank,
+            "rank_share": rank / max(1, min(batch - 1, dim)),
+            "centre_norm": float(one.mean(0).norm()),
+            "spread": float(one.std(0).mean() * dim**0.5),
+            "scale": float(embeddings[0].float().var(0).mean().sqrt()),
+            "agreement": agreement,
+            "contrast": agreement - others,
+            "alignment": 2.0 - 2.0 * agreement,
+        }
+        if batch > 1:
+            figures["uniformity"] = uniformity(one)
+        if batch > 2 and views > 1:
+            figures["neighbour_stability"] = neighbour_stability(one, z[1])
+        if assignments is not None:
+            figures["assignment_entropy"], figures["cluster_entropy"] = assignment_entropies(assignments)
+    return figures

@@ -1,0 +1,127 @@
+"""The alarm: each kind named on its own course of figures, silence on sound ones, and a real collapse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import make_batches, tiny_encoder, train, two_views
+
+from selfsight.objectives.objective import Loss
+from selfsight.objectives.vicreg import VICReg
+from selfsight.training.alarm import REMEDIES, SPREAD, Alarm, Alert
+from selfsight.training.recipe import Budget
+from selfsight.training.run import Run
+from selfsight.views.make import View
+
+SOUND = {
+    "loss": (5.0, 3.0), "contrast": (0.1, 0.4), "spread": (0.6, 0.9), "effective_rank": (20.0, 40.0),
+    "rank_share": (0.3, 0.6), "assignment_entropy": (0.9, 0.4), "cluster_entropy": (0.95, 0.95),
+}  # fmt: skip
+
+
+def course(steps: int = 300, falls_at: int = 100, **ends: tuple[float, float]) -> list[dict[str, Any]]:
+    """Rows whose figures go from the first value to the second between step `falls_at` and 40 steps later; those
+    not given are sound and change from the start to the end."""
+    rows = []
+    for step in [1, *range(10, steps + 1, 10)]:
+        row: dict[str, Any] = {"step": step}
+        for name, (a, b) in SOUND.items():
+            row[name] = a + (b - a) * step / steps
+        for name, (a, b) in ends.items():
+            row[name] = a + (b - a) * min(1.0, max(0.0, (step - falls_at) / 40))
+        rows.append(row)
+    return rows
+
+
+def raised(rows: list[dict[str, Any]]) -> list[Alert]:
+    alarm = Alarm()
+    return [alert for row in rows for alert in alarm.look(row)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "figures"),
+    [
+        ("constant", {"spread": (0.8, 0.01)}),
+        ("dimensional", {"effective_rank": (40.0, 1.5), "rank_share": (0.4, 0.015)}),
+        ("dimensional", {"rank_share": (0.4, 0.03)}),
+        ("cluster", {"cluster_entropy": (0.9, 0.08), "assignment_entropy": (0.4, 0.0)}),
+        ("teacher peaked", {"cluster_entropy": (0.9, 0.02), "assignment_entropy": (0.4, 0.01)}),
+        ("teacher uniform", {"assignment_entropy": (0.4, 0.999)}),
+    ],
+)
+def test_each_kind_is_named_once_and_within_100_steps(kind: str, figures: dict[str, tuple[float, float]]):
+    (alert,) = raised(course(**figures))
+    assert alert.kind == kind and alert.remedy == REMEDIES[kind]
+    assert 100 < alert.step <= 200
+    assert all(name in figures or name in SOUND for name in alert.figures)
+
+
+def test_a_loss_that_never_moved_is_named_within_100_steps():
+    (alert,) = raised(course(loss=(5.0, 5.0), contrast=(0.1, 0.1)))
+    assert alert.kind == "loss not moving" and alert.step <= 100
+    assert "100 steps the loss went from 5 to 5 only" in alert.sentence
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {},
+        {"loss": (5.0, 5.0)},  # images are told apart better, whatever the loss says
+        {"contrast": (0.1, 0.1)},  # the loss falls
+        {"falls_at": 0, "spread": (0.05, 0.9)},  # a random network whose answers are alike, and which learns
+        {"falls_at": 0, "rank_share": (0.02, 0.4), "effective_rank": (1.2, 30.0)},
+    ],
+)
+def test_silence_where_something_is_learnt(figures: dict[str, Any]):
+    assert raised(course(**figures)) == []
+
+
+def test_a_dip_that_passes_is_no_collapse():
+    rows = course()
+    for row in rows[12:14]:
+        row["spread"] = 0.01
+    assert raised(rows) == []
+
+
+def test_what_came_back_and_went_again_is_named_again():
+    rows = course(steps=600)
+    for low in (range(15, 25), range(40, 50)):
+        for i in low:
+            rows[i]["spread"] = SPREAD / 2
+    assert [alert.kind for alert in raised(rows)] == ["constant", "constant"]
+
+
+def test_figures_that_are_missing_or_not_finite_say_nothing():
+    assert raised([{"step": r["step"], "loss": r["loss"]} for r in course()]) == []
+    rows = course()
+    for row in rows:
+        row["spread"] = float("nan")
+    assert raised(rows) == []
+
+
+class Alone(VICReg):
+    """Only agreement is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(tiny_encoder(), two_views(), hidden=32, width=16)
+
+    def forward(self, views: list[View], progress: float) -> Loss:
+        z = torch.stack([self.projector(self.encoder(view.pixels).pooled) for view in views])
+        return Loss(z.var(dim=0).mean() + 0.01 * z.square().mean(), {}, z.detach())
+
+
+def test_a_real_collapse_is_in_the_log_of_the_run_and_survives_a_resume(images: Callable[..., Path], tmp_path: Path):
+    batches = make_batches(images(24), batch_size=12)
+    how = {"learning_rate": 3e-3, "budget": Budget(steps=200)}
+    _, run, _ = train(Alone(), batches, tmp_path / "run", **how)
+    alarms = [event for event in run.read_log() if event.kind == "alarm"]
+    assert alarms and alarms[0].step <= 110
+    assert alarms[0].text.startswith(("constant: ", "dimensional: "))
+    # What a resumed run is shown again it does not say again.
+    alarm = Alarm()
+    said = [alert.kind for row in Run(tmp_path / "run").read_metrics() for alert in alarm.look(row)]
+    assert said == [event.text.split(":")[0] for event in alarms]
