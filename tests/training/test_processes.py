@@ -149,7 +149,7 @@ def work(rank: int, folder: str) -> None:
 
 
 def trained(rank: int, world: int, folder: str, cases: list[tuple[str, str]]) -> dict[str, Tensor]:
-    """What the first of three steps gave (views, embeddings, loss, gradients, statistics) and the state after the last."""
+    """What the first of three steps gave (views, embeddings, loss, gradients, statistics), and the last one's state."""
     canvases = make_canvases(open_source(Path(folder) / "photos"), 64)
     normalise = measure_normalisation(canvases)
     out: dict[str, Tensor] = {}
