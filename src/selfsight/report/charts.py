@@ -11,7 +11,7 @@ import numpy as np
 KNOWN = {
     "step", "progress", "epoch", "loss", "effective_rank", "centre_norm", "spread", "agreement", "contrast",
     "learning_rate", "skipped", "views_per_second", "waiting", "seconds", "gradient_norm", "knn", "alignment",
-    "uniformity",
+    "uniformity", "rank_share", "neighbour_stability", "scale", "assignment_entropy", "cluster_entropy",
 }  # fmt: skip
 
 # (id, title, what good looks like, metric to name, vertical range)
@@ -39,6 +39,20 @@ CURVES: tuple[tuple[str, str, str, dict[str, str], list[float] | None], ...] = (
         "Spread: how different the answers are; 0 is collapse. Centre norm: how much all answers have in common; it "
         "may be high in healthy runs of objectives that do not centre.",
         {"spread": "spread", "centre_norm": "centre norm"},
+        [0.0, 1.05],
+    ),
+    (
+        "stability",
+        "Neighbours under views",
+        "How far two views of a batch agree on which images are alike: 0 by chance, 1 wholly. It should rise.",
+        {"neighbour_stability": "stability"},
+        None,
+    ),
+    (
+        "clusters",
+        "Assignments to clusters",
+        "Of an image: 1 is undecided, 0 is certain. Of all images together: 0 means that all share one cluster.",
+        {"assignment_entropy": "of an image", "cluster_entropy": "of all together"},
         [0.0, 1.05],
     ),
     (

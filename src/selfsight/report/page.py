@@ -17,6 +17,7 @@ from selfsight.data.collection import Collection
 from selfsight.errors import SelfsightError
 from selfsight.report import atlas, charts, pictures, tables
 from selfsight.report.verdict import Verdict, judge
+from selfsight.training.energy import read_energy
 from selfsight.training.recipe import Recipe
 from selfsight.training.run import Run
 
@@ -149,6 +150,11 @@ def _machine(run: Run) -> list[tuple[str, str]]:
         return []
     versions = machine.pop("versions", {})
     rows = [(name.replace("_gb", " (GB)").replace("_", " "), str(value)) for name, value in machine.items()]
+    if energy := read_energy(run.path):
+        text = f"{1000 * energy['energy_kwh']:.3g} Wh ({energy['method']})"
+        text += f", {1000 * energy['co2_kg']:.3g} g of CO2" if "co2_kg" in energy else ""
+        text += f", costing {energy['cost']:.2g}" if "cost" in energy else ""
+        rows.append(("energy", text))
     return [*rows, ("versions", ", ".join(f"{name} {number}" for name, number in versions.items()))]
 
 

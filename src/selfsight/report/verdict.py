@@ -1,4 +1,8 @@
-"""The verdict: from the label-free evidence of a run to one honest sentence."""
+"""The verdict: from the label-free evidence of a run to one honest sentence.
+
+What has collapsed or does not move is what the alarm says, with its thresholds; here is only what it does not judge:
+whether there is enough to judge by, and what got better.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +12,22 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from selfsight.training.alarm import STILL_CONTRAST, Alarm
+
 # Below this many steps the warm-up has barely ended, and rows come every tenth step: too few to compare.
 STEPS_NEEDED = 50
-# Spread is about 1 for directions that fill the sphere. Below a tenth of that, what tells two images apart is
-# under a hundredth of the embeddings' energy.
-SPREAD_COLLAPSED = 0.1
-# All embeddings on one line give an effective rank of 1. Below 2 there is no second direction to tell images by.
-RANK_COLLAPSED = 2.0
-# Rows are of one batch each. A rise of the contrast (a cosine) smaller than this is what batches differ by.
-CONTRAST_RISE = 0.02
-# A fall of the loss by less than this share of its first level is also within the noise of batches.
-LOSS_FALL = 0.01
 # A level is the median of this share of the rows (at least 2, at most 10), so that no single batch decides.
 ROWS_SHARE = 0.1
 
 FIGURES = ("loss", "agreement", "contrast", "effective_rank", "spread", "centre_norm")
+COURSES = ("loss", "contrast", "effective_rank", "alignment", "uniformity", "neighbour_stability")
 
 
 @dataclass(frozen=True)
 class Verdict:
     """`word` is "working", "stuck", "collapsed" or "not enough evidence"; `sentence` says it with the figures;
-    `figures` holds them: steps, epochs, and the level of each of `FIGURES` with the first of loss and contrast."""
+    `figures` holds them: steps, epochs, the level of each of `FIGURES` and, as far as they were measured, of each of
+    `COURSES` with its first one, NAME_first."""
 
     word: str
     sentence: str
@@ -42,14 +41,18 @@ def judge(rows: Sequence[dict[str, Any]]) -> Verdict:
         return Verdict("not enough evidence", "Not enough evidence yet: nothing finite has been measured.")
     count = min(len(rows), 10, max(2, round(ROWS_SHARE * len(rows))))
     first, last = rows[:count], rows[-count:]
+    courses = [key for key in COURSES if all(math.isfinite(row.get(key, math.nan)) for row in first + last)]
     figures: dict[str, float] = {"steps": rows[-1]["step"], "epochs": rows[-1].get("epoch", 0.0)}
-    figures |= {key: median(row[key] for row in last) for key in FIGURES}
-    figures |= {f"{key}_first": median(row[key] for row in first) for key in ("loss", "contrast")}
-    word, opening = _word(figures)
+    figures |= {key: median(row[key] for row in last) for key in (*FIGURES, *courses)}
+    figures |= {f"{key}_first": median(row[key] for row in first) for key in courses}
+    alarm = Alarm()
+    for row in rows:
+        alarm.look(row)
+    word, opening = _word(figures, alarm)
     return Verdict(word, f"{opening} {_evidence(figures)}", figures)
 
 
-def _word(f: dict[str, float]) -> tuple[str, str]:
+def _word(f: dict[str, float], alarm: Alarm) -> tuple[str, str]:
     """The word and the first part of the sentence."""
     steps = f"{f['steps']:,.0f} steps"
     if f["steps"] < STEPS_NEEDED:
@@ -58,26 +61,22 @@ def _word(f: dict[str, float]) -> tuple[str, str]:
             f"Not enough evidence yet: {steps} were measured, and a judgement needs at least {STEPS_NEEDED}.",
         )
     passes = f"{steps} ({f['epochs']:,.1f} passes over the images)"
-    if f["spread"] < SPREAD_COLLAPSED or f["effective_rank"] < RANK_COLLAPSED:
-        return "collapsed", f"Collapsed: after {passes} the encoder gives nearly the same answer for every image."
-    rose = f["contrast"] - f["contrast_first"] >= CONTRAST_RISE
-    fell = f["loss_first"] - f["loss"] >= LOSS_FALL * abs(f["loss_first"])
-    if not rose and not fell:
+    still = alarm.raised.get("loss not moving")
+    if still:
         return "stuck", f"Stuck: {passes} changed neither the loss nor how well images are told apart."
-    if not rose:
-        return (
-            "working",
-            f"Working, by its loss only: after {passes} images are not told apart better than at the start.",
-        )
-    return (
-        "working",
-        f"Working: after {passes} the encoder recognises an image from its parts better than at the start.",
-    )
+    if alarm.raised:
+        alert = min(alarm.raised.values(), key=lambda alert: alert.step)
+        return "collapsed", f"Collapsed ({alert.kind}), seen first at step {alert.step:,}. {alert.sentence}"
+    if f["contrast"] - f["contrast_first"] >= STILL_CONTRAST:
+        better = "the encoder recognises an image from its parts better than at the start."
+        return "working", f"Working: after {passes} {better}"
+    unlike = f"after {passes} images are not told apart better than at the start."
+    return "working", f"Working, by its loss only: {unlike}"
 
 
 def _evidence(f: dict[str, float]) -> str:
     """The figures in words, with their units."""
-    return (
+    said = (
         f"Two views of one image agree by {f['agreement']:.2f} and views of different images by "
         f"{f['agreement'] - f['contrast']:.2f} (1 is the same, 0 is unrelated); that gap went from "
         f"{f['contrast_first']:.2f} to {f['contrast']:.2f}. "
@@ -85,3 +84,14 @@ def _evidence(f: dict[str, float]) -> str:
         f"The answers vary in about {f['effective_rank']:.0f} independent directions, "
         f"with a spread of {f['spread']:.2f} (1 is as different as can be, 0 is all the same)."
     )
+    if "neighbour_stability" in f:
+        said += (
+            f" Two views of an image have {f['neighbour_stability']:.0%} of their nearest neighbours in common, "
+            f"chance deducted; at the start {f['neighbour_stability_first']:.0%}."
+        )
+    if "alignment" in f and "uniformity" in f:
+        said += (
+            f" Alignment went from {f['alignment_first']:.2f} to {f['alignment']:.2f} and uniformity from "
+            f"{f['uniformity_first']:.2f} to {f['uniformity']:.2f} (of both, lower is better)."
+        )
+    return said

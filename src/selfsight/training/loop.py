@@ -24,6 +24,7 @@ from selfsight.training.checkpoints import load_checkpoint, save_checkpoint
 from selfsight.training.clock import Clock
 from selfsight.training.monitors import evidence
 from selfsight.training.optimisers import make_optimiser, schedule
+from selfsight.training.pictures import neighbour_gallery
 from selfsight.training.recipe import Recipe
 from selfsight.training.run import Run
 from selfsight.training.trackers import Metrics
@@ -80,7 +81,9 @@ def fit(
                 run.log("alarm", f"{alert.kind}: {alert.sentence} {alert.remedy}", alert.step)
             show(row)
 
-    with Interrupts() as interrupts, Metrics(run, state["step"], track, recipe.to_dict()) as metrics:
+    with Interrupts() as interrupts, Metrics(run, state["step"], track, recipe.to_dict(), main) as metrics:
+        if main and state["step"] == 0 and (run.path / "views.png").exists():
+            metrics.picture("views", run.path / "views.png", 0)
         progress, stop = _agreed(accelerator, clock.progress(state["step"]), interrupts.caught)
         while progress < 1.0 and not stop:
             torch.manual_seed(_seed_of_step(recipe.seed, state["step"], accelerator.process_index))
@@ -106,6 +109,9 @@ def fit(
             if pace.since_save() > CHECKPOINT_SECONDS:
                 save()
         save()
+        if main and not stop and state["step"]:
+            neighbour_gallery(objective.encoder, batches, normalise, run.path / "neighbours.png")
+            metrics.picture("neighbours", run.path / "neighbours.png", state["step"])
     if stop:
         raise Stopped(f"Stopped and saved in {run.path}. The same command goes on from here.")
     return int(state["step"])

@@ -1,4 +1,4 @@
-"""The contact sheet: what the objective really sees."""
+"""The contact sheet: what the objective really sees. The neighbour gallery: what the encoder finds alike."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import torch
 from PIL import Image
 
 from selfsight.data.batches import Batches
+from selfsight.encoders.encoder import Encoder
+from selfsight.probing.neighbours import nearest
+from selfsight.training.measure import canvas_features
 from selfsight.views.make import Normalisation, make_views
 from selfsight.views.plan import ViewPlan
 
 ITEMS, TILE, GAP = 8, 96, 4
+ASKED = 1024  # items among which neighbours are looked for
 
 
 def contact_sheet(batches: Batches, plan: ViewPlan, normalise: Normalisation, seed: int, path: Path) -> None:
@@ -25,6 +29,28 @@ def contact_sheet(batches: Batches, plan: ViewPlan, normalise: Normalisation, se
         pixels = view.pixels if view.pixels.ndim == 4 else view.pixels[:, 1]
         for row, picture in zip(rows, normalise.undo(pixels), strict=True):
             row.append(_tile(picture))
+    _draw(rows, path)
+
+
+def neighbour_gallery(encoder: Encoder, batches: Batches, normalise: Normalisation, path: Path) -> None:
+    """Draw a few items, one a row, each before the items whose features are nearest to its own. Written to `path`."""
+    count = min(ASKED, len(batches.ids))
+    features = canvas_features(encoder, batches, normalise, count).numpy()
+    asked = np.unique(np.linspace(0, count - 1, ITEMS).astype(int))
+    _, near = nearest(features[asked], features, 1 + ITEMS)
+    rows = []
+    for item, others in zip(asked, near, strict=True):
+        shown = [item, *(other for other in others if other != item)][: 1 + ITEMS]
+        batch = batches.gather(np.array(shown), 0)
+        middle = batch.pixels.shape[1] // 2
+        sizes = batch.shapes[:, middle].tolist()
+        tiles = zip(batch.pixels[:, middle], sizes, strict=True)
+        rows.append([_tile(normalise.to_unit(pixels[:, :h, :w])) for pixels, (h, w) in tiles])
+    _draw(rows, path)
+
+
+def _draw(rows: list[list[Image.Image]], path: Path) -> None:
+    """Rows of tiles, the first of each a little apart."""
     step = TILE + GAP
     sheet = Image.new("RGB", (step * len(rows[0]) + 3 * GAP, step * len(rows) + GAP), "white")
     for y, row in enumerate(rows):

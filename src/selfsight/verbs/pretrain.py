@@ -108,7 +108,7 @@ def pretrain(
     from safetensors import SafetensorError
 
     from selfsight.data.importers import check_outside, open_source
-    from selfsight.training.energy import Energy
+    from selfsight.training.energy import Energy, check_energy
     from selfsight.training.processes import start_processes
     from selfsight.training.run import Run
     from selfsight.training.settle import asked_of, settle, settled_before
@@ -122,6 +122,7 @@ def pretrain(
     })  # fmt: skip
     trackers = [name.strip() for name in (track or "").split(",") if name.strip()]
     check(trackers)
+    check_energy(energy)
     run = Run(Path(out))
     if run.path.is_file():
         raise SelfsightError(f"{out} is a file. Give a folder for the run.")
