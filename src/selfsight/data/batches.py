@@ -61,16 +61,7 @@ class Batches:
         self.keys = item_keys(self.ids)
         self.batch_size = min(batch_size, len(canvases))
         self.seed = seed
-        if len(canvases) < world:
-            raise SelfsightError(
-                f"{len(canvases)} images cannot be shared by {world} processes. Start at most {len(canvases)}."
-            )
-        if self.batch_size % world:
-            fits = max(world, self.batch_size // world * world)
-            raise SelfsightError(
-                f"A batch of {self.batch_size} items cannot be shared evenly by {world} processes. "
-                f"Give --batch-size {fits}."
-            )
+        check_share(self.batch_size, len(canvases), world)
         share = self.batch_size // world
         self._own = slice(rank * share, (rank + 1) * share)
         self.steps_per_epoch = len(canvases) // self.batch_size
@@ -163,6 +154,18 @@ class Batches:
             others = [j for j in self._groups[i] if j != i]
             partners.append(others[int(draw * len(others))] if others else i)
         return np.array(partners)
+
+
+def check_share(batch_size: int, items: int, world: int) -> None:
+    """Raise `SelfsightError` if a step's items, `batch_size` of all `items`, cannot be shared evenly by `world`
+    processes."""
+    if items < world:
+        raise SelfsightError(f"{items} images cannot be shared by {world} processes. Start at most {items}.")
+    if batch_size % world:
+        raise SelfsightError(
+            f"A batch of {batch_size} items cannot be shared evenly by {world} processes. "
+            f"Give --batch-size {max(world, batch_size // world * world)}."
+        )
 
 
 def collate(canvases: list[np.ndarray], least: Sequence[int] = (0, 0)) -> tuple[Tensor, Tensor]:

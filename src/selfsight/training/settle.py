@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from selfsight.data.batches import check_share
 from selfsight.data.canvases import measure_format
 from selfsight.data.collection import Collection
 from selfsight.data.formats.format import usual_mode
@@ -49,7 +50,10 @@ def choose(
     channels = asked.get("channels", format.channels)
     if channels != format.channels:  # a recipe of other data
         format = PixelFormat(usual_mode(channels), format.depth, format.window)
-    return resolve(asked, facts_of(items, format, processes)), format
+    recipe = resolve(asked, facts_of(items, format, processes))
+    usable = len(items.usable)
+    check_share(min(recipe.batch_size, usable), usable, processes)
+    return recipe, format
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:
