@@ -19,6 +19,7 @@ from selfsight.errors import SelfsightError
 from selfsight.report.atlas import neighbours, places
 from selfsight.report.tables import beaten_by, evaluation_table, gains
 from selfsight.report.verdict import judge
+from selfsight.training.alarm import Alarm
 
 HOSTILE = "<script>alert(1)<"  # a folder, because "/" cannot be in a name: together "<script>alert(1)</script>.png"
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
@@ -52,8 +53,11 @@ def rows(steps: int, **ends: tuple[float, float]) -> list[dict[str, Any]]:
         ("working", rows(500, loss=(20.0, 20.0))),  # the contrast alone
         ("working", rows(500, centre_norm=(0.6, 0.95))),  # objectives that do not centre
         ("stuck", rows(500, contrast=(0.1, 0.11), loss=(20.0, 19.95))),
-        ("collapsed", rows(500, spread=(0.8, 0.02))),
-        ("collapsed", rows(500, effective_rank=(30.0, 1.1))),
+        ("stuck", rows(500, contrast=(0.3, 0.29), loss=(20.0, 20.0))),
+        ("collapsed", rows(500, spread=(0.8, 0.02), contrast=(0.1, 0.0))),
+        ("collapsed", rows(500, effective_rank=(30.0, 1.1), rank_share=(0.4, 0.02))),
+        ("collapsed", rows(500, scale=(0.5, 0.01), contrast=(0.3, 0.02))),
+        ("collapsed", rows(500, assignment_entropy=(0.5, 1.0))),
         ("not enough evidence", rows(40)),
         ("not enough evidence", rows(40, spread=(0.8, 0.02))),
         ("not enough evidence", []),
@@ -68,6 +72,23 @@ def test_the_verdict_says_its_figures_and_when_only_the_loss_moved() -> None:
     assert "agree by 0.90 and views of different images by 0.50" in verdict.sentence
     assert "by its loss only" in verdict.sentence
     assert verdict.figures["steps"] == 500
+
+
+def test_the_verdict_agrees_with_the_alarm_and_says_the_further_figures() -> None:
+    measured = rows(
+        500, spread=(0.8, 0.02), contrast=(0.4, 0.0), alignment=(0.8, 0.1), uniformity=(-2.0, -0.1),
+        neighbour_stability=(0.2, 0.01),
+    )  # fmt: skip
+    alarm, sentence = Alarm(), judge(measured).sentence
+    (alert,) = [alert for row in measured for alert in alarm.look(row)]
+    assert f"Collapsed ({alert.kind}), seen first at step {alert.step}. {alert.sentence}" in sentence
+    assert "1% of their nearest neighbours in common, chance deducted; at the start 18%" in sentence
+    assert "uniformity from -1.85 to -0.10" in sentence
+
+
+def test_a_collapse_that_was_overcome_is_no_collapse() -> None:
+    sunk = [row | {"spread": 0.01, "contrast": 0.0} if 100 < row["step"] < 250 else row for row in rows(500)]
+    assert judge(sunk).word == "working"
 
 
 def test_the_verdict_leaves_out_rows_that_are_not_finite() -> None:

@@ -14,21 +14,28 @@ from itertools import pairwise
 from statistics import fmean, median
 from typing import Any
 
-ROWS = 3  # a level is the median of so many rows: one batch decides nothing
+ROWS = 3  # that must say the same: one batch decides nothing
+QUIET = 5  # rows without it, after which an episode has ended
 FIRST_STEP = 40  # a random network may look collapsed, and the first steps may widen it
-SPREAD = 0.12  # below it what tells two images apart is under a hundredth or two of the embeddings' energy
+BETTER = 1.05  # what rises by this factor over `ROWS` rows is recovering
+SPREAD = 0.3  # with less (1 fills the sphere), and with
+CONTRAST = 0.05  # less between cosines of the same image and of others, all images look the same
 SCALE_LEFT = 0.25  # of the largest scale there was: with less, and with
 CONTRAST_LEFT = 0.5  # of the best contrast there was, embeddings shrink to a point
-RANK = 2.5  # directions that are left, or
-RANK_SHARE = 0.06  # of the directions that batch and dimension allow
+RANK = 10.0  # directions: with fewer, and
+RANK_SHARE = 0.12  # of the directions that batch and dimension allow, with less of which, and with
+RANK_LEFT = 0.4  # of the largest share there was, directions have been lost
 PEAKED = 0.1  # of the largest entropy: nearly all items are given to the same few of the clusters
 UNIFORM = 0.98  # of the largest entropy of an assignment: every item belongs to all clusters alike
-STILL_FIRST, STILL_LAST = 3, 6  # rows at either end of the course, whose means are compared
-STILL_SINCE = 11  # rows, before which nothing is said of it
-STILL_NOISE = 3.0  # standard errors of their difference by which the loss has to fall or the contrast to rise,
-STILL_LOSS = 0.005  # and by this part of the first loss,
-STILL_CONTRAST = 0.02  # or this much (a difference of cosines)
-BETTER = 1.05  # what rises by this factor over `ROWS` rows is recovering
+STILL_SINCE, STILL_SURE = (
+    11,
+    30,
+)  # rows from which on standing still is named: that of all figures, of loss and contrast
+STILL_FIRST, STILL_LAST = 3, 20  # rows at the beginning and (at most, and half of them) at the end that are compared
+STILL_NOISE, STILL_DOUBT = 3.0, 1.5  # standard errors by which a figure has to move, at first and when sure, and
+STILL_LOSS = 0.005  # of the first loss, or
+STILL_CONTRAST = 0.02  # (a difference of cosines), or
+STILL_OTHERS = 0.05  # of what the others were at first
 
 REMEDIES = {
     "constant": "Every image gets nearly the same answer. Start anew with a --learning-rate four times lower; if that "
@@ -44,11 +51,9 @@ REMEDIES = {
 }
 
 
-SEEN = (
-    "step", "loss", "spread", "scale", "contrast", "effective_rank", "rank_share",
-    "assignment_entropy", "cluster_entropy",
-)  # fmt: skip
-Seen = tuple[str, tuple[str, dict[str, float]]]  # kind, sentence, figures
+SEEN_TO_MOVE = ("loss", "contrast", "rank_share", "scale", "spread")
+SEEN = ("step", *SEEN_TO_MOVE, "effective_rank", "assignment_entropy", "cluster_entropy")
+Seen = tuple[str, dict[str, float]]  # a sentence and its figures
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,15 @@ class Alert:
 
 
 class Alarm:
-    """Shown every row of metrics in order; `raised` are the kinds that hold at present."""
+    """Shown every row of metrics in order; `raised` holds what is wrong at present: {kind: the alert when it began}."""
 
     def __init__(self) -> None:
-        self.raised: set[str] = set()
-        self._rows: list[dict[str, Any]] = []  # those a figure of which is compared with later ones
-        self._best: dict[str, float] = {}  # the highest level so far
-        self._level: dict[str, float] = {}  # of the last rows
+        self.raised: dict[str, Alert] = {}
+        self._rows: list[dict[str, float]] = []  # all of them until something has moved, then the recent ones
+        self._moved = False
+        self._best: dict[str, float] = {}  # the highest level so far; a level is the median of recent rows
+        self._level: dict[str, float] = {}
+        self._quiet: dict[str, int] = {}  # rows since a raised kind was last seen
 
     def look(self, row: dict[str, Any]) -> list[Alert]:
         """The alerts that this row gives rise to; one that was raised is raised again only after it had ended."""
@@ -81,18 +88,26 @@ class Alarm:
         for name, value in self._level.items():
             self._best[name] = max(value, self._best.get(name, value))
         now = self._now() if row["step"] >= FIRST_STEP else {}
-        fresh = [kind for kind in now if kind not in self.raised]
-        self.raised = set(now)
-        return [Alert(row["step"], kind, now[kind][0], REMEDIES[kind], now[kind][1]) for kind in fresh]
+        fresh = [Alert(row["step"], kind, said[0], REMEDIES[kind], said[1]) for kind, said in now.items()]
+        fresh = [alert for alert in fresh if alert.kind not in self.raised]
+        self.raised |= {alert.kind: alert for alert in fresh}
+        for kind in list(self.raised):
+            self._quiet[kind] = 0 if kind in now else self._quiet[kind] + 1
+            if self._quiet[kind] >= QUIET:
+                del self.raised[kind]
+        return fresh
 
-    def _now(self) -> dict[str, tuple[str, dict[str, float]]]:
+    def _now(self) -> dict[str, Seen]:
         """{kind: (sentence, figures)} of all that holds."""
-        checks = (self._constant, self._dimensional, self._clusters, self._uniform)
-        found = dict(seen for check in checks if (seen := check()))
-        if "constant" in found:
-            found.pop("dimensional", None)  # of what is left to see of a constant
-        if not found and (still := self._still()):
-            found["loss not moving"] = still
+        checks = {
+            "constant": self._constant, "dimensional": self._dimensional, "cluster": self._cluster,
+            "teacher peaked": self._peaked, "teacher uniform": self._uniform, "loss not moving": self._still,
+        }  # fmt: skip
+        found = {kind: seen for kind, check in checks.items() if (seen := check())}
+        if len(found) > 1:
+            found.pop("loss not moving", None)  # which is only what is left to say
+        if "constant" in found or "constant" in self.raised:
+            found.pop("dimensional", None)
         return found
 
     def _low(self, name: str, threshold: float) -> bool:
@@ -106,65 +121,88 @@ class Alarm:
 
     def _constant(self) -> Seen | None:
         level = self._level
-        if self._low("spread", SPREAD):
-            said = (
-                f"The spread of the embeddings is {level['spread']:.3f} (1 is as different as can be, 0 all the same)."
-            )
-            return "constant", (said, {"spread": level["spread"]})
+        contrast = level.get("contrast", math.inf)
+        if self._low("spread", SPREAD) and contrast < CONTRAST:
+            said = f"The embeddings have a spread of {level['spread']:.3f} (1 as different as can be, 0 all the same)"
+            said += f" and two views of an image are only {contrast:.3f} more alike than those of two images."
+            return said, {"spread": level["spread"], "contrast": contrast}
         if self._fell("scale", SCALE_LEFT) and self._fell("contrast", CONTRAST_LEFT):
             said = f"The embeddings shrank from a scale of {self._best['scale']:.2g} to {level['scale']:.2g}"
-            told = f"and what tells images apart (the contrast) from {self._best['contrast']:.2f} to"
-            figures = {name: level[name] for name in ("scale", "contrast")}
-            return "constant", (f"{said}, {told} {level['contrast']:.2f}.", figures)
+            said += f", and what tells images apart (the contrast) from {self._best['contrast']:.2f} to {contrast:.2f}."
+            return said, {"scale": level["scale"], "contrast": contrast}
         return None
 
     def _dimensional(self) -> Seen | None:
-        if not self._low("rank_share", RANK_SHARE) and not self._low("effective_rank", RANK):
+        few = self._low("effective_rank", RANK) and self._low("rank_share", RANK_SHARE)
+        if not few or not self._fell("rank_share", RANK_LEFT):
             return None
-        rank = self._level["effective_rank"]
-        said = f"The embeddings vary in about {rank:.1f} directions"
-        if "rank_share" in self._level:
-            said += f", {self._level['rank_share']:.0%} of those there could be"
-        return "dimensional", (f"{said}.", {"effective_rank": rank})
+        rank, share, best = self._level["effective_rank"], self._level["rank_share"], self._best["rank_share"]
+        said = f"The embeddings vary in about {rank:.1f} directions, {share:.0%} of those there could be"
+        return f"{said}; it was {best:.0%}.", {"effective_rank": rank, "rank_share": share}
 
-    def _clusters(self) -> Seen | None:
+    def _few_clusters(self) -> tuple[Seen, float] | None:
+        """What there is to say of them, and how much of the entropy they tell about an item."""
         if not self._low("cluster_entropy", PEAKED):
             return None
         figures = {name: self._level[name] for name in ("assignment_entropy", "cluster_entropy")}
         told = figures["cluster_entropy"] - figures["assignment_entropy"]
         said = f"Clusters are used at {figures['cluster_entropy']:.0%} of the entropy of all of them alike"
-        kind = "teacher peaked" if told < PEAKED / 2 else "cluster"
-        return kind, (f"{said}, and tell {told:.1%} of it about an item.", figures)
+        return (f"{said}, and tell {told:.1%} of it about an item.", figures), told
+
+    def _cluster(self) -> Seen | None:
+        found = self._few_clusters()
+        return found[0] if found and found[1] >= PEAKED / 2 else None
+
+    def _peaked(self) -> Seen | None:
+        found = self._few_clusters()
+        return found[0] if found and found[1] < PEAKED / 2 else None
 
     def _uniform(self) -> Seen | None:
-        values = [row.get("assignment_entropy", 0.0) for row in self._rows[-ROWS:]]
-        if min(values) < UNIFORM:
+        if min(row.get("assignment_entropy", 0.0) for row in self._rows[-ROWS:]) < UNIFORM:
             return None
-        said = (
-            f"An image's assignment to clusters has {self._level['assignment_entropy']:.1%} of the entropy of chance."
-        )
-        return "teacher uniform", (said, {"assignment_entropy": self._level["assignment_entropy"]})
+        entropy = self._level["assignment_entropy"]
+        return f"An image's assignment has {entropy:.1%} of the entropy of pure chance.", {
+            "assignment_entropy": entropy
+        }
 
-    def _still(self) -> tuple[str, dict[str, float]] | None:
-        """The loss of the first rows and of the last, if nothing has changed but what differs from batch to batch."""
+    def _still(self) -> Seen | None:
+        """The loss of the first rows and of the last, if nothing has changed yet but what differs from batch to batch.
+
+        Once the loss or the contrast has, it is never said again: a run that has converged stands still as well.
+        """
+        if self._moved or len(self._rows) < STILL_SINCE:
+            return None
         losses = [row["loss"] for row in self._rows if "loss" in row]
-        contrasts = [row["contrast"] for row in self._rows if "contrast" in row]
-        if len(losses) < STILL_SINCE or moved(losses, -1.0, STILL_LOSS * abs(losses[0])):
+        self._moved = any(self._has_moved(name) for name in SEEN_TO_MOVE[:2])
+        if self._moved:
+            del self._rows[:-ROWS]
+        early = len(self._rows) < STILL_SURE and any(self._has_moved(name) for name in SEEN_TO_MOVE[2:])
+        if self._moved or early or len(losses) < STILL_SINCE:
             return None
-        if len(contrasts) == len(losses) and moved(contrasts, 1.0, STILL_CONTRAST):
-            return None
-        first, last = fmean(losses[:STILL_FIRST]), fmean(losses[-STILL_LAST:])
-        said = f"In {self._rows[-1]['step']:,} steps the loss went from {first:.4g} to {last:.4g} only."
-        return said, {"loss": last, "loss_first": first}
+        first, last = fmean(losses[:STILL_FIRST]), fmean(losses[-STILL_FIRST:])
+        said = f"In {self._rows[-1]['step']:,} steps the loss went from {first:.4g} to {last:.4g} only"
+        return f"{said}, which is within what batches differ by.", {"loss": last, "loss_first": first}
+
+    def _has_moved(self, name: str) -> bool:
+        values = [row[name] for row in self._rows if name in row]
+        if len(values) < STILL_SINCE:
+            return False
+        errors = STILL_NOISE if len(values) < STILL_SURE else STILL_DOUBT  # rather silent than wrong
+        if name == "loss":
+            return moved(values, -1.0, STILL_LOSS * abs(values[0]), errors)
+        if name == "contrast":
+            return moved(values, 1.0, STILL_CONTRAST, errors)
+        return max(moved(values, sign, STILL_OTHERS * abs(values[0]), errors) for sign in (-1.0, 1.0))
 
 
-def moved(values: Sequence[float], direction: float, least: float) -> bool:
-    """Whether the last values are beyond the first ones in `direction` (1 or -1), by more than `least` and than
-    batches differ by.
+def moved(values: Sequence[float], direction: float, least: float, errors: float) -> bool:
+    """Whether the last values are beyond the first ones in `direction` (1 or -1), by more than `least` and than so
+    many standard `errors` of what batches differ by.
 
     What batches differ by is seen from row to row: for normal noise the median of the differences of neighbours is
     0.954 standard deviations. A course, or a jump, does not count as noise.
     """
-    change = direction * (fmean(values[-STILL_LAST:]) - fmean(values[:STILL_FIRST]))
+    count = min(STILL_LAST, len(values) // 2)
+    change = direction * (fmean(values[-count:]) - fmean(values[:STILL_FIRST]))
     noise = median(abs(a - b) for a, b in pairwise(values)) / 0.954
-    return change > max(least, STILL_NOISE * noise * math.sqrt(1 / STILL_FIRST + 1 / STILL_LAST))
+    return change > max(least, errors * noise * math.sqrt(1 / STILL_FIRST + 1 / count))
