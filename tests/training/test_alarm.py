@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from helpers import make_batches, tiny_encoder, train, two_views
 
 from selfsight.objectives.objective import Loss
 from selfsight.objectives.vicreg import VICReg
+from selfsight.training import alarm
 from selfsight.training.alarm import REMEDIES, SPREAD, Alarm, Alert
 from selfsight.training.recipe import Budget
 from selfsight.training.run import Run
@@ -49,6 +51,7 @@ def raised(rows: list[dict[str, Any]]) -> list[Alert]:
     [
         ("constant", {"spread": (0.8, 0.05), "contrast": (0.4, 0.001)}),
         ("constant", {"scale": (0.5, 0.02), "contrast": (0.4, 0.1)}),  # to a point, the directions as they were
+        ("constant", {"spread": (0.8, 0.2), "contrast": (0.4, 0.04)}),  # nearly all of it lost
         ("dimensional", {"effective_rank": (40.0, 1.5), "rank_share": (0.4, 0.015)}),
         ("cluster", {"cluster_entropy": (0.9, 0.08), "assignment_entropy": (0.4, 0.0)}),
         ("teacher peaked", {"cluster_entropy": (0.9, 0.02), "assignment_entropy": (0.4, 0.01)}),
@@ -78,7 +81,8 @@ def test_a_loss_that_never_moved_is_named_within_100_steps():
         {"loss": (5.0, 5.0)},  # images are told apart better, whatever the loss says
         {"contrast": (0.1, 0.1)},  # the loss falls
         {"scale": (0.5, 0.02)},  # weight decay alone: images are told apart as before
-        {"spread": (0.8, 0.3), "contrast": (0.4, 0.06)},  # most embeddings in one corner, and yet told apart
+        {"spread": (0.8, 0.2), "contrast": (0.4, 0.06)},  # most embeddings in one corner, and yet told apart
+        {"falls_at": 0, "spread": (0.2, 0.2), "contrast": (0.01, 0.08)},  # crowded from the start, slowly told apart
         {"rank_share": (0.4, 0.05)},  # few of very many directions that there could be, but 20 to 40 of them
         {"effective_rank": (40.0, 6.0)},  # few directions, but half of those that a small batch allows
         {"assignment_entropy": (0.4, 0.0)},  # sure of each image, of all clusters alike
@@ -97,6 +101,15 @@ def test_silence_where_something_is_learnt(figures: dict[str, Any]):
 def test_a_loss_that_never_moves_is_named_though_directions_change():
     (alert,) = raised(course(steps=400, loss=(5.0, 5.0), contrast=(0.1, 0.1)))
     assert alert.kind == "loss not moving" and alert.step == 290
+
+
+@pytest.mark.parametrize("figures", [{"loss": (5.0, 5.0), "contrast": (0.0, 0.0)}, {"spread": (0.1, 0.1)}])
+def test_a_long_warm_up_is_waited_for(figures: dict[str, tuple[float, float]]):
+    rows = course(steps=600, **figures | {"contrast": (0.0, 0.0), "scale": (0.4, 0.4), "rank_share": (0.5, 0.5)})
+    for row in rows:
+        row["learning_rate"] = 1e-3 * min(1.0, row["step"] / 400)
+    (alert,) = raised(rows)
+    assert 400 < alert.step <= 500
 
 
 def test_a_run_that_has_converged_stands_still_and_is_sound():
@@ -150,3 +163,12 @@ def test_a_real_collapse_is_in_the_log_of_the_run_and_survives_a_resume(images: 
     alarm = Alarm()
     said = [alert.kind for row in Run(tmp_path / "run").read_metrics() for alert in alarm.look(row)]
     assert said == [event.text.split(":")[0] for event in alarms]
+
+
+def test_the_page_has_the_thresholds_of_the_code():
+    page = (Path(__file__).parents[2] / "docs" / "evidence.md").read_text(encoding="utf-8")
+    said = {name: float(value) for name, value in re.findall(r"^\| `([A-Z_]+)` \| ([0-9.]+) \|", page, re.MULTILINE)}
+    code = {name: value for name, value in vars(alarm).items() if name.isupper()}
+    assert said == {name: value for name, value in code.items() if isinstance(value, int | float)}
+    for kind in alarm.REMEDIES:
+        assert f"\n| {kind} |" in page

@@ -19,14 +19,15 @@ QUIET = 5  # rows without it, after which an episode has ended
 FIRST_STEP = 40  # a random network may look collapsed, and the first steps may widen it
 BETTER = 1.05  # what rises by this factor over `ROWS` rows is recovering
 SPREAD = 0.3  # with less (1 fills the sphere), and with
-CONTRAST = 0.05  # less between cosines of the same image and of others, all images look the same
+NO_CONTRAST = 0.005  # less between cosines of the same image and of others, all images look the same; or with
+LOW_CONTRAST = 0.05  # less, where there had been more, and less than `CONTRAST_LEFT` of that is left
 SCALE_LEFT = 0.25  # of the largest scale there was: with less, and with
 CONTRAST_LEFT = 0.5  # of the best contrast there was, embeddings shrink to a point
 RANK = 10.0  # directions: with fewer, and
 RANK_SHARE = 0.12  # of the directions that batch and dimension allow, with less of which, and with
 RANK_LEFT = 0.4  # of the largest share there was, directions have been lost
 PEAKED = 0.1  # of the largest entropy: nearly all items are given to the same few of the clusters
-UNIFORM = 0.98  # of the largest entropy of an assignment: every item belongs to all clusters alike
+UNIFORM = 0.995  # of the largest entropy of an assignment: every item belongs to all clusters alike
 STILL_SINCE, STILL_SURE = (
     11,
     30,
@@ -52,7 +53,7 @@ REMEDIES = {
 
 
 SEEN_TO_MOVE = ("loss", "contrast", "rank_share", "scale", "spread")
-SEEN = ("step", *SEEN_TO_MOVE, "effective_rank", "assignment_entropy", "cluster_entropy")
+SEEN = ("step", "learning_rate", *SEEN_TO_MOVE, "effective_rank", "assignment_entropy", "cluster_entropy")
 Seen = tuple[str, dict[str, float]]  # a sentence and its figures
 
 
@@ -119,10 +120,18 @@ class Alarm:
         """Whether less than the part `left` of its best is left of a figure."""
         return name in self._level and self._level[name] < left * self._best[name]
 
+    def _warming_up(self) -> bool:
+        rates = [row.get("learning_rate", 0.0) for row in self._rows[-ROWS:]]
+        return rates[-1] > rates[0]
+
     def _constant(self) -> Seen | None:
         level = self._level
         contrast = level.get("contrast", math.inf)
-        if self._low("spread", SPREAD) and contrast < CONTRAST:
+        # A random network may not have begun to tell images apart, as long as the rate still rises.
+        none = contrast < NO_CONTRAST and not self._warming_up()
+        had = self._best.get("contrast", 0.0) > LOW_CONTRAST
+        lost = had and contrast < LOW_CONTRAST and self._fell("contrast", CONTRAST_LEFT)
+        if self._low("spread", SPREAD) and (none or lost):
             said = f"The embeddings have a spread of {level['spread']:.3f} (1 as different as can be, 0 all the same)"
             said += f" and two views of an image are only {contrast:.3f} more alike than those of two images."
             return said, {"spread": level["spread"], "contrast": contrast}
@@ -170,7 +179,7 @@ class Alarm:
 
         Once the loss or the contrast has, it is never said again: a run that has converged stands still as well.
         """
-        if self._moved or len(self._rows) < STILL_SINCE:
+        if self._moved or len(self._rows) < STILL_SINCE or self._warming_up():
             return None
         losses = [row["loss"] for row in self._rows if "loss" in row]
         self._moved = any(self._has_moved(name) for name in SEEN_TO_MOVE[:2])
