@@ -62,7 +62,8 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 VIEWS = {"resnet": 24, "vit": 24, "convnext": 32}  # pixels
 RATES = {"resnet": 2e-3, "vit": 1e-3, "convnext": 1e-3}
-NOISY = ("views_per_second", "waiting", "seconds", "epoch", "progress", "skipped", "step")
+UNUSED = ("views_per_second", "waiting", "seconds", "epoch", "progress", "skipped", "step", "gradient_norm")
+UNUSED += ("nt_xent", "invariance", "variance", "covariance", "cosine", "cross_entropy")  # parts of losses
 
 
 @dataclass(frozen=True)
@@ -209,10 +210,10 @@ def probe(encoder: Encoder, canvases: Canvases, labels: np.ndarray, bank: np.nda
     return float((scores.argmax(1) == labels[held]).mean())
 
 
-def measure(number: int, case: Case, round: int, canvases: Canvases, labels: np.ndarray) -> dict[str, Any]:
+def measure(number: int, case: Case, which: int, canvases: Canvases, labels: np.ndarray) -> dict[str, Any]:
     """Train one case; its row."""
-    seed = number // 2 + 1000 * round
-    order = np.random.default_rng(round).permutation(len(canvases))
+    seed = number // 2 + 1000 * which
+    order = np.random.default_rng(which).permutation(len(canvases))
     held, bank = order[:HELD_OUT], order[HELD_OUT : HELD_OUT + TRAINED]
     part = Part(canvases, np.sort(bank[:40] if case.data == "forty" else bank))
     batches = Batches(part, case.batch, seed)
@@ -241,9 +242,9 @@ def measure(number: int, case: Case, round: int, canvases: Canvases, labels: np.
             print(f"  {error}")
         rows = run.read_metrics()
     steps = [row["step"] for row in rows]
-    names = [key for key in rows[0] if key not in NOISY]
+    names = [key for key in rows[0] if key not in UNUSED]
     figures = {key: [float(f"{row[key]:.4g}") for row in rows] for key in names}
-    row = {"round": round, "number": number, "case": case.name, "healthy": not case.fault, "onset": case.shows}
+    row = {"round": which, "number": number, "case": case.name, "healthy": not case.fault, "onset": case.shows}
     row |= {"seconds": round(time.monotonic() - began, 1), "random": round(random, 4)}
     row |= {"knn": round(probe(encoder, canvases, labels, bank, held), 4), "chance": round(1 / (labels.max() + 1), 3)}
     return row | {"step": steps, "figures": figures}
@@ -275,21 +276,21 @@ def table(rows: list[dict[str, Any]]) -> None:
         j = judged(row)
         said = ", ".join(f"{a.kind} at {a.step}" for a in j["alerts"]) or "silent"
         onset = "" if row["healthy"] else row["onset"]
-        name, round = row["case"].split(" from ")[0], row.get("round", 0)
+        name, which = row["case"].split(" from ")[0], row.get("round", 0)
         probed = f"{row['random']:.3f} → {row['knn']:.3f}"
-        print(f"| {round} | {name} | {onset} | {said} | {j['verdict']} | {probed} |")
-        counts[round, "healthy" if row["healthy"] else "broken"] += 1
-        counts[round, "flagged"] += row["healthy"] and bool(j["alerts"])
-        counts[round, "caught"] += not row["healthy"] and bool(j["caught"])
-        counts[round, "late"] += not row["healthy"] and not j["caught"] and bool(j["late"])
-        counts[round, "early"] += not row["healthy"] and bool(j["before"])
+        print(f"| {which} | {name} | {onset} | {said} | {j['verdict']} | {probed} |")
+        counts[which, "healthy" if row["healthy"] else "broken"] += 1
+        counts[which, "flagged"] += row["healthy"] and bool(j["alerts"])
+        counts[which, "caught"] += not row["healthy"] and bool(j["caught"])
+        counts[which, "late"] += not row["healthy"] and not j["caught"] and bool(j["late"])
+        counts[which, "early"] += not row["healthy"] and bool(j["before"])
         gain = row["knn"] - row["random"]
         counts[j["verdict"], row["healthy"], "better" if gain > SURE else "worse" if gain < -SURE else "same"] += 1
     print("\n| round | broken | caught within 100 steps | later | flagged before the fault | healthy | flagged |")
     print("|---|---|---|---|---|---|---|")
-    for round in sorted({row.get("round", 0) for row in rows}):
+    for which in sorted({row.get("round", 0) for row in rows}):
         names = ("broken", "caught", "late", "early", "healthy", "flagged")
-        print(f"| {round} | " + " | ".join(str(counts[round, name]) for name in names) + " |")
+        print(f"| {which} | " + " | ".join(str(counts[which, name]) for name in names) + " |")
     print(f"\n| verdict | run | k-NN better than random weights by over {SURE:.0%} | neither | worse |")
     print("|---|---|---|---|---|")
     for word in ("working", "stuck", "collapsed", "not enough evidence"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-VERBS = ("pretrain", "embed", "evaluate", "report", "demo")
+VERBS = ("plan", "pretrain", "embed", "evaluate", "report", "demo")
 
 
 def selfsight(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
