@@ -30,7 +30,7 @@ def of_real_data(line: str) -> bool:
 def run(line: str, folder: Path) -> None:
     short = re.sub(r"--(minutes|epochs) \S+", "--steps 2 --batch-size 4", line)
     command = [sys.executable, "-m", *shlex.split(short)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{line}\n{done.stderr}"
 
 
