@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -33,6 +34,7 @@ def ordered(work: Callable[[T], R], inputs: Iterable[T], ahead: int, workers: in
                 future.cancel()
 
 
+@cache  # one, so that what is printed while a bar runs appears above it
 def console():  # type: ignore[no-untyped-def]
     """The rich console on stderr: stdout is kept for results and `--json`. Of several processes one speaks."""
     from rich.console import Console

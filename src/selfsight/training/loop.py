@@ -78,7 +78,9 @@ def fit(
         if main:
             metrics.write(row)
             for alert in alarm.look(row):
-                run.log("alarm", f"{alert.kind}: {alert.sentence} {alert.remedy}", alert.step)
+                text = f"{alert.kind}: {alert.sentence} {alert.remedy}"
+                console().print(f"Alarm at step {alert.step:,}: {text}", style="bold red", soft_wrap=True)
+                run.log("alarm", text, alert.step)
             show(row)
 
     with Interrupts() as interrupts, Metrics(run, state["step"], track, recipe.to_dict(), main) as metrics:
