@@ -41,7 +41,7 @@ def test_it_measures_at_the_start_and_at_each_tenth_and_changes_nothing(tmp_path
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     measure = online_knn(encoder, open_source(labelled(tmp_path / "apart", True, 4)))
     moments = [-1.0, 0.001, 0.05, 0.099, 0.1, 0.19, 0.35, 1.0]
-    assert [bool(measure(b, a)) for a, b in zip(moments[:-1], moments[1:], strict=True)] == [
+    assert [bool(measure(b, a)) for a, b in pairwise(moments)] == [
         True, False, False, True, False, True, True,
     ]  # fmt: skip
     assert encoder.training
