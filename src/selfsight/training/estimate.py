@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from selfsight.data.batches import Batch, Batches
 from selfsight.errors import SelfsightError
-from selfsight.objectives.objective import Objective
+from selfsight.objectives.objective import Objective, processes
 from selfsight.training.loop import LOG_EVERY
 from selfsight.training.monitors import evidence
 from selfsight.training.optimisers import make_optimiser, schedule
@@ -33,23 +34,26 @@ ROOM = 0.9  # of the free memory may be used
 
 @dataclass(frozen=True)
 class Memory:
-    """state: bytes of weights, gradients and the optimiser; curve: of what a batch of n items keeps, highest power
-    of n first; free: bytes that are free now."""
+    """state: bytes of weights, gradients and the optimiser; curve: of what n items keep, highest power of n first;
+    free: bytes that are free now. Each of `processes` has its share of a batch."""
 
     state: int
     curve: tuple[float, ...]
     free: int
+    processes: int = 1
 
     def needed(self, batch_size: int) -> int:
-        """Bytes at the height of a step."""
-        return self.state + int(MARGIN * max(0.0, float(np.polyval(self.curve, batch_size))))
+        """Bytes at the height of a step, of one process."""
+        own = batch_size // self.processes
+        return self.state + int(MARGIN * max(0.0, float(np.polyval(self.curve, own))))
 
     def largest_batch(self) -> int:
-        """The largest multiple of eight whose step fits, 0 if none does."""
-        size = 8
+        """The largest multiple of eight items a process whose step fits, 0 if none does."""
+        step = 8 * self.processes
+        size = step
         while self.needed(size) <= ROOM * self.free and size < 2**20:
-            size += 8
-        return size - 8
+            size += step
+        return size - step
 
 
 def memory_of(objective: Objective, batches: Batches, normalise: Normalisation, recipe: Recipe, device: str) -> Memory:
@@ -58,12 +62,12 @@ def memory_of(objective: Objective, batches: Batches, normalise: Normalisation, 
     state = weights * (4 if recipe.optimiser == "adamw" else 3)
     sizes = sorted({min(n, len(batches.ids)) for n in PROBED_ITEMS})
     if sizes[0] < 2:
-        return Memory(state, (0.0,), free_memory(device))
+        return Memory(state, (0.0,), free_memory(device), processes())
     trial = copy.deepcopy(objective).to(device).train()
     with torch.random.fork_rng(devices=[]):
         kept = [_saved_bytes(trial, _first(batches, n), normalise, recipe, device) for n in sizes]
     curve = np.polyfit(sizes, kept, len(sizes) - 1)
-    return Memory(state, tuple(float(c) for c in curve), free_memory(device))
+    return Memory(state, tuple(float(c) for c in curve), free_memory(device), processes())
 
 
 def _first(batches: Batches, count: int) -> Batch:
@@ -92,10 +96,10 @@ def _saved_bytes(trial: Objective, batch: Batch, normalise: Normalisation, recip
 
 
 def free_memory(device: str) -> int:
-    """Bytes that this process could still allocate on `device`, within the limit of its container."""
+    """Bytes that this process could still allocate on `device`: its share of the machine's, or of its container's."""
     if torch.device(device).type == "cuda":
         return int(torch.cuda.mem_get_info()[0])
-    free = int(psutil.virtual_memory().available)
+    free = int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     try:
         most, now = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
     except (OSError, ValueError):  # not in a container, or in one without a limit
