@@ -6,9 +6,10 @@
 
 An input is a small good file of `fuzz_corpus`, cut, spliced and overwritten; how follows from seed, kind and number. It
 must end as pixels of the size that its header says, set aside with a reason, or counted as another file. Any other
-exception, a crash, or more than `SECONDS` or `MEMORY` is a failure, kept under --work with its number. What was checked
-is kept there too, and is not checked again. One row a kind in results/fuzz.jsonl; its times are of the processor, since
-other programs share it.
+exception, a crash, or `SECONDS` of the clock without an answer is a failure, kept under --work with its number. What
+needs more than `MEMORY` is not: the readers meet a `MemoryError`, and it is among those set aside. What was checked is
+kept under --work too, and is not checked again. One row a kind in results/fuzz.jsonl; its times are of the processor,
+since other programs share it.
 """
 
 from __future__ import annotations

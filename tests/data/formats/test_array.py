@@ -103,6 +103,8 @@ def test_what_holds_no_pixels_says_so():
         assert reason_of(saved(np.zeros(shape))) == f"an array of shape {shape} is neither an image nor a stack of them"
     assert reason_of(saved(np.zeros((0, 30)))) == "an image of 30 x 0 has no pixels"
     assert reason_of(saved(np.zeros((0, 20, 30, 1)))) == "a stack without pages"
+    for empty in ((20, 30, 0), (0, 20, 30)):  # an axis of nothing is not one of channels
+        assert reason_of(saved(np.zeros(empty))) in ("an image of 0 x 30 has no pixels", "a stack without pages")
     assert reason_of(b"") == "empty file"
     assert reason_of(b"\x93NUMPY\x01\0\x04\0{}  ") == "damaged NPY header"
 

@@ -275,6 +275,14 @@ def test_small_files_that_would_take_hours():
     assert reason_of(data[:at] + data[at:-1] * 5000 + b";") == reason
 
 
+def test_an_animation_that_draws_too_many_pixels_is_not_begun():
+    # 10 frames of this canvas, just within the limit, take up to 41 s of a core; the bytes are few, 700 or so.
+    frames = [Image.new("RGB", (16, 16), (i, 3, 7)) for i in range(12)]
+    data = bytearray(encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True))
+    data[24:30] = (14142 - 1).to_bytes(3, "little") * 2  # the canvas
+    assert reason_of(bytes(data)) == "an animation of 12 frames of 14142 x 14142 is above the limit"
+
+
 def test_what_is_something_else_is_not_taken():
     tiff = encoded(IMAGES["L"], "TIFF")
     for data in (tiff, b"BM, said the text, and ended.", b"RIFF\0\0\0\0AVI LIST", b"", b"GIF88a" + bytes(20)):

@@ -296,6 +296,39 @@ def test_a_strip_larger_than_its_image_is_not_decoded():
     assert str(got) == "a strip of 65500 x 65500 is above the limit of 200,000,000 pixels"
 
 
+def lzw(*codes: int) -> bytes:
+    """A strip of LZW codes of 9 bits, highest bit first."""
+    bits = "".join(f"{code:09b}" for code in codes)
+    return int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big")
+
+
+def strip_of(data: bytes, strip: bytes) -> bytes:
+    """The file with another strip in place of its one."""
+    out = bytearray(data)
+    page = tifffile.TiffFile(io.BytesIO(data)).pages.first
+    at = len(out)
+    for code, value in ((273, at), (279, len(strip))):
+        tag = page.tags[code]
+        struct.pack_into("<H" if tag.dtype == 3 else "<L", out, tag.valueoffset, value)
+    return bytes(out) + strip
+
+
+def test_codes_of_lzw_that_the_table_does_not_hold_are_not_decoded():
+    # Found by the fuzzer: imagecodecs 2026.3.6 reads wild memory where the first code of a table is not a letter.
+    small = written(np.zeros((1, 2), np.uint8), compression="lzw", metadata=None)
+    good = strip_of(small, lzw(256, 7, 9, 257))
+    assert pixels_of(good)[0].ravel().tolist() == [7, 9]
+    for codes in ((256, 300, 9, 257), (256, 258, 9, 257), (256, 7, 256, 400, 257)):
+        assert not tiff._is_safe_lzw(lzw(*codes), False)
+        (got,) = tiff.read(io.BytesIO(strip_of(small, lzw(*codes))), [0], None, None)
+        assert str(got) == "cannot be decoded: broken data"
+
+
+def test_channels_without_end_are_not_taken():
+    data = written(values("u1", 2, 2, 10_001), photometric="minisblack", planarconfig="contig", metadata=None)
+    assert reason_of(data) == "10,001 channels are above the limit of 10,000"
+
+
 def test_the_pixel_limit_is_checked_before_any_pixel():
     small = written(values("u1", 8, 8), metadata=None, compression="zlib")
     huge = bytearray(small)
