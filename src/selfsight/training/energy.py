@@ -2,44 +2,64 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import os
+import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from selfsight.data.threads import console
 from selfsight.errors import SelfsightError
 from selfsight.training.run import Run, write_whole
+from selfsight.training.trackers import installed
 
-EVERY_SECONDS = 15
+EVERY_SECONDS, KEPT_EVERY = 15, 4  # a measurement; measurements after which `energy.json` is written
+MEASURED = ("intel_rapl", "intel_power_gadget", "windows_emi")  # what codecarbon calls counters that it can read
 
 
 def check_energy(asked: bool) -> None:
-    """Raise `SelfsightError` if it is asked for and codecarbon is not installed."""
-    if asked and importlib.util.find_spec("codecarbon") is None:
+    """Raise `SelfsightError` if it is asked for and cannot be given: codecarbon missing, a country or price unknown."""
+    if not asked:
+        return
+    if not installed("codecarbon"):
         raise SelfsightError("--energy needs one package more. Run: pip install 'selfsight[energy]'")
+    _price()
+    if country := _country():
+        from codecarbon.input import DataSource
+
+        if country not in DataSource().get_global_energy_mix_data():
+            raise SelfsightError(
+                f"SELFSIGHT_COUNTRY is {country}, of which codecarbon knows nothing. Give three letters, such as DEU, "
+                "or unset it: energy is measured without."
+            )
 
 
 class Energy:
-    """Within it, the energy of this process is measured, if asked; `energy.json` sums up all starts of the run.
+    """Within it, the energy of this process is measured, if asked; `energy.json` sums up all starts that asked.
 
     By the counters of processor and GPU where the machine lets them be read, else from a constant for its kind of
-    processor. CO2 only if SELFSIGHT_COUNTRY names a country (ISO 3166, three letters): nothing is looked up. Cost
-    only if SELFSIGHT_KWH_PRICE gives the price of a kWh.
+    processor: `method` says which. CO2 only if SELFSIGHT_COUNTRY names a country (ISO 3166, three letters): nothing
+    is looked up. Cost only if SELFSIGHT_KWH_PRICE gives the price of a kWh. A kill loses about a minute.
     """
 
     def __init__(self, run: Run, asked: bool) -> None:
         self.file = run.path / "energy.json"
+        self.before = read_energy(run.path) or {}
         self.tracker: Any = None
+        self.most = 0.0
+        self.lock = threading.Lock()  # codecarbon calls from a thread of its own
         if asked:
             from codecarbon import OfflineEmissionsTracker
 
             logging.getLogger("codecarbon").disabled = True  # it speaks before its own level is set
+            # What is False or empty here would else be taken from the user's ~/.codecarbon.config, and sent for.
             self.tracker = OfflineEmissionsTracker(
-                country_iso_code=os.environ.get("SELFSIGHT_COUNTRY", "USA"), output_methods=[], tracking_mode="process",
-                measure_power_secs=EVERY_SECONDS, log_level="critical", allow_multiple_runs=True,
+                country_iso_code=_country() or "USA", tracking_mode="process", measure_power_secs=EVERY_SECONDS,
+                output_methods=[], output_handlers=[_Listener(self)], api_call_interval=KEPT_EVERY,
+                emissions_endpoint=False, electricitymaps_api_token="", allow_multiple_runs=True, log_level="critical",
             )  # fmt: skip
 
     def __enter__(self) -> Energy:
@@ -51,15 +71,65 @@ class Energy:
         if not self.tracker:
             return
         self.tracker.stop()
-        data = self.tracker.final_emissions_data
-        before = read_energy(self.file.parent) or {}
-        total: dict[str, Any] = {"energy_kwh": before.get("energy_kwh", 0.0) + float(data.energy_consumed)}
-        if "SELFSIGHT_COUNTRY" in os.environ:
-            total["co2_kg"] = before.get("co2_kg", 0.0) + float(data.emissions)
-        if "SELFSIGHT_KWH_PRICE" in os.environ:
-            total["cost"] = total["energy_kwh"] * float(os.environ["SELFSIGHT_KWH_PRICE"])
-        total["method"] = f"codecarbon, {data.cpu_model or 'unknown processor'}, {data.gpu_model or 'no GPU'}"
-        write_whole(self.file, json.dumps(total))
+        if not self.most:  # codecarbon keeps its own errors to itself
+            console().print("The energy of this start could not be measured or written.", style="yellow")
+
+    def keep(self, data: Any) -> None:
+        """Add codecarbon's figures of this start to those of the starts before it, in `energy.json`."""
+        with self.lock:
+            if data.energy_consumed <= self.most:
+                return
+            kept: dict[str, Any] = {"energy_kwh": self.before.get("energy_kwh", 0.0) + float(data.energy_consumed)}
+            if _country() and (not self.before or "co2_kg" in self.before):  # of all of the energy, or not at all
+                kept["co2_kg"] = self.before.get("co2_kg", 0.0) + float(data.emissions)
+            if price := _price():
+                kept["cost"] = kept["energy_kwh"] * price
+            kept["method"] = _method(self.tracker, data)
+            write_whole(self.file, json.dumps(kept))
+            self.most = data.energy_consumed
+
+
+class _Listener:
+    """What codecarbon tells its figures to: now and then, and at the end."""
+
+    def __init__(self, energy: Energy) -> None:
+        self.energy = energy
+
+    def live_out(self, total: Any, delta: Any) -> None:
+        with suppress(OSError):  # a full disk stops the run where it must; this file is written again in a minute
+            self.energy.keep(total)
+
+    out = live_out
+
+    def exit(self) -> None:
+        pass
+
+
+def _method(tracker: Any, data: Any) -> str:
+    """How the figures came about, in words: codecarbon estimates in silence where it cannot measure."""
+    parts = {type(part).__name__: part for part in tracker._hardware}
+    name = data.cpu_model or "unknown"
+    if "AppleSiliconChip" in parts or getattr(parts.get("CPU"), "_mode", "") in MEASURED:
+        processor = f"processor ({name}) measured for the whole machine"
+    else:
+        processor = f"processor ({name}) estimated from this process's load and the power of its kind"
+    gpu = f"GPU ({data.gpu_model}) measured" if data.gpu_model else "no GPU"
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    alone = f", the first of {processes} processes only" if processes > 1 else ""
+    return f"codecarbon: {processor}, memory estimated, {gpu}{alone}"
+
+
+def _country() -> str:
+    return os.environ.get("SELFSIGHT_COUNTRY", "").strip().upper()
+
+
+def _price() -> float:
+    """Of a kWh, 0 if it is not given."""
+    text = os.environ.get("SELFSIGHT_KWH_PRICE", "").strip()
+    try:
+        return float(text or 0)
+    except ValueError:
+        raise SelfsightError(f"SELFSIGHT_KWH_PRICE is {text!r}. Give the price of a kWh as a number.") from None
 
 
 def read_energy(run: os.PathLike[str]) -> dict[str, Any] | None:
