@@ -195,11 +195,27 @@ def test_forgotten_items_leave_no_byte_behind(tmp_path: Path):
 
 def test_a_forgetting_that_was_killed_between_its_renamings_loses_nothing(tmp_path: Path):
     write(tmp_path / "c.lance", rows_of(["a", "b"]))
-    (tmp_path / "c.lance").rename(tmp_path / "c.lance.old")
+    old = tmp_path / ".c.lance.selfsight-old"
+    (tmp_path / "c.lance").rename(old)
     assert Collection.open(tmp_path / "c.lance").table["id"].to_pylist() == ["a", "b"]
-    shutil.copytree(tmp_path / "c.lance", tmp_path / "c.lance.old")
+    shutil.copytree(tmp_path / "c.lance", old)
     Collection.open(tmp_path / "c.lance")
-    assert not (tmp_path / "c.lance.old").exists()
+    assert not old.exists()
+
+
+def test_what_users_keep_beside_and_in_a_collection_stays(tmp_path: Path):
+    items = write(tmp_path / "c.lance", rows_of(["a", "b"]))
+    (tmp_path / "c.lance.old").mkdir()  # a copy that they made
+    (tmp_path / "c.lance" / "notes.txt").write_text("precious")
+    write_table = pa.table({"x": [1]})
+    lance.write_dataset(write_table, str(tmp_path / "features" / "mine.lance"))  # a table of theirs
+    assert items.forget(["a"]).table["id"].to_pylist() == ["b"]
+    assert (tmp_path / "c.lance.old").exists() and (tmp_path / "c.lance" / "notes.txt").read_text() == "precious"
+    assert lance.dataset(str(tmp_path / "features" / "mine.lance")).to_table() == write_table
+    (tmp_path / "theirs.lance").mkdir()
+    (tmp_path / "theirs.lance" / "notes.txt").touch()
+    with pytest.raises(SelfsightError, match="folder of other things"):
+        write(tmp_path / "theirs.lance", rows_of(["a"]))
 
 
 def test_a_table_that_was_never_committed_is_no_table(tmp_path: Path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -274,12 +275,17 @@ def measure_format(collection: Collection) -> PixelFormat:
     rows = collection.usable
     chosen = rows.take(np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(int)))
     values, reasons = [], []
+    if format.depth == 32:  # without a window yet, so that what is not finite stays so and is not counted
+        format = PixelFormat(format.mode, 32, (math.nan, math.nan))
     for number, pixels in decoded(collection, chosen, format, SAMPLE_SIDE, "Measuring intensities"):
         if isinstance(pixels, Unreadable):
             reasons.append(str(pixels))
         elif chosen["depth"][number].as_py() == format.depth:  # not what was translated from another depth
             finite = pixels[np.isfinite(pixels)]
-            values.append(finite[:: max(1, finite.size // 16384)])
+            if finite.size:
+                values.append(finite[:: max(1, finite.size // 16384)])
+            else:
+                reasons.append("no value in it is finite")
     if not values:
         raise nothing_decoded(collection, reasons)
     low, high = (float(p) for p in np.percentile(np.concatenate(values), [0.1, 99.9], method="nearest"))

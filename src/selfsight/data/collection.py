@@ -59,6 +59,7 @@ SCHEMA = pa.schema(
 )
 # Types of columns that have a meaning of their own; any other column is text.
 RESERVED = {"intrinsics": pa.string(), "boxes": BOXES_TYPE, "mask": pa.string()}
+LANCE_WRITES = {"data", "_versions", "_transactions", "_indices", "_deletions", "_latest.manifest", "_refs"}
 _KEPT = timedelta(days=1)  # elder versions stay for whoever still reads them
 
 
@@ -152,6 +153,8 @@ class Collection:
         reader = pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in batches))
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         mode = "overwrite" if cls.exists(Path(path)) else "create"
+        if mode == "create" and Path(path).is_dir() and {p.name for p in Path(path).iterdir()} - LANCE_WRITES:
+            raise SelfsightError(f"{path} is a folder of other things. Give another name for the collection.")
         with _writing(path):
             # Lance holds a file's pages until it is whole, so that small files keep memory flat.
             written = lance.write_dataset(reader, str(path), mode=mode, max_rows_per_file=2**16)
@@ -325,7 +328,8 @@ class Collection:
         about.forgotten = sorted({*about.forgotten, *gone.to_pylist()})
         for features in sorted(self.features_folder.glob("*.lance")):
             _recover(features)
-            _rewrite(features, gone)
+            if _holds_features(features):
+                _rewrite(features, gone)
         if self.journal.exists():
             lines = self.journal.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if set(ids).isdisjoint(re.findall(r'"([^"]*)"', line))]  # some may be cut
@@ -357,23 +361,43 @@ def _rewrite(path: Path, gone: pa.Array, metadata: dict[str, str] | None = None)
     dataset = lance.dataset(str(path))
     schema = dataset.schema.with_metadata(metadata) if metadata else dataset.schema
     kept = (batch.filter(pc.invert(pc.is_in(batch["id"], gone))).cast(schema) for batch in dataset.to_batches())
-    fresh, old = path.with_name(path.name + ".fresh"), path.with_name(path.name + ".old")
+    fresh, old = path.with_name(f".{path.name}.selfsight-fresh"), _old(path)
     shutil.rmtree(fresh, ignore_errors=True)
     with _writing(fresh):
         lance.write_dataset(pa.RecordBatchReader.from_batches(schema, kept), str(fresh))
     os.replace(path, old)
     os.replace(fresh, path)
-    shutil.rmtree(old)
+    _remove(old, path)
+
+
+def _holds_features(path: Path) -> bool:
+    """Whether a Lance table is one of ours."""
+    import lance
+
+    return {"id", "content_hash", "features"} == set(lance.dataset(str(path)).schema.names)
 
 
 def _recover(path: Path) -> None:
     """Finish a `_rewrite` that was killed between its two renamings."""
-    old = path.with_name(path.name + ".old")
+    old = _old(path)
     if old.exists():
         if not path.exists():
             os.replace(old, path)
         else:
-            shutil.rmtree(old)
+            _remove(old, path)
+
+
+def _old(path: Path) -> Path:
+    """A name that nobody else gives to a folder of theirs."""
+    return path.with_name(f".{path.name}.selfsight-old")
+
+
+def _remove(old: Path, path: Path) -> None:
+    """Delete what Lance wrote into `old`; whatever somebody else put there moves to `path`."""
+    for entry in list(old.iterdir()):
+        if entry.name not in LANCE_WRITES:
+            os.replace(entry, path / entry.name)
+    shutil.rmtree(old)
 
 
 def _keys(rows: pa.Table) -> list[tuple[str, str]]:

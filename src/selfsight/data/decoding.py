@@ -8,9 +8,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from selfsight.data.formats.format import MAX_PIXELS, Family, Header, Unreadable, families
+from selfsight.data.formats.format import MAX_PIXELS, Family, Header, Unreadable, channels_of, families
 from selfsight.data.pixels import PixelFormat, convert, describe_mode, fit, resize
-from selfsight.data.sources.source import Source
+from selfsight.data.sources.source import Member, Source
 
 _HEAD = 256  # bytes by which a file is recognised
 
@@ -102,7 +102,8 @@ def _check_unchanged(file: BinaryIO, row: dict[str, Any]) -> None:
     try:
         stat = os.fstat(file.fileno())
     except OSError:  # not a file of its own: a member of an archive, read into memory
-        if row["bytes"] not in (None, file.seek(0, os.SEEK_END)):
+        same_time = not isinstance(file, Member) or row["modified_ns"] in (None, file.modified_ns)
+        if row["bytes"] not in (None, file.seek(0, os.SEEK_END)) or not same_time:
             raise Unreadable("changed since import") from None
         return
     if (stat.st_size, stat.st_mtime_ns) != (row["bytes"], row["modified_ns"]) and row["bytes"] is not None:
@@ -115,6 +116,8 @@ def _finish(
     if isinstance(pixels, Unreadable):
         return pixels
     try:
+        if pixels.shape[2] != channels_of(row["mode"]):
+            raise Unreadable("changed since import")
         pixels = convert(pixels, row["mode"], want)
     except Unreadable as reason:
         return reason

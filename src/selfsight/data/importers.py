@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfsight.data.cache import cache_folder
-from selfsight.data.collection import About, Collection, schema_with
+from selfsight.data.collection import SCHEMA, About, Collection, schema_with
 from selfsight.data.items import row_of, rows_of
 from selfsight.data.lock import Busy, locked
 from selfsight.data.sources.choose import make_source
-from selfsight.data.sources.source import Entry, Options, Source
+from selfsight.data.sources.source import KNOWN_COLUMNS, Entry, Options, Source
 from selfsight.data.threads import ordered, track
 from selfsight.errors import SelfsightError
 
@@ -34,9 +34,13 @@ SEGMENT = 20_000  # rows, after which an import that is killed keeps what it has
 
 
 def open_source(
-    source: str | os.PathLike[str], collection: str | os.PathLike[str] | None = None, strict: bool = False
+    source: str | os.PathLike[str],
+    collection: str | os.PathLike[str] | None = None,
+    strict: bool = False,
+    as_is: bool = False,
 ) -> Collection:
-    """The collection of a source (kept under the cache folder, or at `collection`), or a `.lance` folder.
+    """The collection of a source (kept under the cache folder, or at `collection`), or a `.lance` folder. `as_is`: the
+    one that there is, if there is one, whatever has become of the source since.
 
     Raises `SelfsightError` for a source that does not exist or holds no readable image, and with `strict`
     for the first item that has to be set aside.
@@ -52,6 +56,8 @@ def open_source(
         key = hashlib.blake2b(os.fsencode(opened.location), digest_size=6).hexdigest()
         name = re.sub(r"[^\w.-]", "_", opened.name)[:60]
         collection = cache_folder() / "collections" / f"{name}-{key}" / "items.lance"
+    if as_is and Collection.exists(Path(collection)):
+        return Collection.open(collection)
     return import_source(opened, Path(collection), strict)
 
 
@@ -89,6 +95,7 @@ def _import(source: Source, out: Path, strict: bool) -> Collection:
     first: list[pa.RecordBatch] = []  # up to a usable row: without any, nothing is overwritten
     while not (first and pc.any(pc.equal(first[-1]["status"], "ok")).as_py()):
         if (batch := next(batches, None)) is None:
+            shutil.rmtree(part, ignore_errors=True)
             raise _nothing(source, about.others, first)
         first.append(batch)
     items = Collection.write(out, chain(first, batches), schema, about)
@@ -209,6 +216,7 @@ class _Known:
         if Collection.exists(part):
             candidates.append(Collection.open(part))
         now = source.location, source.options.rate, source.keywords
+        self.from_files = set(source.keywords)
         self.tables = [c for c in candidates if now == (c.about.location, c.about.options.rate, c.source.keywords)]
         columns = ["uri", "bytes", "modified_ns", "content_hash"]
         parts: list[tuple[np.ndarray, ...]] = []
@@ -254,19 +262,23 @@ class _Known:
             mine = self.which[number] == which
             if mine.any():
                 rows = table.take(self.places[number[mine]])
-                tables.append(_described(rows, [entries[i] for i in owner[mine]], schema))
+                tables.append(_described(rows, [entries[i] for i in owner[mine]], schema, self.from_files))
         return pa.concat_tables(tables)
 
 
-def _described(rows: pa.Table, entries: list[Entry], schema: pa.Schema) -> pa.Table:
-    """`rows` with the columns of `schema`, filled anew where the source fills them."""
+def _described(rows: pa.Table, entries: list[Entry], schema: pa.Schema, from_files: set[str]) -> pa.Table:
+    """`rows` with the columns of `schema`: what describes an item as the source says it now, and nothing of what it
+    said before, but for what was read from the files themselves: the columns `from_files`, and places of pages."""
     columns = {}
-    filled = {name for entry in entries for name in entry.columns}
+    described = {*KNOWN_COLUMNS, *(name for name in schema.names if name not in SCHEMA.names)} - from_files
+    pages = rows["page"].to_pylist()
     for field in schema:
         old = rows[field.name] if field.name in rows.column_names else pa.nulls(len(rows), field.type)
-        if field.name in filled:
-            kept = old.to_pylist()
-            old = pa.array([e.columns.get(field.name, k) for e, k in zip(entries, kept, strict=True)], field.type)
+        if field.name in described:
+            own = field.name in ("sequence", "frame")
+            kept = [k if own and page is not None else None for k, page in zip(old.to_pylist(), pages, strict=True)]
+            said = (e.columns.get(field.name) for e in entries)
+            old = pa.array([k if s is None else s for s, k in zip(said, kept, strict=True)], field.type)
         columns[field.name] = old
     return pa.table(columns, schema=schema)
 

@@ -33,8 +33,9 @@ def forget(collection: str, *ids: str) -> dict[str, Any]:
     from selfsight.data.canvases import remove_canvases
     from selfsight.data.collection import Collection
     from selfsight.data.importers import open_source
+    from selfsight.data.lock import Busy, locked
 
-    items = open_source(collection)
+    items = open_source(collection, as_is=True)  # with the rows of files that are gone already
     wanted = [name for given in ids for name in _names(given)]
     if not wanted:
         raise SelfsightError("Say which items to forget, by id or by path: selfsight forget photos.lance a.jpg")
@@ -51,9 +52,13 @@ def forget(collection: str, *ids: str) -> dict[str, Any]:
     gone = [(item, uri) for item, uri in pairs if {item, uri} & set(wanted)]
     if len(gone) == len(pairs):
         raise SelfsightError(f"Those are all items of {items.path}. Delete the folder itself.")
-    remove_canvases({item for item, _ in gone})
-    shutil.rmtree(items.path.with_name(f"{items.path.name}.partial"), ignore_errors=True)  # of an unfinished import
-    left = items.forget([item for item, _ in gone])
+    try:
+        with locked(items.path.with_name(f"{items.path.name}.lock")):
+            remove_canvases({item for item, _ in gone})
+            shutil.rmtree(items.path.with_name(f"{items.path.name}.partial"), ignore_errors=True)  # of a stopped import
+            left = items.forget([item for item, _ in gone])
+    except Busy as busy:
+        raise SelfsightError(f"{items.path} is being imported by process {busy}. Wait for it, and try again.") from None
     for table in sorted((cache_folder() / "collections").glob("*/items.lance")):  # of the same source, by other verbs
         if Collection.exists(table) and table.resolve() != items.path.resolve():
             other = Collection.open(table)

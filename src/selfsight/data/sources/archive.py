@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import lzma
 import os
@@ -27,7 +26,7 @@ from selfsight.data.formats.format import Unreadable
 from selfsight.data.sources.columns import Columns, plain_columns
 from selfsight.data.sources.folder import in_words, open_file
 from selfsight.data.sources.names import Names, in_utf8, known_suffixes, mask_folders, stem_of, suffix_of
-from selfsight.data.sources.source import Entry, Options, Source
+from selfsight.data.sources.source import Entry, Member, Options, Source
 from selfsight.errors import SelfsightError, first_line
 
 MAX_BYTES = 2 * 2**30  # of a member, unpacked: it is held in memory
@@ -165,7 +164,7 @@ class ZipSource(_Archive):
             if problem := _zip_problem(member):
                 raise Unreadable(problem)
             try:
-                return io.BytesIO(archive.read(member))
+                return Member(archive.read(member), self._seen[0])
             except _BROKEN_ZIP as error:
                 raise Unreadable(f"damaged in the archive: {_in_zip_words(error)}") from None
 
@@ -264,7 +263,7 @@ class TarSource(_Archive):
             raise Unreadable("not in the archive any more")
         if problem := index.problems.get(numbers[0]):
             raise Unreadable(problem)
-        return io.BytesIO(index.read(numbers[0]))
+        return Member(index.read(numbers[0]), index.stamp(numbers[0])[0])
 
 
 class _TarIndex:

@@ -115,11 +115,11 @@ class Columns:
         if cells:
             for name, spec in self.cells.items():
                 if (column := first_of(spec, cells)) is not None:
-                    filled[name] = _text(cells[column])
+                    filled[name] = as_text(cells[column])
         if self._templates:
             parts = uri.split("/")
             for name, pieces in self._templates.items():
-                filled[name] = _text(_formatted(pieces, parts, table))
+                filled[name] = as_text(_formatted(pieces, parts, table))
         for name, meaning in (("mask", self._mask), ("boxes", self._boxes), ("frame", _whole)):
             if filled.get(name) is not None:
                 filled[name] = meaning(filled[name])
@@ -176,7 +176,7 @@ def _whole(text: str) -> int | None:
     return int(value) if value.is_integer() and abs(value) < 2**53 else None
 
 
-def _text(value: Any) -> str | None:
+def as_text(value: Any) -> str | None:
     """A cell as text: stripped, None if empty, a whole number without its point."""
     if value is None or value == "":
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
@@ -60,6 +61,14 @@ class Entry:
     modified_ns: int | None = None
     columns: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
+
+
+class Member(io.BytesIO):
+    """A file within another: its bytes, and the time of the last change of the file that holds it."""
+
+    def __init__(self, data: bytes, modified_ns: int) -> None:
+        super().__init__(data)
+        self.modified_ns = modified_ns
 
 
 class Source(ABC):

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, TextIO
 
 from selfsight.data.formats.format import Unreadable
-from selfsight.data.sources.columns import Columns, first_of, missing_column, plain_columns
+from selfsight.data.sources.columns import Columns, as_text, first_of, missing_column, plain_columns
 from selfsight.data.sources.folder import in_words, list_folder, open_file
 from selfsight.data.sources.names import Names, Seen, stem_of
 from selfsight.data.sources.source import Entry, Options, Source
@@ -96,7 +96,7 @@ class TableSource(Source):
 
 def _entry(finder: _Finder, value: Any, folder: str, beside: str, row: str) -> Entry:
     """The file that one cell means. `folder` of the manifest, `beside`: see `_Finder.scope`."""
-    text = "" if value is None else str(value).strip()
+    text = as_text(value)
     if not text:
         return Entry(row, reason="no path")
     try:
@@ -286,7 +286,7 @@ class _Csv(_Table):
         tried = "\t,;" if _suffix(path) == ".tsv" else ",;\t"
         delimiter = max(tried, key=lambda d: len(next(csv.reader([first], delimiter=d), [])))
         self._file.seek(0)
-        self._reader = csv.reader(_lines(self._file), delimiter=delimiter)
+        self._reader = csv.reader(_lines(self._file), delimiter=delimiter, strict=True)
         self._number = 0
         row = next((row for row, _ in self._read() if row), None)
         if row is None:
@@ -302,7 +302,10 @@ class _Csv(_Table):
             except StopIteration:
                 return
             except csv.Error as error:
-                yield [], f"not a row of CSV: {error}"
+                # Which may have taken in any number of rows.
+                never = "unexpected end of data" in str(error)
+                said = "a quote that is never closed, with all that follows it" if never else error
+                yield [], f"not a row of CSV: {said}"
 
     def rows(self, columns: Iterable[str]) -> Iterator[Row]:
         places = {name: self.header.index(name) for name in columns if name in self.header}
