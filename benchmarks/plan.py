@@ -76,13 +76,13 @@ def forty(work: Path) -> Path:
 
 # name: (folder of the images, budget)
 SETS: dict[str, tuple[Callable[[Path], Path], tuple[str, str]]] = {
-    "digits": (digits, ("--epochs", "40")),
-    "CIFAR-10, 1,000": (cifar(1000), ("--epochs", "40")),
-    "CIFAR-10, 50,000": (cifar(50_000), ("--epochs", "1")),
-    "steel": (lambda work: DATA / "neu" / "train", ("--epochs", "8")),
-    "X-ray": (lambda work: DATA / "chest-xray" / "train", ("--epochs", "6")),
-    "five channels": (five_channels, ("--epochs", "40")),
-    "forty images": (forty, ("--steps", "150")),
+    "digits": (digits, ("--epochs", "6")),
+    "CIFAR-10, 1,000": (cifar(1000), ("--epochs", "8")),
+    "CIFAR-10, 50,000": (cifar(50_000), ("--steps", "30")),
+    "steel": (lambda work: DATA / "neu" / "train", ("--epochs", "3")),
+    "X-ray": (lambda work: DATA / "chest-xray" / "train", ("--epochs", "2")),
+    "five channels": (five_channels, ("--epochs", "12")),
+    "forty images": (forty, ("--steps", "60")),
 }
 
 
