@@ -54,10 +54,10 @@ def canvas_features(
     return torch.cat(out)
 
 
-def seconds_to_whiten(encoder: Encoder, batches: Batches, normalise: Normalisation) -> float:
-    """Seconds that whitening and saving will take, from a measured batch, with a margin."""
+def seconds_to_whiten(encoder: Encoder, batches: Batches, normalise: Normalisation, margin: float = 1.3) -> float:
+    """Seconds that whitening and saving will take, from a measured batch, with a margin for who must end on time."""
     items = min(BATCH, len(batches.ids))
     canvas_features(encoder, batches, normalise, items)  # the first pass is slower than the rest
     began = time.monotonic()
     canvas_features(encoder, batches, normalise, items)
-    return 2.0 + 1.3 * (time.monotonic() - began) * min(WHITENING_ITEMS, len(batches.ids)) / items
+    return 2.0 + margin * (time.monotonic() - began) * min(WHITENING_ITEMS, len(batches.ids)) / items
