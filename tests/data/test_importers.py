@@ -102,7 +102,7 @@ def test_broken_files_are_set_aside_with_the_reason_and_text_is_counted(tmp_path
         "giant.png": "10,000,000,000 pixels are above the limit of 200,000,000 pixels",
         "dangling.jpg": "a link to nothing",
     }
-    assert collection.others == 2
+    assert collection.others == 4
 
 
 def test_a_photograph_with_a_video_behind_it_is_usable(tmp_path: Path):
@@ -233,6 +233,8 @@ def test_what_was_only_unreadable_for_the_moment_is_tried_again(
 def test_a_killed_import_keeps_what_it_has_read(images: Callable[..., Path], tmp_path: Path):
     """Killed for good after some segments; the second start reads only the rest."""
     folder, out = images(40), tmp_path / "c.lance"
+    first = sorted(folder.rglob("*.png"))[0]
+    (first.parent / "0000").write_text("of another kind")  # read before the kill, counted after it
     program = f"""
 import os, signal
 from selfsight.data import importers
@@ -256,6 +258,7 @@ importers.open_source({str(folder)!r}, {str(out)!r})
         os.utime(folder / uri, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     items = open_source(folder, out)
     assert len(items.usable) == 40 and not out.with_name("c.lance.partial").exists()
+    assert items.about.others == {"": 1}
 
 
 def test_pages_of_one_file_are_items_of_one_sequence(tmp_path: Path):

@@ -43,6 +43,19 @@ def test_every_format_holds_the_same(images: Callable[..., Path], tmp_path: Path
     assert [line[0] for line in lines[1:]] == sorted(line[0] for line in lines[1:])
 
 
+def test_where_features_cannot_be_kept_they_are_given_all_the_same(
+    images: Callable[..., Path], tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = images(4)
+    selfsight.import_(str(photos), out=str(tmp_path / "kept" / "c.lance"))
+    (tmp_path / "kept" / "features").write_text("in the way")  # root, as whom tests may run, writes read-only folders
+    table = selfsight.embed(str(tmp_path / "kept" / "c.lance"), model=str(encoder))
+    assert np.array_equal(to_numpy(table), to_numpy(selfsight.embed(str(photos), model=str(encoder))))
+    assert "Features are not kept for the next time" in capsys.readouterr().err
+    with pytest.raises(selfsight.SelfsightError, match="in the folder of the images"):
+        selfsight.embed(str(photos), model=str(encoder), out=str(photos / "f.parquet"))
+
+
 def test_features_belong_to_their_images(images: Callable[..., Path], encoder: Path) -> None:
     from PIL import Image
 

@@ -22,6 +22,7 @@ from PIL import Image
 import selfsight
 from selfsight.data.collection import Collection
 from selfsight.encoders.store import save
+from selfsight.verbs.import_ import show
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("SELFSIGHT_DATA", ROOT.parent / "shared" / "data"))
@@ -88,6 +89,8 @@ def test_what_is_found_is_counted_and_named(ward: Path, tmp_path: Path):
         "sequences": 0,
         "boxes": {},
         "masks": 0,
+        "other_channels": {},
+        "empty_columns": [],
     }
 
 
@@ -158,8 +161,28 @@ def test_a_part_of_a_collection(ward: Path, tmp_path: Path):
     whole, part = column(tmp_path / "ward.lance", "id"), column(tmp_path / "part.lance", "id")
     assert part.items() <= whole.items() and set(part) == {"south/c.png", "south/gone.png"}
     save(tiny_encoder(channels=1), tmp_path / "encoder")
+    again = imported(tmp_path / "ward.lance", tmp_path / "part.lance", include=["south/*"], exclude=["*d.png"])
+    assert again == result
+    (tmp_path / "other").mkdir()
+    Image.new("L", (6, 9)).save(tmp_path / "other" / "a.png")
+    imported(tmp_path / "other", tmp_path / "other.lance")
+    with pytest.raises(selfsight.SelfsightError, match="exists and is no part of"):
+        imported(tmp_path / "other.lance", tmp_path / "part.lance")
     features = selfsight.embed(str(tmp_path / "part.lance"), model=str(tmp_path / "encoder"))
     assert features["uri"].to_pylist() == ["south/c.png"]  # read from where the whole was imported
+
+
+def test_what_was_asked_for_and_is_not_there_is_said(ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    np.save(ward / "north" / "five.npy", np.zeros((5, 40, 40), np.uint8))
+    (ward / ".DS_Store").write_bytes(b"x")
+    (ward / ".git").mkdir()
+    result = imported(ward, tmp_path / "w.lance", columns="label={0},site={4},mask=masks/{name}")
+    assert result["empty_columns"] == ["site", "mask"] and result["other_channels"] == {"5 channels": 1}
+    assert result["others"]["hidden"] == 2
+    show(result)
+    said = capsys.readouterr().out
+    assert "site: no item has one" in said and "1 of 5 channels do not go with the others" in said
+    assert "2 hidden" in said
 
 
 REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
@@ -175,9 +198,10 @@ REFUSED: list[tuple[str, str, dict[str, Any], str]] = [
     ("ward/ward.csv", "x.lance", {"columns": "label"}, "not NAME=COLUMN"),
     ("ward/ward.csv", "x.lance", {"columns": "id=patient"}, "id is read from the images"),
     ("ward", "x.lance", {"columns": "label={what}"}, "label={what} is not understood"),
-    ("ward", "x.lance", {"include": ["west/*"]}, "No readable image in .*ward"),
+    ("ward", "x.lance", {"include": ["west/*"]}, "No readable image in .*ward.* --include 'west/\\*' lets through"),
+    ("ward/ward.csv", "x.lance", {"root": "."}, "No readable image in .*, such as north.*--root FOLDER"),
     ("ward", "x.lance", {"strict": True}, r"south/empty.png: empty file\. .*--strict"),
-    ("ward.lance", "ward.lance", {}, "ward.lance exists"),
+    ("ward.lance", "ward.lance", {}, "ward.lance is the collection itself"),
     ("ward.lance", "ward/x.lance", {}, "in the folder of the images"),
     ("ward.lance", "x.lance", {"columns": "label={0}"}, "brings its own columns"),
     ("ward.lance", "x.lance", {"include": ["west/*"]}, "No readable item of ward.lance"),

@@ -176,6 +176,10 @@ class Collection:
     def __len__(self) -> int:
         return int(self._dataset.count_rows())
 
+    def count(self, status: str) -> int:
+        """How many rows have this status."""
+        return int(self._dataset.count_rows(filter=f"status = '{status}'"))
+
     def batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The rows in the order in which they lie, a few thousand at a time."""
         yield from self._dataset.to_batches(columns=columns, batch_size=8192)

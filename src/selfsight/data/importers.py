@@ -88,15 +88,16 @@ def _import(source: Source, out: Path, strict: bool) -> Collection:
     part = _partial(source, out)
     schema = schema_with(source.options.columns)
     # First what is not known yet, in segments that survive a kill; then the whole table, in one commit.
-    others, failed = _read_unknown(source, _Known(source, before, part), part, schema, count, strict)
-    about = About(source.location, source.options, dict(source.others + others), "" if failed else listing)
+    failed = _read_unknown(source, _Known(source, before, part), part, schema, count, strict)
+    others = source.others + Counter({"": Collection.open(part).count("other") if Collection.exists(part) else 0})
+    about = About(source.location, source.options, dict(others), "" if failed else listing)
     about.forgotten = before.about.forgotten if before else []
     batches = _batches(source, _Known(source, before, part), schema, set(about.forgotten))
     first: list[pa.RecordBatch] = []  # up to a usable row: without any, nothing is overwritten
     while not (first and pc.any(pc.equal(first[-1]["status"], "ok")).as_py()):
         if (batch := next(batches, None)) is None:
             shutil.rmtree(part, ignore_errors=True)
-            raise _nothing(source, about.others, first)
+            raise _nothing(source, others, first)
         first.append(batch)
     items = Collection.write(out, chain(first, batches), schema, about)
     shutil.rmtree(part, ignore_errors=True)
@@ -129,14 +130,11 @@ def _listing(source: Source) -> tuple[int, str]:
     return count, digest.hexdigest()
 
 
-def _read_unknown(
-    source: Source, known: _Known, part: Path, schema: pa.Schema, count: int, strict: bool
-) -> tuple[Counter[str], int]:
+def _read_unknown(source: Source, known: _Known, part: Path, schema: pa.Schema, count: int, strict: bool) -> int:
     """Read the headers of files that are not known and append their rows to the table `part`.
 
-    Returns how many files were no images, and how many could not even be opened.
+    Returns how many could not even be opened.
     """
-    others: Counter[str] = Counter()
     failed = 0
     keywords = source.keywords
 
@@ -159,7 +157,6 @@ def _read_unknown(
             for row in fresh:
                 if strict and row["status"] == "set_aside":
                     raise refusal(row["uri"], row["reason"])
-                others[""] += row["status"] == "other"
                 failed += row["status"] == "set_aside" and row.get("content_hash") is None
             rows += fresh
             if len(rows) >= SEGMENT:
@@ -168,7 +165,7 @@ def _read_unknown(
     finally:  # also what Ctrl-C leaves
         if rows:
             _append(part, rows, schema, source)
-    return +others, failed
+    return failed
 
 
 Task = tuple[int, list[Entry]]
@@ -209,7 +206,7 @@ def _batches(source: Source, known: _Known, schema: pa.Schema, forgotten: set[st
 
 
 class _Known:
-    """The rows of earlier imports, found by path, size and time of change: some forty bytes a row in memory."""
+    """The rows of earlier imports, found by path, size and time of change: twenty bytes a row in memory."""
 
     def __init__(self, source: Source, before: Collection | None, part: Path) -> None:
         candidates = [before] if before else []
@@ -218,36 +215,36 @@ class _Known:
         now = source.location, source.options.rate, source.keywords
         self.from_files = set(source.keywords)
         self.tables = [c for c in candidates if now == (c.about.location, c.about.options.rate, c.source.keywords)]
-        columns = ["uri", "bytes", "modified_ns", "content_hash"]
-        parts: list[tuple[np.ndarray, ...]] = []
-        for which, table in enumerate(self.tables):
-            position = 0
-            for batch in table.batches(columns):
-                read = batch["content_hash"].is_valid().to_numpy(zero_copy_only=False)
-                keys = np.array([_key(uri) for uri in batch["uri"].to_pylist()], dtype=np.uint64)
-                size, time = (batch[c].fill_null(-1).to_numpy(zero_copy_only=False) for c in columns[1:3])
-                places = np.arange(position, position + len(batch))
-                parts.append(tuple(a[read] for a in (keys, size, time, places, np.full(len(batch), which, np.int8))))
-                position += len(batch)
-        empty = tuple(np.empty(0, t) for t in (np.uint64, np.int64, np.int64, np.int64, np.int8))
-        keys, *rest = (np.concatenate(arrays) for arrays in zip(empty, *parts, strict=True))
-        order = np.argsort(keys, kind="stable")
-        self.keys = keys[order]
-        self.size, self.time, self.places, self.which = (a[order] for a in rest)
+        self.starts = np.cumsum([0, *(len(table) for table in self.tables)])  # a place counts through all tables
+        self.keys, self.stamps = (np.empty(self.starts[-1], np.uint64) for _ in range(2))
+        self.places = np.empty(self.starts[-1], np.uint32)
+        count = 0
+        for table, place in zip(self.tables, self.starts.tolist(), strict=False):
+            for batch in table.batches(["uri", "bytes", "modified_ns", "content_hash"]):
+                read = batch.filter(batch["content_hash"].is_valid())
+                filled = slice(count, count + len(read))
+                self.keys[filled] = [_key(uri) for uri in read["uri"].to_pylist()]
+                self.stamps[filled] = _stamps(read["bytes"].to_pylist(), read["modified_ns"].to_pylist())
+                self.places[filled] = place + np.flatnonzero(batch["content_hash"].is_valid())
+                count, place = count + len(read), place + len(batch)
+        order = np.argsort(self.keys[:count], kind="stable").astype(np.uint32)
+        for name in ("keys", "stamps", "places"):  # one by one, as the old one goes when the new one is there
+            setattr(self, name, getattr(self, name)[order])
 
     def find(self, entries: list[Entry]) -> list[np.ndarray | None]:
         """For each file the numbers of its rows here, or None if it is new or has changed."""
         keys = _keys(entries)
         starts, ends = np.searchsorted(self.keys, keys, "left"), np.searchsorted(self.keys, keys, "right")
+        stamps = _stamps([entry.bytes for entry in entries], [entry.modified_ns for entry in entries])
         found: list[np.ndarray | None] = []
-        for entry, start, end in zip(entries, starts.tolist(), ends.tolist(), strict=True):
-            same = np.arange(start, end)
+        for entry, stamp, start, end in zip(entries, stamps, starts.tolist(), ends.tolist(), strict=True):
+            places = np.empty(0, np.uint32)
             if end > start and entry.bytes is not None and not entry.reason:
-                same = same[(self.size[same] == entry.bytes) & (self.time[same] == entry.modified_ns)]
-                same = same[self.which[same] == self.which[same].max(initial=0)]
-            else:
-                same = same[:0]
-            found.append(same if len(same) else None)
+                places = self.places[start:end][self.stamps[start:end] == stamp]
+            if len(places):  # those of the latest table
+                latest = self.starts[np.searchsorted(self.starts, places.max(), "right") - 1]
+                places = places[places >= latest]
+            found.append(places if len(places) else None)
         return found
 
     def take(self, entries: list[Entry], found: list[np.ndarray | None], schema: pa.Schema) -> pa.Table:
@@ -258,10 +255,10 @@ class _Known:
         if not numbers:
             return tables[0]
         owner, number = np.concatenate(owners), np.concatenate(numbers)
-        for which, table in enumerate(self.tables):
-            mine = self.which[number] == which
+        for table, start in zip(self.tables, self.starts.tolist(), strict=False):
+            mine = (number >= start) & (number < start + len(table))
             if mine.any():
-                rows = table.take(self.places[number[mine]])
+                rows = table.take(number[mine] - start)
                 tables.append(_described(rows, [entries[i] for i in owner[mine]], schema, self.from_files))
         return pa.concat_tables(tables)
 
@@ -283,9 +280,13 @@ def _described(rows: pa.Table, entries: list[Entry], schema: pa.Schema, from_fil
     return pa.table(columns, schema=schema)
 
 
-def _key(uri: str) -> int:
-    text = uri.encode("utf-8", "backslashreplace")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+def _key(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=8).digest(), "little")
+
+
+def _stamps(sizes: list[int | None], times: list[int | None]) -> list[int]:
+    """One number for the size and the time of the last change of each file."""
+    return [_key(f"{size} {time}") for size, time in zip(sizes, times, strict=True)]
 
 
 def _keys(entries: list[Entry]) -> np.ndarray:
@@ -298,13 +299,20 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def _nothing(source: Source, others: dict[str, int], rows: list[pa.RecordBatch]) -> SelfsightError:
+def _nothing(source: Source, others: Counter[str], rows: list[pa.RecordBatch]) -> SelfsightError:
     reasons = Counter(reason for batch in rows for reason in batch["reason"].to_pylist())
+    example = next((f", such as {batch['uri'][0]}" for batch in rows if len(batch)), "")
     seen = [f"{n:,} that cannot be read ({reason})" for reason, n in reasons.most_common(3)]
-    seen += [f"{n:,} {suffix or 'without suffix'}" for suffix, n in Counter(others).most_common(5)]
+    seen += [f"{n:,} {suffix or 'without suffix'}" for suffix, n in others.most_common(5) if n]
+    options = source.options
+    patterns = [f"--include '{p}'" for p in options.include] + [f"--exclude '{p}'" for p in options.exclude]
+    way = "Give a folder, list, table or archive of images (see selfsight import --help)."
+    if patterns:
+        way = f"Only what {' '.join(patterns)} lets through was looked at: change or leave out these patterns."
+    elif source.kind == "table" and reasons:
+        way = "Name the folder that its paths are relative to: --root FOLDER; or another column: --columns path=COLUMN."
     return SelfsightError(
-        f"No readable image in {source.location}; what is there: {', '.join(seen) or 'nothing'}. Give a folder, list, "
-        "table or archive of images (see selfsight import --help)."
+        f"No readable image in {source.location}; what is there: {', '.join(seen) or 'nothing'}{example}. {way}"
     )
 
 

@@ -38,7 +38,7 @@ def locked(lock: Path) -> Iterator[None]:
                 raise Busy(str(owner))
             lock.unlink(missing_ok=True)
     except OSError as error:  # what fails while writing does not say where
-        raise OSError(error.errno, error.strerror, str(lock)) from None
+        raise OSError(error.errno, error.strerror, str(lock.parent)) from None
     finally:
         own.unlink(missing_ok=True)
     try:

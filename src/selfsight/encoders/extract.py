@@ -12,7 +12,9 @@ from torch import Tensor
 from selfsight.data.canvases import decoded, nothing_decoded
 from selfsight.data.collection import Collection
 from selfsight.data.formats.format import Unreadable
+from selfsight.data.threads import console
 from selfsight.encoders.encoder import Encoder, Preprocessing
+from selfsight.errors import SelfsightError, in_words
 
 BATCH = 256
 KEEP_EVERY = 16 * BATCH  # items, after which features are kept whatever happens next
@@ -58,6 +60,14 @@ def input_batches(
             numbers, pixels, failed = [], [], {}
 
 
+def _keep(collection: Collection, digest: str, rows: pa.Table, features: np.ndarray) -> None:
+    """Keep features for the next time, where there is room and permission: they are at hand without it."""
+    try:
+        collection.add_features(digest, rows, features)
+    except (SelfsightError, OSError) as error:
+        console().print(f"Features are not kept for the next time: {in_words(error)}", soft_wrap=True, style="dim")
+
+
 @torch.inference_mode()
 def pooled(
     encoder: Encoder, collection: Collection, rows: pa.Table | None = None
@@ -89,11 +99,11 @@ def pooled(
                     fresh[numbers] = encoder(images).pooled.float().cpu().numpy()
                     done += numbers
                 if len(done) >= KEEP_EVERY:
-                    collection.add_features(digest, todo.take(done), fresh[done])
+                    _keep(collection, digest, todo.take(done), fresh[done])
                     done = []
         finally:  # also what Ctrl-C leaves
             if done:
-                collection.add_features(digest, todo.take(done), fresh[done])
+                _keep(collection, digest, todo.take(done), fresh[done])
         features[missing] = fresh
     keep = [i for i, item in enumerate(rows["id"].to_pylist()) if item not in bad]
     if not keep:

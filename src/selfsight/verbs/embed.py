@@ -43,7 +43,7 @@ def embed(
         Where to keep the table of items, instead of the cache folder.
     """
     from selfsight.data.canvases import measure_format
-    from selfsight.data.importers import open_source
+    from selfsight.data.importers import check_outside, open_source
     from selfsight.data.threads import console
     from selfsight.encoders.extract import pooled
     from selfsight.encoders.store import load
@@ -53,6 +53,8 @@ def embed(
     if tokens == "patches" and out is not None and Path(out).suffix.lower() == ".csv":
         raise SelfsightError("Patches do not fit a .csv. Write .parquet, .npy or .lance.")
     items = open_source(source, collection)
+    if out is not None:
+        check_outside(out, items.about.location)
     format = measure_format(items)
     encoder = load(model, format)
     takes = encoder.preprocessing.format

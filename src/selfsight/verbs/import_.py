@@ -84,13 +84,15 @@ def import_(
         opened = make_source(source, options)
         check_outside(out, opened.location)
         items = import_source(opened, path, strict)
-        for name, keyword in opened.keywords.items():
-            if items.usable[name].null_count == len(items.usable):
-                raise SelfsightError(
-                    f"--columns {name}={keyword} fills nothing: no file of {source} has a DICOM keyword {keyword!r}. "
-                    f"Make it from the path, for example {name}={{0}}."
-                )
-    return _count(items) | {"seconds": time.monotonic() - began}
+    counts = _count(items)
+    for name in counts["empty_columns"]:
+        if name in items.source.keywords:
+            keyword = options.columns[name]
+            raise SelfsightError(
+                f"--columns {name}={keyword} fills nothing: no file of {source} has a DICOM keyword {keyword!r}. "
+                f"Make it from the path, for example {name}={{0}}."
+            )
+    return counts | {"seconds": time.monotonic() - began}
 
 
 def _copy(source: str, out: Path, options: Options, strict: bool) -> Collection:
@@ -104,9 +106,11 @@ def _copy(source: str, out: Path, options: Options, strict: bool) -> Collection:
 
     if options.columns:
         raise SelfsightError("A collection brings its own columns. Leave --columns out, or import its source anew.")
-    if out.exists():
-        raise SelfsightError(f"{out} exists. Give another -o.")
     items = open_source(source, strict=strict)
+    if out.exists() and not (Collection.exists(out) and Collection.open(out).about.location == items.about.location):
+        raise SelfsightError(f"{out} exists and is no part of {source}. Give another -o.")
+    if out.resolve() == items.path.resolve():
+        raise SelfsightError(f"{out} is the collection itself. Give another -o.")
     check_outside(str(out), items.about.location)
     rows = items.table
     rows = rows.filter([options.wanted(uri) for uri in rows["uri"].to_pylist()])
@@ -119,12 +123,15 @@ def _count(items: Collection) -> dict[str, Any]:
     """What the summary and `--json` say of a collection, read some thousand rows at a time: it may hold millions."""
     import pyarrow.compute as pc
 
-    from selfsight.data.pixels import common_format
+    from selfsight.data.pixels import common_format, describe_mode
 
     seen: dict[str, Counter[Any]] = {name: Counter() for name in COUNTED}
     aside: list[dict[str, str]] = []
     masks = 0
-    for batch in items.batches([c for c in ("uri", "status", "reason", "mask", *COUNTED) if c in items.columns]):
+    asked = {name: 0 for name in items.about.options.columns if name in items.columns}  # how many items have it
+    for batch in items.batches(
+        [c for c in {"uri", "status", "reason", "mask", *COUNTED, *asked} if c in items.columns]
+    ):
         ok = pc.equal(batch["status"], "ok")
         aside += batch.filter(pc.invert(ok)).select(["uri", "reason"]).to_pylist()
         usable = batch.filter(ok)
@@ -133,13 +140,17 @@ def _count(items: Collection) -> dict[str, Any]:
                 values = pc.list_flatten(usable[name]).field("label") if name == "boxes" else usable[name]
                 for found in pc.value_counts(values.drop_null()).to_pylist():
                     counts[found["values"]] += found["counts"]
+        for name in asked:
+            asked[name] += len(usable) - usable[name].null_count
         masks += len(usable) - usable["mask"].null_count if "mask" in usable.schema.names else 0
+    pixels = common_format(seen["mode"].elements(), seen["depth"].elements())
     by_count = {name: dict(sorted(c.items(), key=lambda pair: (-pair[1], pair[0]))) for name, c in seen.items()}
     return {
         "collection": str(items.path),
         "source": items.about.location,
         "items": seen["format"].total(),
-        "pixels": str(common_format(seen["mode"].elements(), seen["depth"].elements())),
+        "pixels": str(pixels),
+        "other_channels": {describe_mode(mode): n for mode, n in by_count["mode"].items() if not pixels.takes(mode)},
         "set_aside": len(aside),
         "reasons": dict(Counter(item["reason"] for item in aside).most_common()),
         "set_aside_items": sorted(aside, key=lambda item: item["uri"]),
@@ -152,6 +163,7 @@ def _count(items: Collection) -> dict[str, Any]:
         "sequences": len(seen["sequence"]),
         "boxes": by_count["boxes"],
         "masks": masks,
+        "empty_columns": [name for name, count in asked.items() if not count],
     }
 
 
@@ -170,6 +182,10 @@ def show(result: dict[str, Any]) -> None:
     for title in ("groups", "sequences", "masks"):
         if result[title]:
             console.print(f"  {title}: {result[title]:,}")
+    for name in result["empty_columns"]:
+        console.print(f"  {name}: no item has one, although --columns asked for it")
+    for mode, count in result["other_channels"].items():
+        console.print(f"  {count:,} of {mode} do not go with the others: they will be set aside when they are decoded")
     if result["set_aside"]:
         console.print(f"{result['set_aside']:,} set aside:")
         for reason, count in result["reasons"].items():

@@ -147,10 +147,13 @@ def pretrain(
             with Energy(run, energy and accelerator.is_main_process):
                 return _train(run, settled, held, accelerator, started, watched, trackers)
     except (OSError, SafetensorError) as error:
-        raise SelfsightError(
-            f"{in_words(error)}. The run in {run.path} is kept up to its last checkpoint: mend that, and give the same "
-            "command to go on."
-        ) from None
+        kept = any(run.checkpoints.glob("*"))
+        way = (
+            f"The run in {run.path} is kept up to its last checkpoint: mend that, and give"
+            if kept
+            else "Mend that, and give"
+        )
+        raise SelfsightError(f"{in_words(error)}. {way} the same command to go on.") from None
 
 
 def _hold(settled: Settled, items: Collection, strict: bool) -> Canvases:

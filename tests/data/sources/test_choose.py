@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from selfsight.data.sources.archive import TarSource, ZipSource
 from selfsight.data.sources.choose import make_source
@@ -108,3 +109,12 @@ def test_a_file_whose_name_looks_like_a_pattern_is_meant_itself(tmp_path: Path):
 def test_malformed_columns_are_refused_at_once(tmp_path: Path):
     with pytest.raises(SelfsightError, match="is not understood"):
         make_source(str(tmp_path), Options(columns={"label": "{nothing}"}))
+
+
+def test_brackets_in_the_name_of_a_folder_are_no_pattern(tmp_path: Path):
+    folder = tmp_path / "plates [2024]" / "site1"
+    folder.mkdir(parents=True)
+    (folder / "labels.csv").write_text("path\na.png\n")
+    Image.new("L", (4, 4)).save(folder / "a.png")
+    source = make_source(str(tmp_path / "plates [2024]" / "site*" / "labels.csv"), Options())
+    assert [entry.uri for entry in source.entries()] == ["site1/a.png"]

@@ -44,8 +44,8 @@ def test_files_below_in_order_with_size_and_time_and_others_counted(tmp_path: Pa
         assert (entry.bytes, entry.modified_ns, entry.reason) == (stat.st_size, stat.st_mtime_ns, "")
         with source.open(entry.uri) as file:
             assert file.read() == entry.uri.encode()
-    assert source.others == {".txt": 2}
-    assert list(source.entries()) == entries and source.others == {".txt": 2}  # counted anew
+    assert source.others == {".txt": 2, "hidden": 2}
+    assert list(source.entries()) == entries and source.others == {".txt": 2, "hidden": 2}  # counted anew
 
 
 def test_a_folder_reached_again_by_links_is_listed_once_under_its_own_path(tmp_path: Path):

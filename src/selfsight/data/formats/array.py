@@ -17,7 +17,7 @@ SUFFIXES = frozenset({".npy"})
 
 _MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 65_536
-_MAX_CHANNELS = 16
+_FEW = 16  # channels that are known as such on either side
 _BLOCK = 2**22  # values read at once of a stack whose pages are interleaved
 # The header is the text of a Python dictionary. It is not evaluated: a hostile one could exhaust the parser.
 _DTYPE = re.compile(r"['\"]descr['\"]\s*:\s*(?:['\"]([ -&(-~]{1,20})['\"]|([\[(]))")
@@ -162,11 +162,13 @@ def _layout(shape: tuple[int, ...]) -> tuple[int, tuple[int, ...], int | None]:
 
 
 def _channel_axis(shape: tuple[int, ...]) -> int | None:
-    """2 for (H, W, C), 0 for (C, H, W): channels are few, and fewer than rows and columns."""
+    """2 for (H, W, C), 0 for (C, H, W): channels are few, and fewer than rows and columns. Many channels behind rows
+    and columns of like length are those of a hyperspectral cube; in front they cannot be told from pages."""
     first, second, third = shape
-    if 0 < third <= _MAX_CHANNELS and third < min(first, second):
+    short, long = sorted((first, second))
+    if 0 < third < short and (third <= _FEW or (2 * third <= short and long <= 2 * short)):
         return 2
-    return 0 if 0 < first <= _MAX_CHANNELS and first < min(second, third) else None
+    return 0 if 0 < first <= _FEW and first < min(second, third) else None
 
 
 def _pixels(file: BinaryIO, array: _Array, frame: int) -> np.ndarray:

@@ -64,7 +64,7 @@ def make_source(location: str, options: Options) -> Source:
         found = _matching(path)
         if found is None:
             raise SelfsightError(f"{location} does not exist. {ACCEPTED}") from None
-        return _of_files(path, found, _fixed_part(path), options)
+        return _of_files(path, found, _standing(path), options)
     if stat.S_ISDIR(mode):
         return _of_folder(path, options)
     if stat.S_ISREG(mode):
@@ -131,13 +131,28 @@ def _matching(pattern: str) -> list[str] | None:
     if len(alternatives) == 1 and not glob.has_magic(pattern):
         return None
     for path in alternatives:
-        matches = [path] if os.path.isfile(path) else sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))
+        there = glob.glob(_escaped(path), recursive=True)
+        matches = [path] if os.path.isfile(path) else sorted(filter(os.path.isfile, there))
         if not matches:
             raise SelfsightError(
                 f"{path} {'matches no file' if glob.has_magic(path) else 'does not exist'}. {ACCEPTED}"
             )
         found += matches
     return list(dict.fromkeys(found))
+
+
+def _escaped(pattern: str) -> str:
+    """A pattern in which the folders that there are stand for themselves, brackets in their names and all."""
+    folder = _standing(pattern)
+    return glob.escape(folder) + pattern[len(folder) :]
+
+
+def _standing(pattern: str) -> str:
+    """The innermost folder of a pattern that there is."""
+    folder = os.path.dirname(pattern)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def _expand(pattern: str) -> list[str]:
@@ -159,9 +174,3 @@ def _choices(inside: str) -> list[str]:
     if len(last) > 9 or int(last) - int(first) >= _MANY:
         raise SelfsightError(f"{{{inside}}} stands for more than {_MANY:,} files.")
     return [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
-
-
-def _fixed_part(pattern: str) -> str:
-    """The folder that a pattern names before its first wildcard or brace."""
-    start = re.split(r"[*?\[{]", pattern, maxsplit=1)[0]
-    return os.path.dirname(start)

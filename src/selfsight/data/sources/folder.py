@@ -82,7 +82,7 @@ class FileSource(FolderSource):
 
 
 def list_folder(root: str, options: Options, others: Counter[str]) -> Iterator[Entry]:
-    """The images below `root`; other files are counted in `others` by suffix, hidden ones are passed over.
+    """The images below `root`; other files are counted in `others` by suffix, hidden files and folders as hidden.
 
     Links are followed once the folders themselves are done, and no folder is listed twice: loops end, and
     a folder keeps its own path. Raises `SelfsightError` if `root` itself cannot be read.
@@ -95,7 +95,7 @@ def list_folder(root: str, options: Options, others: Counter[str]) -> Iterator[E
     while folders or links:
         prefix, masks = folders.pop() if folders else links.popleft()
         try:
-            found = _scan(os.path.join(root, prefix), known)
+            found = _scan(os.path.join(root, prefix), known, others)
         except OSError as error:
             if not prefix:
                 raise SelfsightError(f"{root} cannot be read ({in_words(error)}).") from None
@@ -123,14 +123,18 @@ def list_folder(root: str, options: Options, others: Counter[str]) -> Iterator[E
         folders.extend(step[1:] for step in reversed(steps) if not step[0].is_symlink())
 
 
-def _scan(path: str, known: set[tuple[int, int]]) -> list[os.DirEntry[str]]:
+def _scan(path: str, known: set[tuple[int, int]], others: Counter[str]) -> list[os.DirEntry[str]]:
     """What lies in a folder, by name; nothing if it is in `known`, to which it is added."""
     here = os.stat(path)
     if (here.st_dev, here.st_ino) in known:
         return []
     known.add((here.st_dev, here.st_ino))
     with os.scandir(path) as found:
-        return sorted((file for file in found if file.name[0] != "."), key=attrgetter("name"))
+        everything = list(found)
+    seen = sorted((file for file in everything if file.name[0] != "."), key=attrgetter("name"))
+    if len(seen) < len(everything):
+        others["hidden"] += len(everything) - len(seen)
+    return seen
 
 
 def _is_folder(file: os.DirEntry[str]) -> bool:
