@@ -467,7 +467,10 @@ def test_the_counts_add_up(wild: Path, collection: Collection, pixels: dict[str,
     later = {uri for uri, pages in pixels.items() if any(isinstance(page, Unreadable) for page in pages)}
     assert used & later == {"half.tif"} and not (used | later) & reasons(collection).keys()
     assert collection.about.others == {".txt": 1, ".csv": 1, ".zip": 1, "": 2, "hidden": 1}
-    assert files_in(wild) == len(used | later) + len(reasons(collection)) + collection.others - collection.about.others["hidden"]
+    assert (
+        files_in(wild)
+        == len(used | later) + len(reasons(collection)) + collection.others - collection.about.others["hidden"]
+    )
     assert len(used) == GOOD + len(ODD) + 1
 
 

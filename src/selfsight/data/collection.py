@@ -28,6 +28,7 @@ from selfsight.data.pixels import PixelFormat, common_format
 from selfsight.data.sources.choose import make_source
 from selfsight.data.sources.columns import BOXES_TYPE
 from selfsight.data.sources.source import Options, Source
+from selfsight.data.threads import in_one_thread
 from selfsight.errors import SelfsightError, first_line, in_words
 
 FORMAT_VERSION = 2
@@ -150,7 +151,7 @@ class Collection:
 
         schema = schema.with_metadata(about.to_metadata())
         batches = rows.cast(schema).to_batches() if isinstance(rows, pa.Table) else rows
-        reader = pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in batches))
+        reader = pa.RecordBatchReader.from_batches(schema, in_one_thread(batch.cast(schema) for batch in batches))
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         mode = "overwrite" if cls.exists(Path(path)) else "create"
         if mode == "create" and Path(path).is_dir() and {p.name for p in Path(path).iterdir()} - LANCE_WRITES:

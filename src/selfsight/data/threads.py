@@ -34,6 +34,18 @@ def ordered(work: Callable[[T], R], inputs: Iterable[T], ahead: int, workers: in
                 future.cancel()
 
 
+def in_one_thread(items: Iterable[T]) -> Iterator[T]:
+    """`items`, each made in one and the same thread, whichever threads ask for them.
+
+    Rust libraries ask from many, each of which keeps its own free memory: a million rows made in Lance's threads
+    took 130 MB more than made in one.
+    """
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1) as pool:
+        while (item := pool.submit(next, iterator, end).result()) is not end:
+            yield item  # type: ignore[misc]
+
+
 @cache  # one, so that what is printed while a bar runs appears above it
 def console():  # type: ignore[no-untyped-def]
     """The rich console on stderr: stdout is kept for results and `--json`. Of several processes one speaks."""
