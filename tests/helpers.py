@@ -6,6 +6,7 @@ import csv
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from selfsight.data.batches import Batch, Batches
 from selfsight.data.canvases import Canvases, Resident, Streamed, measure_format
 from selfsight.data.collection import Collection
 from selfsight.data.importers import open_source
+from selfsight.data.pixels import PixelFormat
 from selfsight.data.randomness import item_keys
 from selfsight.encoders.encoder import Encoder, Preprocessing
 from selfsight.encoders.store import create
-from selfsight.objectives.objective import Objective
+from selfsight.objectives.objective import Objective, find
 from selfsight.training.loop import Clock, fit
 from selfsight.training.measure import measure_normalisation
 from selfsight.training.recipe import Budget, Recipe
@@ -102,6 +104,19 @@ def tiny_encoder(size: int = 32, channels: int = 3, seed: int = 0, name: str = "
     mean, std = (0.5,) * channels, (0.25,) * channels
     default = NARROW if name == "resnet18" else SMALL_VIT
     return create(name, Preprocessing(channels, size, (0.0, 255.0), mean, std), default | args)
+
+
+def default_objective(name: str, encoder: str = "", size: int = 32, channels: int = 3, **options: Any) -> Objective:
+    """An objective with the views and options that its own rules choose, around a tiny encoder of the kind it needs."""
+    cls = find(name)
+    encoder = encoder or ("vit_tiny_patch16_224" if cls.tokens else "resnet18")
+    format = PixelFormat("RGB" if channels == 3 else "L", 8)
+    facts = SimpleNamespace(items=1000, side=size, format=format, device="cpu", processes=1)
+    values: dict[str, Any] = {"objective": name, "encoder": encoder, "encoder_args": SMALL_VIT, "size": size}
+    values |= {"batch_size": 16, "channels": channels, "budget": Budget(steps=30)}
+    values["views"], _ = cls.rules["views"](facts, values)
+    own, _ = cls.rules["objective_options"](facts, values)
+    return cls(tiny_encoder(size, channels, name=encoder), values["views"], **own | options)
 
 
 def tiny_recipe(views: ViewPlan, **changes: Any) -> Recipe:

@@ -1,21 +1,19 @@
-"""One row an objective: finite loss, finite gradients everywhere, and a loss that falls on one batch."""
+"""One row an objective: with its own views, finite loss, gradients everywhere, and a loss that falls on one batch."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from helpers import batch_of, default_objective, picture
 
-from selfsight.encoders.encoder import Preprocessing
-from selfsight.encoders.store import create
-from selfsight.objectives.objective import find, registry
-from selfsight.views.make import View
-from selfsight.views.plan import ViewGroup, ViewPlan
+from selfsight.objectives.objective import registry
+from selfsight.views.make import Normalisation, make_views
 
-# name: (model, arguments of the model)
-CNN = ("resnet18", {"layers": [1, 1, 1, 0], "channels": [16, 32, 64, 64]})
+# name: the part of its first loss that it must come below on one batch in 30 steps
 OBJECTIVES = {
-    "simclr": CNN,
-    "vicreg": CNN,
+    "simclr": 0.9,
+    "vicreg": 0.9,
 }
 
 
@@ -26,26 +24,22 @@ def test_every_objective_has_a_row() -> None:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_objective_learns_one_batch(name: str) -> None:
     torch.manual_seed(0)
-    model, arguments = OBJECTIVES[name]
-    encoder = create(model, Preprocessing(3, 32, (0.0, 255.0), (0.5,) * 3, (0.25,) * 3), arguments)
-    plan = ViewPlan((ViewGroup(count=2, size=32),))
-    objective = find(name)(encoder, plan).train()
-    items = torch.randn(16, 3, 32, 32)
-    views = [
-        View(items + 0.3 * torch.randn_like(items), torch.zeros(16, 2, 3), [f"{i:032x}" for i in range(16)], 0)
-        for _ in range(2)
-    ]
-    optimiser = torch.optim.Adam(objective.parameters(), lr=1e-3)
+    objective = default_objective(name).train()
+    rng = np.random.default_rng(0)
+    batch = batch_of([picture(rng, 32, 32) for _ in range(16)], [f"{i * 7919:032x}" for i in range(16)])
+    views = make_views(batch, objective.views, Normalisation((0.0, 255.0), (0.5,) * 3, (0.25,) * 3), 0)
+    optimiser = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], lr=1e-3)
     losses = []
-    for step in range(15):
-        loss = objective(views, step / 15)
+    for _ in range(30):
+        loss = objective(views, 0.5)  # progress stands still, so that schedules do not change the loss
         optimiser.zero_grad()
         loss.total.backward()
         for parameter_name, parameter in objective.named_parameters():
-            assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), parameter_name
+            if parameter.requires_grad:
+                assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), parameter_name
         optimiser.step()
-        objective.after_step(step / 15)
+        objective.after_step(0.5)
         losses.append(loss.total.item())
-    assert losses[-1] < 0.9 * losses[0]
-    assert loss.total.dtype == torch.float32
-    assert not loss.embeddings.requires_grad
+    assert losses[-1] < OBJECTIVES[name] * losses[0], losses
+    assert loss.total.dtype == torch.float32 and not loss.embeddings.requires_grad
+    assert torch.isfinite(loss.embeddings).all() and loss.embeddings.shape[1] == 16

@@ -18,7 +18,7 @@ from selfsight.views.plan import Colour, ViewGroup, ViewPlan
 PLAN = ViewPlan(
     (
         ViewGroup(2, 32, (0.3, 0.9), (0.5, 2.0), 0.1, Colour(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, (0.2, 1.5), 0.8)),
-        ViewGroup(3, 16, shared=frozenset({"colour", "geometry"}), grid=4, keep=7),
+        ViewGroup(3, 16, shared=frozenset({"colour", "geometry"}), draws=7),
     ),
     companion="frames",
 )

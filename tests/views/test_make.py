@@ -130,21 +130,18 @@ def test_two_sizes_and_their_scales():
         assert (share >= low - 1e-5).all() and (share <= high + 1e-5).all()
 
 
-def test_keep_holds_ascending_unique_tokens_uniformly_chosen():
+def test_draws_of_ones_own_are_of_the_item_and_the_view():
     ids = [item_id("k", str(i)) for i in range(500)]
     arrays = canvases([(4, 4)]) * 500
-    plan = ViewPlan((ViewGroup(2, 8, grid=4, keep=5, colour=PLAIN), ViewGroup(1, 8, colour=PLAIN)))
+    plan = ViewPlan((ViewGroup(2, 8, draws=16, colour=PLAIN), ViewGroup(1, 8, colour=PLAIN)))
     one, two, none = make_views(batch_of(arrays, ids), plan, NORMALISE, 0)
-    assert none.keep is None and one.keep is not None and two.keep is not None
-    assert one.keep.shape == (500, 5)
-    assert (one.keep[:, 1:] > one.keep[:, :-1]).all()  # ascending and therefore unique
-    assert one.keep.min() == 0 and one.keep.max() == 15
-    counts = torch.bincount(one.keep.flatten(), minlength=16).double()
-    expected = 500 * 5 / 16
-    assert ((counts - expected) ** 2 / expected).sum() < 45  # chi-square, 15 degrees of freedom
-    assert not torch.equal(one.keep, two.keep)
+    assert none.draws is None and one.draws is not None and two.draws is not None
+    assert one.draws.shape == (500, 16) and one.draws.min() >= 0 and one.draws.max() < 1
+    counts = torch.histc(one.draws, 16, 0, 1).double()
+    assert ((counts - 500) ** 2 / 500).sum() < 45  # chi-square, 15 degrees of freedom
+    assert not torch.equal(one.draws, two.draws)
     alone = make_views(batch_of(arrays[:1], ids[7:8]), plan, NORMALISE, 0)[0]
-    assert torch.equal(alone.keep, one.keep[7:8])
+    assert torch.equal(alone.draws, one.draws[7:8])
 
 
 def test_frames_of_a_clip_share_geometry_and_colour():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -16,9 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfsight.encoders.encoder import Encoder
+from selfsight.encoders.store import takes_any_size
 from selfsight.errors import SelfsightError
 from selfsight.views.make import View
 from selfsight.views.plan import ViewPlan, same_but_count
+
+# From the facts of the data and the machine, and the values chosen so far, to a value and the reason for it.
+Rule = Callable[[Any, dict[str, Any]], tuple[Any, str]]
 
 
 @dataclass
@@ -39,8 +45,16 @@ class Objective(nn.Module):
     `progress` in [0, 1] is the part of the budget that is spent: schedules are functions of it, never of a step
     count. Each of several processes has its part of the batch, and their gradients are averaged: `embed_views` gives
     the embeddings of the whole batch, a mean over items is right as it is, and `all_mean` is for the rest.
+
+    Of the class: `family` and `when` say what kind of pretext task it is and when to use it; `tokens`, whether it
+    needs an encoder of tokens (a ViT); `rules`, its own way to choose values of a recipe (views, options, …) where
+    nobody asked for them, before the rules that hold for all.
     """
 
+    family: ClassVar[str] = ""
+    when: ClassVar[str] = ""
+    tokens: ClassVar[bool] = False
+    rules: ClassVar[dict[str, Rule]] = {}
     views: ViewPlan
 
     def __init__(self, encoder: Encoder, views: ViewPlan, **options: Any) -> None:
@@ -49,6 +63,21 @@ class Objective(nn.Module):
             raise SelfsightError(f"{type(self).__name__} has no option {', '.join(options)}.")
         self.encoder = encoder
         self.views = views
+
+    @classmethod
+    def check(cls, encoder: str, channels: int) -> None:
+        """Raise `SelfsightError` if it cannot work with this timm model or with images of so many channels. Before
+        anything is loaded."""
+        if cls.tokens and not takes_any_size(encoder):
+            raise SelfsightError(
+                f"{cls.__name__} hides or predicts tokens, and {encoder} has none. Choose a ViT, for example --encoder "
+                "vit_tiny_patch16_224, or leave --encoder out."
+            )
+
+    @property
+    def trained(self) -> Encoder:
+        """The encoder that is saved in the end: the trained one, or a teacher that follows it."""
+        return self.encoder
 
     def forward(self, views: list[View], progress: float) -> Loss:
         """The loss of one batch's views, which are in the order of `self.views`."""
@@ -134,6 +163,26 @@ class _AllSum(torch.autograd.Function):
         return all_sum(gradient)
 
 
+class Follower(nn.Module):
+    """Copies of modules that follow them by an exponential moving average: a teacher, without gradients.
+
+    Its momentum rises from `base` to 1 with half a cosine of progress (Grill et al., BYOL, 2020, section 3.2).
+    """
+
+    def __init__(self, *modules: nn.Module, base: float = 0.99) -> None:
+        super().__init__()
+        self.copies = nn.ModuleList(copy.deepcopy(module).requires_grad_(False) for module in modules)
+        self.base = base
+
+    @torch.no_grad()
+    def follow(self, modules: Sequence[nn.Module], progress: float) -> None:
+        """A step towards the parameters of `modules`, in the order in which they were given."""
+        weight = (1.0 - self.base) * (math.cos(math.pi * min(progress, 1.0)) + 1.0) / 2.0
+        for mine, theirs in zip(self.copies, modules, strict=True):
+            for p, q in zip(mine.parameters(), theirs.parameters(), strict=True):
+                p.lerp_(q, weight)
+
+
 def projector(widths: Sequence[int]) -> nn.Sequential:
     """Linear layers of `widths`, with batch norm and ReLU between them (Chen et al. 2020, section 4.2)."""
     layers: list[nn.Module] = []
@@ -198,6 +247,59 @@ class Joint(Objective):
             member.after_step(progress)  # type: ignore[operator]
 
 
+def joint(name: str) -> type[Joint]:
+    """The class of a weighted sum such as `dino+mae` or `rotation+0.5*jigsaw`.
+
+    Its options are those of its members by name, each with the `groups` of the common view plan that are its own.
+    """
+    weights: dict[str, float] = {}
+    for part in name.split("+"):
+        factor, star, member = part.rpartition("*")
+        try:
+            weights[member] = float(factor) if star else 1.0
+        except ValueError:
+            raise SelfsightError(f"{part!r} of --objective {name} is not WEIGHT*NAME.") from None
+    classes = {member: find(member) for member in weights}
+
+    def plans(f: Any, r: dict[str, Any]) -> dict[str, ViewPlan]:
+        return {member: cls.rules["views"](f, r)[0] for member, cls in classes.items()}
+
+    def views(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
+        union = functools.reduce(ViewPlan.union, plans(f, r).values())
+        return union, f"what {' and '.join(classes)} look at, shared where it is the same"
+
+    def options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        union = functools.reduce(ViewPlan.union, plans(f, r).values())
+        out = {}
+        for member, plan in plans(f, r).items():
+            rule = classes[member].rules.get("objective_options")
+            like = [next(i for i, u in enumerate(union.groups) if same_but_count(u, g)) for g in plan.groups]
+            groups = [[i, g.count] for i, g in zip(like, plan.groups, strict=True)]
+            out[member] = (rule(f, r)[0] if rule else {}) | {"groups": groups}
+        return out, "those of each by itself"
+
+    class Several(Joint):
+        family = "multi-task"
+        when = "Where one task alone leaves something out: each sees the same images through one encoder."
+        tokens = any(cls.tokens for cls in classes.values())
+        rules: ClassVar[dict[str, Rule]] = {"views": views, "objective_options": options}
+
+        def __init__(self, encoder: Encoder, views: ViewPlan, **options: dict[str, Any]) -> None:
+            members = []
+            for member, cls in classes.items():
+                own = dict(options[member])
+                groups = tuple(replace(views.groups[i], count=count) for i, count in own.pop("groups"))
+                members.append(cls(encoder, replace(views, groups=groups), **own))
+            super().__init__(members, list(weights.values()))
+
+        @classmethod
+        def check(cls, encoder: str, channels: int) -> None:
+            for member in classes.values():
+                member.check(encoder, channels)
+
+    return Several
+
+
 C = TypeVar("C", bound=type[Objective])
 _REGISTRY: dict[str, type[Objective]] = {}
 
@@ -221,7 +323,9 @@ def registry() -> dict[str, type[Objective]]:
 
 
 def find(name: str) -> type[Objective]:
-    """The objective called `name`. Raises `SelfsightError` with the names there are."""
+    """The objective called `name`, or a sum (see `joint`). Raises `SelfsightError` with the names there are."""
+    if "+" in name or "*" in name:
+        return joint(name)
     known = registry()
     if name not in known:
         raise SelfsightError(f"No objective is called {name!r}. There are: {', '.join(known)}.")

@@ -8,12 +8,24 @@ the variance averaged over the two views, the covariance summed.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from selfsight.encoders.encoder import Encoder
-from selfsight.objectives.objective import Loss, Objective, check_views, embed_views, in_float32, projector, register
+from selfsight.objectives.objective import (
+    Loss,
+    Objective,
+    Rule,
+    check_views,
+    embed_views,
+    in_float32,
+    projector,
+    register,
+)
+from selfsight.objectives.shared import quarters
 from selfsight.views.make import View
 from selfsight.views.plan import ViewPlan
 
@@ -42,6 +54,17 @@ def vicreg_terms(embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class VICReg(Objective):
     """invariance, variance, covariance: weights of the three terms (paper: 25, 25, 1). hidden, width:
     of the projector."""
+
+    family = "non-contrastive"
+    when = "Small batches and textures: needs no negatives, is even with SimCLR on few labels, and easy to read."
+    rules: ClassVar[dict[str, Rule]] = {
+        "views": quarters,
+        "objective_options": lambda f, r: (
+            {"invariance": 25.0, "variance": 25.0, "covariance": 1.0, "hidden": 1024, "width": 512},
+            "weights 25, 25, 1 (Bardes et al., ICLR 2022); a projector a sixteenth as wide as theirs, as a batch of "
+            f"{r['batch_size']} cannot decorrelate thousands of dimensions",
+        ),
+    }
 
     def __init__(
         self,

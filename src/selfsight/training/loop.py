@@ -112,7 +112,7 @@ def fit(
                 save()
         save()
         if main and not stop and state["step"]:
-            neighbour_gallery(objective.encoder, batches, normalise, run.path / "neighbours.png")
+            neighbour_gallery(objective.trained, batches, normalise, run.path / "neighbours.png")
             metrics.picture("neighbours", run.path / "neighbours.png", state["step"])
     if stop:
         raise Stopped(f"Stopped and saved in {run.path}. The same command goes on from here.")

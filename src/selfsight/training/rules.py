@@ -16,10 +16,11 @@ from selfsight.data.canvases import canvas_bytes, decoded, folder_of, free_bytes
 from selfsight.data.collection import Collection
 from selfsight.data.pixels import PixelFormat
 from selfsight.encoders.extract import best_device
-from selfsight.encoders.store import is_fixed_size, takes_any_size
+from selfsight.encoders.store import takes_any_size
+from selfsight.objectives.objective import Rule, find
+from selfsight.objectives.shared import MEASURED, quarters
 from selfsight.training.recipe import Budget, Recipe
 from selfsight.training.run import usable_cores
-from selfsight.views.plan import Colour, ViewGroup, ViewPlan
 
 
 @dataclass(frozen=True)
@@ -107,34 +108,22 @@ def has_bf16(device: str) -> bool:
 SMALL = 64  # images below this many pixels are enlarged for the encoder
 BATCH = 256
 NARROW = {"layers": [1, 1, 1, 0], "channels": [64, 128, 256, 256]}
-MEASURED = "measured, benchmarks/README.md"
-
-Rule = Callable[[Facts, dict[str, Any]], tuple[Any, str]]
-
-
-def _objective_options(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
-    if r["objective"] == "simclr":
-        options = {"decoupled": True, "temperature": 0.2, "hidden": 1024, "width": 128}
-        return options, (
-            f"a positive outside the denominator serves batches of hundreds (Yeh et al., ECCV 2022); temperature 0.2 "
-            f"beat 0.1 ({MEASURED}); a projector of one hidden layer to 128 (Chen et al., ICML 2020)"
-        )
-    if r["objective"] == "vicreg":
-        options = {"invariance": 25.0, "variance": 25.0, "covariance": 1.0, "hidden": 1024, "width": 512}
-        return options, (
-            "weights 25, 25, 1 (Bardes et al., ICLR 2022); a projector a sixteenth as wide as theirs, as a batch of "
-            f"{r.get('batch_size') or BATCH} cannot decorrelate thousands of dimensions"
-        )
-    return {}, "the objective's own defaults"
 
 
 def _encoder(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+    if find(r["objective"]).tokens:
+        name = "vit_small_patch16_224" if f.device == "cuda" else "vit_tiny_patch16_224"
+        return name, "this pretext task needs tokens; a plain ViT" + (
+            "" if f.device == "cuda" else ", made small for a CPU"
+        )
     if f.device == "cuda":
         return "resnet50", "a GPU has room for it, and most published figures are of it"
     return "resnet18", f"narrowed to three stages of one block: learns most a minute on a CPU ({MEASURED})"
 
 
 def _size(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+    if f.side < SMALL and takes_any_size(r["encoder"]):
+        return max(32, round(f.side / 16) * 16), f"the images' {f.side} px, in whole patches"
     if f.side < SMALL:
         size = max(32, 2 * round(f.side / 16) * 16)
         return size, f"twice the images' {f.side} px, since the first two layers halve them ({MEASURED})"
@@ -146,15 +135,12 @@ def _size(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
     )
 
 
-def _views(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
-    colours = "" if f.format.channels == 3 else "; brightness and contrast change, colour does not, as there is none"
-    if is_fixed_size(r["encoder"]) and not takes_any_size(r["encoder"]):
-        group = ViewGroup(count=2, size=r["size"], scale=(0.2, 1.0), colour=Colour())
-        return ViewPlan((group,)), f"{r['encoder']} takes one size only: two crops (Chen et al., ICML 2020){colours}"
-    side = max(16, r["size"] // 2 // 16 * 16)
-    group = ViewGroup(count=4, size=side, scale=(0.25, 0.25), ratio=(1.0, 1.0), colour=Colour())
-    reason = "several quarters of the image at the magnification of use: small, so many are seen in a minute"
-    return ViewPlan((group,)), f"{reason} ({MEASURED}; Tong et al., EMP-SSL, 2023){colours}"
+def _encoder_args(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+    """Of an encoder that was chosen by these rules; one that was asked for is as timm has it."""
+    if takes_any_size(r["encoder"]):
+        small = {} if f.device == "cuda" else {"embed_dim": 128, "depth": 6, "num_heads": 4}
+        return small | {"patch_size": r["size"] // 8}, "eight by eight patches, few enough for attention to be cheap"
+    return (NARROW if f.device != "cuda" else {}), "see encoder"
 
 
 def _batch_size(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
@@ -212,18 +198,19 @@ def _learning_rate(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
     )
 
 
-# Value, then how it is chosen when it was not asked for, in order: later rules see earlier values.
+# Value, then how it is chosen when it was not asked for, in order: later rules see earlier values. An objective's own
+# rules come before these.
 RULES: dict[str, Rule] = {
     "objective": lambda f, r: ("simclr", f"led on CIFAR-10 after 150 seconds on a CPU ({MEASURED})"),
     "encoder": _encoder,
-    "encoder_args": lambda f, r: (NARROW if r["encoder"] == "resnet18" and f.device != "cuda" else {}, "see encoder"),
     "pretrained": lambda f, r: (False, "nothing is downloaded unless asked for"),
     "channels": lambda f, r: (f.format.channels, f"the data's own: {f.format}"),
     "size": _size,
-    "views": _views,
+    "encoder_args": _encoder_args,
+    "views": quarters,
     "canvas_side": _canvas_side,
     "batch_size": _batch_size,
-    "objective_options": _objective_options,
+    "objective_options": lambda f, r: ({}, "the objective's own defaults"),
     "accumulate": lambda f, r: (1, "the batch fits"),
     "optimiser": lambda f, r: ("adamw", "robust to scale across objectives (Loshchilov and Hutter, ICLR 2019)"),
     "learning_rate": _learning_rate,
@@ -246,5 +233,6 @@ def resolve(asked: dict[str, Any], facts: Facts) -> Recipe:
         values["encoder_args"], reasons["encoder_args"] = {}, "the model as timm has it"
     for name, rule in RULES.items():
         if values.get(name) is None:
-            values[name], reasons[name] = rule(facts, values)
+            own = find(values["objective"]).rules if name != "objective" else {}
+            values[name], reasons[name] = own.get(name, rule)(facts, values)
     return Recipe(**values, reasons=reasons)

@@ -17,6 +17,7 @@ from selfsight.data.collection import Collection
 from selfsight.data.formats.format import usual_mode
 from selfsight.data.pixels import PixelFormat
 from selfsight.errors import SelfsightError
+from selfsight.objectives.objective import find
 from selfsight.training.recipe import Budget, Recipe, plain, typed
 from selfsight.training.rules import facts_of, resolve
 from selfsight.training.run import Run, write_whole
@@ -51,6 +52,7 @@ def choose(
     if channels != format.channels:  # a recipe of other data
         format = PixelFormat(usual_mode(channels), format.depth, format.window)
     recipe = resolve(asked, facts_of(items, format, processes))
+    find(recipe.objective).check(recipe.encoder, recipe.channels)
     usable = len(items.usable)
     check_share(min(recipe.batch_size, usable), usable, processes)
     return recipe, format

@@ -83,7 +83,7 @@ def _estimate(recipe: Recipe, format: PixelFormat, items: Collection, started: f
     before = time.monotonic() - started + OVERHEAD_SECONDS
     if recipe.canvases == "resident":
         before += seconds_to_decode(items, format, recipe.canvas_side)
-    ending = seconds_to_whiten(task.encoder.to(device), batches, normalise, margin=1.0)
+    ending = seconds_to_whiten(task.trained.to(device), batches, normalise, margin=1.0)
     a_step = seconds_a_step(task, batches, normalise, recipe, device)
     clock = Clock(recipe, started, batches.steps_per_epoch)
     minutes = recipe.budget.minutes

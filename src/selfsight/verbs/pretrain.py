@@ -202,7 +202,7 @@ def _train(
     batches = Batches(canvases, recipe.batch_size, recipe.seed, recipe.views.companion, *ranks)
     memory = memory_of(task, batches, normalise, recipe, str(accelerator.device))
     check_memory(memory, recipe)
-    encoder = task.encoder.to(accelerator.device)
+    encoder = task.trained.to(accelerator.device)
     clock = Clock(recipe, started, batches.steps_per_epoch)
     clock.first_step, clock.first_seconds = settled.first_step, settled.first_seconds
     if recipe.budget.minutes is not None:

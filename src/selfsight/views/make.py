@@ -48,15 +48,14 @@ class View:
     """One view of each item of a batch.
 
     pixels [B, C, H, W] (with companion frames [B, 3, C, H, W]), normalised; affine [B, 2, 3] from
-    view to canvas coordinates; ids of the B items; keep [B, K] token indices, ascending, if the plan
-    asks for them.
+    view to canvas coordinates; ids of the B items; draws [B, n] in [0, 1), as many as the plan asks for.
     """
 
     pixels: Tensor
     affine: Tensor
     ids: list[str]
     group: int
-    keep: Tensor | None = None
+    draws: Tensor | None = None
 
 
 def make_views(
@@ -84,8 +83,11 @@ def make_views(
             frames = [sample(levels(t, needed), affine, group.size) for t in which]
             frames = [normalise(change_colour(f, draws["colour"], group.colour)) for f in frames]
             shown = torch.stack(frames, 1) if plan.companion == "frames" else frames[0]
-            keep = _keep(draws["keep"], group, device)
-            views.append(View(shown, torch.as_tensor(affine, dtype=torch.float32), batch.ids, g, keep))
+            # float32 would round the last of them up to 1
+            own = torch.as_tensor(np.minimum(draws["own"], 1 - 2.0**-24), dtype=torch.float32, device=device)
+            views.append(
+                View(shown, torch.as_tensor(affine, dtype=torch.float32), batch.ids, g, own if group.draws else None)
+            )
     return views
 
 
@@ -101,15 +103,8 @@ def _room_for_pyramid(pixels: Tensor, plan: ViewPlan) -> Tensor:
 
 
 def _draws(batch: Batch, seed: int, g: int, v: int, group: ViewGroup, channels: int) -> dict[str, np.ndarray]:
-    counts = {"geometry": 5, "colour": COLOUR_DRAWS + 2 * channels, "keep": group.grid**2}
+    counts = {"geometry": 5, "colour": COLOUR_DRAWS + 2 * channels, "own": group.draws}
     return {
         name: uniform(seed, batch.epoch, batch.keys, f"{name} {g} {0 if name in group.shared else v}", n)
         for name, n in counts.items()
     }
-
-
-def _keep(draws: np.ndarray, group: ViewGroup, device: torch.device | str) -> Tensor | None:
-    if not group.keep:
-        return None
-    order = np.argsort(draws, axis=1, kind="stable")[:, : group.keep]
-    return torch.as_tensor(np.sort(order, axis=1), device=device)

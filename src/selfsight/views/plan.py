@@ -33,8 +33,8 @@ class ViewGroup:
 
     scale: the part's area over the canvas's, from and to. ratio: its width over height, from and to.
     flip: probability of a left-right flip. shared: what all views of the group have in common,
-    of "geometry" and "colour". keep: if set, the number of tokens of a `grid` x `grid` map that a
-    view's `keep` index holds (masked modelling).
+    of "geometry" and "colour". draws: how many random numbers an item each view carries for the objective's own use:
+    which patches it masks (`views.masks`), in which order it puts them.
     """
 
     count: int
@@ -44,8 +44,7 @@ class ViewGroup:
     flip: float = 0.5
     colour: Colour = field(default_factory=Colour)
     shared: frozenset[str] = frozenset()
-    grid: int = 0
-    keep: int = 0
+    draws: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,65 @@
+"""Choices that several objectives share: their view plans and why, as rules (see `objective.Rule`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from selfsight.encoders.store import is_fixed_size, takes_any_size
+from selfsight.views.plan import Colour, ViewGroup, ViewPlan
+
+MEASURED = "measured, benchmarks/README.md"
+
+
+def quarters(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
+    """Four quarters of an image, for objectives that compare any number of views."""
+    if _one_size(r):
+        return _two(r), f"{r['encoder']} takes one size only: two crops (Chen et al., ICML 2020){_colours(f)}"
+    group = ViewGroup(count=4, size=half(r), scale=(0.25, 0.25), ratio=(1.0, 1.0), colour=Colour())
+    reason = "several quarters of the image at the magnification of use: small, so many are seen in a minute"
+    return ViewPlan((group,)), f"{reason} ({MEASURED}; Tong et al., EMP-SSL, 2023){_colours(f)}"
+
+
+def two_crops(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
+    """Two crops of a fifth to all of an image, for objectives of pairs."""
+    return _two(r), f"two crops of a fifth to all of the image, as in the paper{_colours(f)}"
+
+
+def multi_crop(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
+    """Two large crops, whose targets are predicted, and four small ones (Caron et al., SwAV, 2020, section 3.2)."""
+    if _one_size(r):
+        return _two(r), f"{r['encoder']} takes one size only: no small crops{_colours(f)}"
+    large = ViewGroup(count=2, size=r["size"], scale=(0.3, 1.0), colour=Colour())
+    small = ViewGroup(count=4, size=half(r), scale=(0.08, 0.3), colour=Colour())
+    return ViewPlan(
+        (large, small)
+    ), f"two large crops and four of half the side, a quarter of the cost each{_colours(f)}"
+
+
+def one_crop(draws: int = 0, colour: Colour | None = None, scale: tuple[float, float] = (0.3, 1.0)) -> Any:
+    """A rule for one crop without colour changes, with `draws` random numbers (a function of the grid, if callable)."""
+
+    def rule(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
+        group = ViewGroup(count=1, size=r["size"], scale=scale, colour=colour or PLAIN, draws=draws)
+        return ViewPlan((group,)), "one crop and its mirror image, colours as they are: what is hidden is the task"
+
+    return rule
+
+
+PLAIN = Colour(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, jitter=0.0, grey=0.0, solarise=0.0)
+
+
+def half(r: dict[str, Any]) -> int:
+    """Half of the encoder's size, a multiple of 16 px."""
+    return int(max(16, r["size"] // 2 // 16 * 16))
+
+
+def _two(r: dict[str, Any]) -> ViewPlan:
+    return ViewPlan((ViewGroup(count=2, size=r["size"], scale=(0.2, 1.0), colour=Colour()),))
+
+
+def _one_size(r: dict[str, Any]) -> bool:
+    return is_fixed_size(r["encoder"]) and not takes_any_size(r["encoder"])
+
+
+def _colours(f: Any) -> str:
+    return "" if f.format.channels == 3 else "; brightness and contrast change, colour does not, as there is none"
