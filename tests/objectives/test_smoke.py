@@ -12,8 +12,17 @@ from selfsight.views.make import Normalisation, make_views
 
 # name: the part of its first loss that it must come below on one batch in 30 steps
 OBJECTIVES = {
+    "barlow": 0.9,
+    "byol": 0.9,
+    "emp": 1.0,
+    "lejepa": 0.9,
+    "moco": 0.9,
     "simclr": 0.9,
+    "simsiam": 0.9,
     "vicreg": 0.9,
+    "mae": 0.95,
+    "simmim": 0.9,
+    "ijepa": 0.9,
 }
 
 

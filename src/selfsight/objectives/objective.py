@@ -175,6 +175,12 @@ class Follower(nn.Module):
         self.base = base
 
     @torch.no_grad()
+    def embed(self, views: Sequence[View]) -> Tensor:
+        """`embed_views` by the copies of an encoder and its projector."""
+        encoder, head = self.copies
+        return embed_views(cast(Encoder, encoder), head, views)
+
+    @torch.no_grad()
     def follow(self, modules: Sequence[nn.Module], progress: float) -> None:
         """A step towards the parameters of `modules`, in the order in which they were given."""
         weight = (1.0 - self.base) * (math.cos(math.pi * min(progress, 1.0)) + 1.0) / 2.0
@@ -183,14 +189,17 @@ class Follower(nn.Module):
                 p.lerp_(q, weight)
 
 
-def projector(widths: Sequence[int]) -> nn.Sequential:
-    """Linear layers of `widths`, with batch norm and ReLU between them (Chen et al. 2020, section 4.2)."""
+def projector(widths: Sequence[int], last_norm: bool = False) -> nn.Sequential:
+    """Linear layers of `widths`, with batch norm and ReLU between them (Chen et al. 2020, section 4.2). last_norm: with
+    batch norm behind the last one too (Chen and He 2021, section 3)."""
     layers: list[nn.Module] = []
     for i, (a, b) in enumerate(pairwise(widths)):
         last = i == len(widths) - 2
-        layers.append(nn.Linear(a, b, bias=last))
+        layers.append(nn.Linear(a, b, bias=last and not last_norm))
         if not last:
             layers += [nn.BatchNorm1d(b), nn.ReLU(inplace=True)]
+        elif last_norm:
+            layers.append(nn.BatchNorm1d(b))
     return nn.Sequential(*layers)
 
 

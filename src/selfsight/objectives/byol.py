@@ -1,0 +1,77 @@
+"""BYOL: predict what a slowly moving copy of the network says of another view.
+
+Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020, equation 2: the mean squared distance of normalised prediction
+and target, 2 - 2 cos, summed over both directions of a pair. For V views the mean over ordered pairs is doubled, so
+that V = 2 gives the published loss. Nothing but the predictor and the moving average keeps it from collapse.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfsight.encoders.encoder import Encoder
+from selfsight.objectives.objective import (
+    Follower,
+    Loss,
+    Objective,
+    Rule,
+    check_views,
+    embed_views,
+    in_float32,
+    projector,
+    register,
+)
+from selfsight.objectives.shared import quarters
+from selfsight.views.make import View
+from selfsight.views.plan import ViewPlan
+
+
+@in_float32
+def cross_view_distance(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Twice the mean of 2 - 2 cos(prediction of view v, target of view w) over v != w, both [V, B, D].
+
+    0 when they agree, 4 by chance, 8 at most. Raises `ValueError` for one view or one sample.
+    """
+    check_views(predictions)
+    views, batch, _ = predictions.shape
+    p, t = F.normalize(predictions, dim=2), F.normalize(targets.detach().float(), dim=2)
+    # The sum over pairs of different views is that over all pairs less that over equal ones.
+    cosines = (p.sum(0) * t.sum(0)).sum() - (p * t).sum()
+    return 4.0 - 4.0 * cosines / (views * (views - 1) * batch)
+
+
+@register("byol")
+class BYOL(Objective):
+    """momentum: of the target at the start, 1 at the end. hidden, width: of projector and predictor."""
+
+    family = "non-contrastive"
+    when = "Long runs: no negatives, so images that are much alike do not repel each other; slow in the first minutes."
+    rules: ClassVar[dict[str, Rule]] = {
+        "views": quarters,
+        "objective_options": lambda f, r: (
+            {"momentum": 0.99, "hidden": 1024, "width": 256},
+            "a momentum for hundreds to thousands of steps (0.99 on CIFAR: da Costa et al., solo-learn, JMLR 2022); "
+            "a projector a quarter as wide as the paper's",
+        ),
+    }
+
+    def __init__(
+        self, encoder: Encoder, views: ViewPlan, momentum: float = 0.99, hidden: int = 1024, width: int = 256
+    ) -> None:
+        super().__init__(encoder, views)
+        self.projector = projector([encoder.dim, hidden, width])
+        self.predictor = projector([width, hidden, width])
+        self.target = Follower(encoder, self.projector, base=momentum)
+
+    def forward(self, views: list[View], progress: float) -> Loss:
+        z = embed_views(self.encoder, self.projector, views)  # [V, B, D]
+        predictions = self.predictor(z.flatten(0, 1)).view_as(z)
+        targets = self.target.embed(views)
+        loss = cross_view_distance(predictions, targets)
+        return Loss(loss, {"distance": loss.detach()}, z.detach())
+
+    def after_step(self, progress: float) -> None:
+        self.target.follow((self.encoder, self.projector), progress)

@@ -1,0 +1,89 @@
+"""MoCo v3: find, among the batch, the key of one's own image, made by a slowly moving copy of the network.
+
+Chen, Xie and He, "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021, equation 1 and
+algorithm 1: InfoNCE of predictions against the copy's embeddings of another view, negatives from the same batch,
+times 2 tau. The mean over ordered pairs of views is doubled, so that V = 2 gives the published symmetric loss.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfsight.encoders.encoder import Encoder
+from selfsight.objectives.objective import (
+    Follower,
+    Loss,
+    Objective,
+    Rule,
+    check_views,
+    embed_views,
+    in_float32,
+    projector,
+    register,
+)
+from selfsight.objectives.shared import quarters
+from selfsight.views.make import View
+from selfsight.views.plan import ViewPlan
+
+
+@in_float32
+def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """2 tau times the cross-entropy of each query's own key among the keys of another view, both [V, B, D]; twice the
+    mean over ordered pairs of different views.
+
+    The chance level is 4 tau log(B). Raises `ValueError` for one view or one sample.
+    """
+    check_views(queries)
+    views = len(queries)
+    q, k = F.normalize(queries, dim=2), F.normalize(keys.detach().float(), dim=2)
+    similarity = torch.einsum("vbd,wcd->vwbc", q, k) / temperature  # [V, V, B, B]
+    own = similarity.diagonal(dim1=2, dim2=3)  # [V, V, B]
+    entropy = (similarity.logsumexp(3) - own).mean(2)  # [V, V]
+    between = ~torch.eye(views, dtype=torch.bool, device=q.device)
+    return 4.0 * temperature * entropy[between].mean()
+
+
+@register("moco")
+class MoCo(Objective):
+    """temperature: of the softmax. momentum: of the copy at the start, 1 at the end. hidden, width: of projector and
+    predictor."""
+
+    family = "contrastive"
+    when = "ViTs and small batches: SimCLR's question to a steadier teacher, at the cost of a second forward pass."
+    rules: ClassVar[dict[str, Rule]] = {
+        "views": quarters,
+        "objective_options": lambda f, r: (
+            {"temperature": 0.2, "momentum": 0.99, "hidden": 1024, "width": 128},
+            f"temperature of the paper; chance is {0.8 * math.log(max(2, r['batch_size'])):.1f} here",
+        ),
+    }
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        views: ViewPlan,
+        temperature: float = 0.2,
+        momentum: float = 0.99,
+        hidden: int = 1024,
+        width: int = 128,
+    ) -> None:
+        super().__init__(encoder, views)
+        self.temperature = temperature
+        self.projector = projector([encoder.dim, hidden, width])
+        self.predictor = projector([width, hidden, width])
+        self.teacher = Follower(encoder, self.projector, base=momentum)
+
+    def forward(self, views: list[View], progress: float) -> Loss:
+        z = embed_views(self.encoder, self.projector, views)  # [V, B, D]
+        queries = self.predictor(z.flatten(0, 1)).view_as(z)
+        keys = self.teacher.embed(views)
+        loss = info_nce(queries, keys, self.temperature)
+        return Loss(loss, {"info_nce": loss.detach()}, z.detach())
+
+    def after_step(self, progress: float) -> None:
+        self.teacher.follow((self.encoder, self.projector), progress)
