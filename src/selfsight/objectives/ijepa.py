@@ -1,0 +1,160 @@
+"""I-JEPA: from a part of an image, the features that a teacher has of other parts.
+
+Assran, Duval, Misra, Bojanowski, Vincent, Rabbat, LeCun and Ballas, "Self-Supervised Learning from Images with a
+Joint-Embedding Predictive Architecture", CVPR 2023, section 3: the encoder sees the tokens of one large block without
+those of the target blocks; from them and the places of one target block at a time a predictor guesses the features
+there of a teacher that sees the whole image. Theirs is the layer-normalised teacher feature and a smooth L1.
+
+Each target block has one size for all items, and the context is cut to as many tokens as are left in the worst case,
+at random, so that shapes are always the same. The predictor also gets the pooled features of the context as one more
+token: so they are trained too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfsight.encoders.encoder import Encoder, Features
+from selfsight.errors import SelfsightError
+from selfsight.objectives.objective import Follower, Loss, Objective, Rule, gather, in_float32, register
+from selfsight.objectives.patches import (
+    mask_token,
+    only_group,
+    only_view,
+    patches_a_side,
+    positions,
+    take,
+    token_grid,
+    transformer,
+)
+from selfsight.objectives.shared import one_crop
+from selfsight.views.make import View
+from selfsight.views.masks import block
+from selfsight.views.plan import ViewPlan
+
+
+@in_float32
+def smooth_l1(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean over items, patches and dimensions of d^2 / 2 where d = |prediction - target| [B, N, D] is below 1, else
+    d - 1/2, in float32; `target` is layer-normalised (without weights) first."""
+    target = F.layer_norm(target.float(), target.shape[-1:])
+    return F.smooth_l1_loss(prediction, target)
+
+
+def choose(
+    draws: Tensor, grid: int, targets: Sequence[Sequence[int]], context: int, kept: int
+) -> tuple[Tensor, list[Tensor]]:
+    """Patches that are seen [B, kept] and those of each target block [B, h w], ascending.
+
+    draws [B, 2 + 2 T + grid ** 2]: the place of the context block (`context` a side), of the T target blocks (h, w),
+    and the order in which patches of the context that are in no target are taken.
+    """
+    masks = [block(draws[:, 2 + 2 * i : 4 + 2 * i], grid, h, w) for i, (h, w) in enumerate(targets)]
+    free = block(draws[:, :2], grid, context, context) & ~torch.stack(masks).any(0)  # [B, N]
+    order = draws[:, 2 + 2 * len(targets) :].masked_fill(~free, 2.0)  # draws are below 1
+    seen = order.argsort(dim=1, stable=True)[:, :kept].sort(1).values
+    return seen, [mask.nonzero()[:, 1].view(len(mask), -1) for mask in masks]
+
+
+def sizes(grid: int) -> tuple[list[list[int]], int]:
+    """Heights and widths of four target blocks, and the side of the context block, on a grid of patches.
+
+    The middle of the paper's ranges: 0.175 of the image, heights over widths from 3/4 to 3/2; a context of 0.925.
+    """
+    side, most = (0.175 * grid**2) ** 0.5, max(1, grid - 1)
+    ratios = [0.75 * 2 ** (i / 3) for i in range(4)]
+    targets = [[min(most, max(1, round(side * a**0.5))), min(most, max(1, round(side / a**0.5)))] for a in ratios]
+    return targets, min(grid, round(0.925**0.5 * grid))
+
+
+def one_view(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
+    """A crop with random numbers for the places of five blocks and one for each patch."""
+    plan: tuple[ViewPlan, str] = one_crop(draws=10 + patches_a_side(r) ** 2)(f, r)
+    return plan
+
+
+def options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Blocks for the encoder's grid; a predictor in proportion to the encoder that the rules choose for the device."""
+    targets, context = sizes(patches_a_side(r))
+    width, depth = (192, 4) if f.device == "cuda" else (64, 2)
+    return (
+        {"targets": targets, "context": context, "width": width, "depth": depth, "heads": 4, "momentum": 0.99},
+        "four targets of 0.15 to 0.2 of the image and nearly all of it as context (Assran et al., CVPR 2023); a narrow "
+        "predictor; a teacher of the last hundred steps, not their 250, as runs of minutes have few",
+    )
+
+
+@register("ijepa")
+class IJEPA(Objective):
+    """targets: [height, width] of each target block, in patches; context: side of the context block. width, depth,
+    heads: of the predictor. momentum: of the teacher, at the start."""
+
+    family = "joint-embedding prediction"
+    when = "To learn what is where without changes of colour; needs a ViT, many images and a long training."
+    tokens = True
+    positions: Tensor
+    rules: ClassVar[dict[str, Rule]] = {"views": one_view, "objective_options": options}
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        views: ViewPlan,
+        targets: Sequence[Sequence[int]] = ((3, 4), (3, 3), (4, 3), (4, 3)),
+        context: int = 8,
+        width: int = 64,
+        depth: int = 2,
+        heads: int = 4,
+        momentum: float = 0.99,
+    ) -> None:
+        super().__init__(encoder, views)
+        rows, columns = token_grid(encoder, views.largest)
+        only_group(views, 2 + 2 * len(targets) + rows * columns)
+        self.grid, self.targets, self.context = rows, targets, context
+        self.kept = context**2 - sum(h * w for h, w in targets)
+        if rows != columns or not targets or max(context, *(max(size) for size in targets)) > rows or self.kept < 1:
+            raise SelfsightError(
+                f"A context of {context} x {context} patches and targets of {[list(size) for size in targets]} do not "
+                f"fit {rows} x {columns} patches with a part of the context left. Choose smaller blocks or patches."
+            )
+        self.teacher = Follower(encoder, base=momentum)
+        self.embed = nn.Linear(encoder.patch_dim, width)
+        self.embed_pooled = nn.Linear(encoder.dim, width)
+        self.token = mask_token(width)
+        self.register_buffer("positions", positions((rows, columns), width), persistent=False)
+        self.predictor = transformer(width, depth, heads)
+        self.predict = nn.Linear(width, encoder.patch_dim)
+
+    @property
+    def trained(self) -> Encoder:
+        """The teacher's encoder."""
+        return cast(Encoder, self.teacher.copies[0])
+
+    def forward(self, views: list[View], progress: float) -> Loss:
+        view, draws = only_view(views)
+        seen, targets = choose(draws, self.grid, self.targets, self.context, self.kept)
+        with torch.no_grad():
+            whole = self.trained(view.pixels)
+            wanted = take(whole.patches, torch.cat(targets, 1))  # [B, M, Dp], M patches of all targets
+        features = self.encoder(view.pixels, keep=seen)
+        loss = smooth_l1(self.guess(features, seen, targets), wanted)
+        return Loss(loss, {"smooth_l1": loss.detach()}, gather(whole.pooled.detach().float()[None]))
+
+    def guess(self, features: Features, seen: Tensor, targets: list[Tensor]) -> Tensor:
+        """[B, M, Dp] predicted features of the patches of all `targets`, from those `seen`. One target never sees
+        another."""
+        known = self.embed(features.patches) + self.positions[seen]  # [B, K, W]
+        pooled = self.embed_pooled(features.pooled)[:, None]
+        context = torch.cat([pooled.to(known.dtype), known], 1)
+        out = []
+        for target in targets:
+            asked = (self.token + self.positions[target]).to(context.dtype)  # [B, h w, W]
+            out.append(self.predictor(torch.cat([context, asked], 1))[:, context.shape[1] :])
+        return self.predict(torch.cat(out, 1))  # type: ignore[no-any-return]
+
+    def after_step(self, progress: float) -> None:
+        self.teacher.follow([self.encoder], progress)
