@@ -20,9 +20,9 @@ OBJECTIVES = {
     "simclr": 0.9,
     "simsiam": 0.9,
     "vicreg": 0.9,
-    "mae": 0.95,
-    "simmim": 0.9,
-    "ijepa": 0.9,
+    "mae": 0.8,
+    "simmim": 0.92,
+    "ijepa": 0.8,
 }
 
 
