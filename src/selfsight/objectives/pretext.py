@@ -1,0 +1,84 @@
+"""What the classic pretext tasks share: a batch of parts through the encoder, parts cut out of a view, a guess."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from selfsight.encoders.encoder import Encoder, Features
+from selfsight.encoders.store import is_fixed_size, takes_any_size
+from selfsight.objectives.objective import Rule, in_float32
+from selfsight.objectives.patches import patch_side
+from selfsight.objectives.shared import PLAIN, half
+from selfsight.views.plan import ViewGroup, ViewPlan
+
+
+def arrangement(draws: int, grey: float = 0.0) -> Rule:
+    """A rule for one view whose parts are to be placed: most of the image, never mirrored; `grey`: share of views."""
+
+    def rule(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
+        colour = replace(PLAIN, grey=grey)
+        group = ViewGroup(count=1, size=r["size"], scale=(0.5, 1.0), flip=0.0, colour=colour, draws=draws)
+        return ViewPlan((group,)), "one crop of half to all of the image, not mirrored: where its parts are is the task"
+
+    return rule
+
+
+def part_size(r: dict[str, Any]) -> int:
+    """Pixels a side to which a part is resized for the encoder: about half of its size, in whole patches of a ViT."""
+    name = r["encoder"]
+    if not is_fixed_size(name):
+        return half(r)
+    if not takes_any_size(name):
+        return int(r["size"])
+    patch = patch_side(r)
+    return patch * max(1, round(half(r) / patch))
+
+
+def up_to(draws: Tensor, count: int) -> Tensor:
+    """`draws` in [0, 1) to whole numbers 0 to `count` - 1, each as likely as any other."""
+    return (draws * count).long().clamp_(max=count - 1)  # float32 may round the product up
+
+
+def cut(images: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
+    """Squares [B, K, C, side, side] of `images` [B, C, H, W] whose corners are at `top` and `left` [B, K]."""
+    at = torch.arange(side, device=images.device)
+    rows, columns = top[:, :, None, None] + at[:, None], left[:, :, None, None] + at
+    item = torch.arange(len(images), device=images.device)[:, None, None, None]
+    squares: Tensor = images.permute(0, 2, 3, 1)[item, rows, columns]  # [B, K, side, side, C]
+    return squares.permute(0, 1, 4, 2, 3)
+
+
+def resize(parts: Tensor, size: int) -> Tensor:
+    """Parts [B, K, C, h, w] as [B, K, C, size, size], bilinear."""
+    flat: Tensor = F.interpolate(parts.flatten(0, 1), (size, size), mode="bilinear", align_corners=False)
+    return flat.view(*parts.shape[:2], *flat.shape[1:])
+
+
+def encode(encoder: Encoder, images: Tensor) -> Features:
+    """Features of `images` [B, C, H, W], laid out in memory as convolutions are fastest."""
+    if images.device.type != "mps" and images.shape[1] > 1:
+        images = images.contiguous(memory_format=torch.channels_last)
+    return encoder(images)  # type: ignore[no-any-return]
+
+
+def encode_parts(encoder: Encoder, parts: Sequence[Tensor]) -> Tensor:
+    """Pooled features [K, B, D], float32, of K parts [B, C, H, W] of each item of this process, in one pass."""
+    pooled: Tensor = encode(encoder, torch.cat(list(parts))).pooled.float()
+    return pooled.view(len(parts), -1, pooled.shape[1])
+
+
+@in_float32
+def guess(logits: Tensor, labels: Tensor) -> Tensor:
+    """[2]: the mean cross-entropy of `logits` [..., K] for `labels` [...], in float32, and the share guessed right.
+
+    The chance level is log K, and 1 / K of them.
+    """
+    flat, wanted = logits.flatten(0, -2), labels.flatten()
+    right = (flat.argmax(1) == wanted).float().mean()
+    return torch.stack([F.cross_entropy(flat, wanted), right])
