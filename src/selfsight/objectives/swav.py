@@ -1,0 +1,85 @@
+"""SwAV: from one view of an image, predict the cluster of another.
+
+Caron, Misra, Mairal, Goyal, Bojanowski and Joulin, "Unsupervised Learning of Visual Features by Contrasting
+Cluster Assignments", NeurIPS 2020. Codes are those of section 3.1, Sinkhorn's over the batch, of each large view by
+itself; the loss is that of equations 1, 2 and 6: every view predicts the codes of all other large views. There is no
+queue of earlier features (section 4.2): the number of prototypes is kept near the batch's instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from selfsight.encoders.encoder import Encoder
+from selfsight.objectives.objective import (
+    Loss,
+    Objective,
+    Rule,
+    embed_views,
+    projector,
+    register,
+)
+from selfsight.objectives.prototypes import (
+    FROZEN,
+    Prototypes,
+    counted,
+    prototype_count,
+    sinkhorn,
+    swapped_prediction,
+)
+from selfsight.objectives.shared import multi_crop
+from selfsight.views.make import View
+from selfsight.views.plan import ViewPlan
+
+
+def swav_loss(scores: Tensor, large: int, temperature: float, epsilon: float) -> tuple[Tensor, Tensor]:
+    """(loss, codes [large, B, K]) of `scores` [V, B, K], cosines of the whole batch, of which the first `large` views
+    give codes. In float32. The chance level is log K. Raises `ValueError` for one view or one sample."""
+    codes = torch.stack([sinkhorn(view, epsilon) for view in scores[:large].detach()])
+    return swapped_prediction(scores, codes, temperature), codes
+
+
+def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    count = prototype_count(f.items)
+    options = {"prototypes": count, "temperature": 0.1, "epsilon": 0.05, "hidden": 512, "width": 128}
+    return options, f"{counted(count, f.items)}; the rest as in Caron et al., NeurIPS 2020, with a smaller projector"
+
+
+@register("swav")
+class SwAV(Objective):
+    """prototypes: their number. temperature: of predictions; epsilon: of codes, the lower, the harder. hidden,
+    width: of the projector."""
+
+    family = "clustering"
+    when = "Data in natural groups: learns fast, and gives soft clusters of the images beside the features."
+    least_views = 2
+    rules: ClassVar[dict[str, Rule]] = {"views": multi_crop, "objective_options": _options}
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        views: ViewPlan,
+        prototypes: int = 512,
+        temperature: float = 0.1,
+        epsilon: float = 0.05,
+        hidden: int = 512,
+        width: int = 128,
+    ) -> None:
+        super().__init__(encoder, views)
+        self.large = views.groups[0].count
+        self.temperature = temperature
+        self.epsilon = epsilon
+        self.projector = projector([encoder.dim, hidden, width])
+        self.prototypes = Prototypes(prototypes, width)
+
+    def forward(self, views: list[View], progress: float) -> Loss:
+        z = embed_views(self.encoder, self.projector, views)  # [V, B, D]
+        scores = self.prototypes(z, frozen=progress < FROZEN)  # [V, B, K]
+        loss, codes = swav_loss(scores, self.large, self.temperature, self.epsilon)
+        return Loss(loss, {"swapped": loss.detach()}, z.detach(), codes.flatten(0, 1))
+
+    def after_step(self, progress: float) -> None:
+        self.prototypes.normalise()
