@@ -1,0 +1,117 @@
+"""DINO: predict what a teacher, the student's own moving average, says of another view.
+
+Caron, Touvron, Misra, Jégou, Mairal, Bojanowski and Joulin, "Emerging Properties in Self-Supervised Vision
+Transformers", ICCV 2021, equations 1 to 4 and algorithm 1. The teacher sees the large views; its scores are centred
+by their running mean, which keeps it from one cluster for all, and sharpened, which keeps it from none. The head has
+batch norm, an option of the authors': without it the teacher became uniform within 30 steps, of a ResNet as of a ViT.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from selfsight.encoders.encoder import Encoder
+from selfsight.objectives.objective import (
+    Follower,
+    Loss,
+    Objective,
+    Rule,
+    embed_views,
+    in_float32,
+    projector,
+    register,
+)
+from selfsight.objectives.prototypes import (
+    FROZEN,
+    Prototypes,
+    counted,
+    prototype_count,
+    swapped_prediction,
+)
+from selfsight.objectives.shared import multi_crop
+from selfsight.views.make import View
+from selfsight.views.plan import ViewPlan
+
+FIRST_TEMPERATURE, WARM = 0.04, 0.3  # of the teacher, at the start, and the part of the budget in which it rises
+CENTRE_MOMENTUM = 0.9
+
+
+def teacher_temperature(last: float, progress: float) -> float:
+    """From 0.04 to `last` in a straight line over the first 0.3 of progress (appendix C; there, 30 epochs of 100)."""
+    return FIRST_TEMPERATURE + (last - FIRST_TEMPERATURE) * min(1.0, progress / WARM)
+
+
+@in_float32
+def dino_targets(scores: Tensor, centre: Tensor, temperature: float) -> Tensor:
+    """The teacher's probabilities [L, B, K], from its `scores` [L, B, K] and the `centre` [K], in float32."""
+    return torch.softmax((scores - centre.float()) / temperature, dim=2)
+
+
+def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    count = prototype_count(f.items)
+    options = {"prototypes": count, "hidden": 512, "bottleneck": 128, "momentum": 0.99}
+    options |= {"temperature": 0.1, "teacher_temperature": 0.07}
+    reason = "a teacher of momentum 0.99, as a short run has few steps; temperatures of Caron et al., ICCV 2021"
+    return options, f"{counted(count, f.items)}; {reason}"
+
+
+@register("dino")
+class DINO(Objective):
+    """prototypes: outputs of the head. hidden, bottleneck: its widths. momentum: of the teacher at the start.
+    temperature: of the student; teacher_temperature: of the teacher once it is warm."""
+
+    family = "self-distillation"
+    when = "Attention that follows objects, and good neighbours: for a ViT and a run of an hour or more."
+    least_views = 2
+    rules: ClassVar[dict[str, Rule]] = {
+        "views": multi_crop,
+        "objective_options": _options,
+        "clip": lambda f, r: (3.0, "the norm at which Caron et al., ICCV 2021, clip gradients"),
+    }
+
+    centre: Tensor
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        views: ViewPlan,
+        prototypes: int = 1024,
+        hidden: int = 512,
+        bottleneck: int = 128,
+        momentum: float = 0.99,
+        temperature: float = 0.1,
+        teacher_temperature: float = 0.07,
+    ) -> None:
+        super().__init__(encoder, views)
+        self.large = views.groups[0].count
+        self.temperature = temperature
+        self.teacher_temperature = teacher_temperature
+        self.head = projector([encoder.dim, hidden, hidden, bottleneck])
+        self.prototypes = Prototypes(prototypes, bottleneck)
+        self.teacher = Follower(encoder, self.head, self.prototypes, base=momentum)
+        self.register_buffer("centre", torch.zeros(prototypes))
+        self.batch_mean = torch.zeros(prototypes)
+
+    @property
+    def trained(self) -> Encoder:
+        return cast(Encoder, self.teacher.copies[0])
+
+    def forward(self, views: list[View], progress: float) -> Loss:
+        z = embed_views(self.encoder, self.head, views)  # [V, B, D]
+        scores = self.prototypes(z, frozen=progress < FROZEN)  # [V, B, K]
+        with torch.no_grad():
+            encoder, head, prototypes = self.teacher.copies
+            said = prototypes(embed_views(cast(Encoder, encoder), head, views[: self.large]))  # [L, B, K]
+            self.batch_mean = said.mean((0, 1))  # [K], of the items of all processes
+            warmth = teacher_temperature(self.teacher_temperature, progress)
+            targets = dino_targets(said, self.centre, warmth)
+        loss = swapped_prediction(scores, targets, self.temperature)
+        return Loss(loss, {"dino": loss.detach()}, z.detach(), targets.flatten(0, 1))
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        self.teacher.follow([self.encoder, self.head, self.prototypes], progress)
+        self.centre.lerp_(self.batch_mean, 1.0 - CENTRE_MOMENTUM)
