@@ -1,0 +1,245 @@
+"""DINOv2: a teacher's view of the whole, of hidden patches, and features that spread out.
+
+Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", TMLR 2024, section 4: the image loss of
+DINO (`dino.py`) and the patch loss of iBOT (Zhou et al., ICLR 2022, equation 2), both with Sinkhorn's codes in place
+of the centre (Ruan et al., ICLR 2023), and KoLeo (Sablayrolles et al., ICLR 2019, equation 2). The patch loss may
+be anchored to the patches of an earlier teacher: Siméoni et al., "DINOv3", 2025, section 4, equation 3.
+
+Masks hide patches in one of each item's large views, so in half of the crops where there are two, as in the paper.
+Which view, how many patches and which ones, the random numbers of the first view say: (view, ratio, N for patches).
+The patches are drawn one by one, not in blocks. Heads have batch norm, as in `dino.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import replace
+from typing import Any, ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfsight.encoders.encoder import Encoder
+from selfsight.errors import SelfsightError
+from selfsight.objectives.dino import teacher_temperature
+from selfsight.objectives.objective import (
+    Follower,
+    Loss,
+    Objective,
+    Rule,
+    embed_views,
+    gather,
+    in_float32,
+    projector,
+    register,
+)
+from selfsight.objectives.prototypes import (
+    FROZEN,
+    Prototypes,
+    counted,
+    prototype_count,
+    sinkhorn,
+    swapped_prediction,
+)
+from selfsight.objectives.shared import multi_crop
+from selfsight.views.make import View
+from selfsight.views.plan import ViewPlan
+
+LOWEST, HIGHEST = 0.1, 0.5  # part of the patches that is hidden, of a view in which some are
+
+
+def hidden_patches(draws: Tensor, large: int, patches: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(view [B], index [B, M], counts [B, M]) from `draws` [B, 2 + N]: which of `large` views hides patches, and
+    which; the M = N / 2 indices are of fixed shape, and `counts` is 1 for those that are hidden, 0 for the rest."""
+    view = (draws[:, 0] * large).long()
+    ratio = LOWEST + (HIGHEST - LOWEST) * draws[:, 1]
+    most = max(1, int(HIGHEST * patches))
+    number = (ratio * patches).round().clamp(1, most)  # [B]
+    index = draws[:, 2 : 2 + patches].argsort(dim=1, stable=True)[:, :most]
+    return view, index, (torch.arange(most, device=draws.device) < number[:, None]).float()
+
+
+@in_float32
+def ibot_loss(scores: Tensor, targets: Tensor, counts: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of softmax(scores / temperature) to the teacher's `targets`, both [B, M, K], in float32: the mean
+    over each view's hidden patches, for which `counts` [B, M] is 1, then over views. A view that hides none adds
+    nothing to the sum, but to the number of views."""
+    entropy = -(targets.float() * F.log_softmax(scores / temperature, dim=2)).sum(2)  # [B, M]
+    return ((entropy * counts).sum(1) / counts.sum(1).clamp_min(1.0)).mean()
+
+
+@in_float32
+def koleo(features: Tensor) -> Tensor:
+    """-mean of log(1e-8 + distance to the nearest other) over `features` [V, B, D] of length one; a sum over views.
+
+    In float32. Raises `ValueError` for one sample.
+    """
+    if features.shape[1] < 2:
+        raise ValueError(f"needs at least 2 samples, got {features.shape[1]}")
+    x = F.normalize(features, dim=2)
+    with torch.no_grad():
+        similarity = x @ x.transpose(1, 2)  # [V, B, B]
+        similarity.diagonal(dim1=1, dim2=2).fill_(-2.0)
+        nearest = similarity.argmax(2)  # [V, B]
+    distance = (x - x.gather(1, nearest[:, :, None].expand_as(x))).norm(dim=2)  # [V, B]
+    spread: Tensor = -(distance + 1e-8).log().mean(1).sum()
+    return spread
+
+
+@in_float32
+def gram_loss(patches: Tensor, anchors: Tensor) -> Tensor:
+    """Mean squared difference of the cosine similarities of patches among each other, of `patches` and of `anchors`,
+    both [B, N, D] but of any D, in float32."""
+    x, y = F.normalize(patches, dim=2), F.normalize(anchors.float(), dim=2)
+    return (x @ x.transpose(1, 2) - y @ y.transpose(1, 2)).square().mean()
+
+
+def _patch_side(r: dict[str, Any]) -> int:
+    named = re.search(r"patch(\d+)", r["encoder"])
+    return int(r["encoder_args"].get("patch_size") or (named.group(1) if named else 16))
+
+
+def _views(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
+    """Large and small crops; of whole patches, and with numbers for the masks."""
+    plan, reason = multi_crop(f, r)
+    side = _patch_side(r)
+    grid = r["size"] // side
+    large, *small = plan.groups
+    groups = [replace(group, size=max(1, grid // 2) * side) for group in small]
+    return ViewPlan((replace(large, draws=2 + grid**2), *groups)), f"{reason}; large ones with hidden patches"
+
+
+def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    count = prototype_count(f.items)
+    options = {"prototypes": count, "hidden": 512, "bottleneck": 128, "momentum": 0.99, "koleo": 0.1, "gram": 0.0}
+    options |= {"temperature": 0.1, "teacher_temperature": 0.07}
+    reason = "a teacher of momentum 0.99, as a short run has few steps; the rest as in Oquab et al., 2023"
+    return options, f"{counted(count, f.items)}; {reason}"
+
+
+@register("dinov2")
+class DINOv2(Objective):
+    """prototypes: outputs of each head, of images and of patches. hidden, bottleneck: their widths. momentum: of the
+    teacher at the start. temperature: of the student; teacher_temperature: of the teacher once it is warm. koleo:
+    weight of KoLeo. gram: weight of the anchor of patches (DINOv3: 2), which is the teacher at progress gram_from."""
+
+    family = "self-distillation"
+    when = "A ViT whose patches shall be good too, for segmentation or counting: the dearest step, so for long runs."
+    tokens = True
+    least_views = 2
+    rules: ClassVar[dict[str, Rule]] = {
+        "views": _views,
+        "objective_options": _options,
+        "clip": lambda f, r: (3.0, "the norm at which Oquab et al., 2023, clip gradients"),
+    }
+
+    anchored: Tensor
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        views: ViewPlan,
+        prototypes: int = 1024,
+        hidden: int = 512,
+        bottleneck: int = 128,
+        momentum: float = 0.99,
+        temperature: float = 0.1,
+        teacher_temperature: float = 0.07,
+        koleo: float = 0.1,
+        gram: float = 0.0,
+        gram_from: float = 0.5,
+    ) -> None:
+        super().__init__(encoder, views)
+        self.large, size = views.groups[0].count, views.groups[0].size
+        net: Any = encoder.net
+        height, width = net.patch_embed.dynamic_feat_size((size, size))
+        self.patches = height * width
+        if views.groups[0].draws != 2 + self.patches:
+            raise SelfsightError(
+                f"dinov2 hides some of {self.patches} patches, for which a large view needs draws: {2 + self.patches}. "
+                f"The view plan has {views.groups[0].draws}."
+            )
+        self.temperature, self.teacher_temperature = temperature, teacher_temperature
+        self.weights = {"dino": 1.0, "ibot": 1.0, "koleo": koleo, "gram": gram}
+        self.gram_from = gram_from
+        self.token = nn.Parameter(torch.zeros(encoder.patch_dim))
+        self.head = projector([encoder.dim, hidden, hidden, bottleneck])
+        self.prototypes = Prototypes(prototypes, bottleneck)
+        self.patch_head = projector([encoder.patch_dim, hidden, hidden, bottleneck])
+        self.patch_prototypes = Prototypes(prototypes, bottleneck)
+        self.teacher = Follower(*self._followed(), base=momentum)
+        if gram > 0:
+            self.anchor = copy.deepcopy(encoder).requires_grad_(False)
+        self.register_buffer("anchored", torch.tensor(False))
+
+    def _followed(self) -> list[nn.Module]:
+        return [self.encoder, self.head, self.prototypes, self.patch_head, self.patch_prototypes]
+
+    @property
+    def trained(self) -> Encoder:
+        return cast(Encoder, self.teacher.copies[0])
+
+    def forward(self, views: list[View], progress: float) -> Loss:
+        frozen, small = progress < FROZEN, views[self.large :]
+        assert views[0].draws is not None
+        view, index, counts = hidden_patches(views[0].draws, self.large, self.patches)  # [B], [B, M], [B, M]
+        pixels = torch.cat([v.pixels for v in views[: self.large]])  # [L B, C, H, W]
+        image_targets, patch_targets = self._teach(pixels, view, index, counts, progress)
+
+        features = self.encoder(pixels, replace=(self._mask(view, index, counts), self.token))
+        z = self._whole(self.head(features.pooled))  # [L, B, D]
+        if small:
+            z = torch.cat([z, embed_views(self.encoder, self.head, small)])  # [V, B, D]
+        hidden = self.patch_head(self._pick(features.patches, view, index))  # [B M, D]
+        patch_scores = self.patch_prototypes(hidden, frozen).view_as(patch_targets)  # [B, M, K]
+        terms = {
+            "dino": swapped_prediction(self.prototypes(z, frozen), image_targets, self.temperature),
+            # over all large views, of which one hides patches
+            "ibot": ibot_loss(patch_scores, patch_targets, counts, self.temperature) / self.large,
+            "koleo": koleo(self._whole(features.pooled)),
+        }
+        if self.weights["gram"] > 0 and self.anchored:
+            with torch.no_grad():
+                anchors = self.anchor(pixels).patches  # [L B, N, D]
+            terms["gram"] = gram_loss(features.patches, anchors)
+        total = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+        parts = {name: term.detach() for name, term in terms.items()}
+        return Loss(total, parts, z.detach(), image_targets.flatten(0, 1))
+
+    @torch.no_grad()
+    def _teach(
+        self, pixels: Tensor, view: Tensor, index: Tensor, counts: Tensor, progress: float
+    ) -> tuple[Tensor, Tensor]:
+        """The teacher's probabilities for the large views [L, B, K] of the whole batch, and for the patches that are
+        hidden from the student [B, M, K], of which it sees all."""
+        encoder, head, prototypes, patch_head, patch_prototypes = self.teacher.copies
+        warmth = teacher_temperature(self.teacher_temperature, progress)
+        features = encoder(pixels)
+        scores = prototypes(self._whole(head(features.pooled)))  # [L, B, K]
+        images = sinkhorn(scores.flatten(0, 1), warmth).view_as(scores)
+        scores = patch_prototypes(patch_head(self._pick(features.patches, view, index)))  # [B M, K]
+        patches = sinkhorn(scores, warmth, kept=counts.flatten()).view(*counts.shape, -1)
+        return images, patches
+
+    def _whole(self, rows: Tensor) -> Tensor:
+        """[L, B, D] of the items of all processes, from this one's rows [L B, D], in float32."""
+        return gather(torch.stack(rows.float().chunk(self.large)))
+
+    def _mask(self, view: Tensor, index: Tensor, counts: Tensor) -> Tensor:
+        """[L B, N] bool: true at the patches that are hidden."""
+        mask = torch.zeros(len(view), self.patches, device=index.device).scatter_(1, index, counts).bool()  # [B, N]
+        return torch.cat([mask & (view == v)[:, None] for v in range(self.large)])
+
+    def _pick(self, patches: Tensor, view: Tensor, index: Tensor) -> Tensor:
+        """[B M, D] the patches of `index` in the view that hides some, from `patches` [L B, N, D]."""
+        chosen = torch.stack(patches.chunk(self.large))[view, torch.arange(len(view), device=view.device)]  # [B, N, D]
+        return chosen.gather(1, index[:, :, None].expand(-1, -1, chosen.shape[2])).flatten(0, 1)
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        self.teacher.follow(self._followed(), progress)
+        if self.weights["gram"] > 0 and progress >= self.gram_from and not self.anchored:
+            self.anchor.load_state_dict(self.teacher.copies[0].state_dict())
+            self.anchored.fill_(True)
