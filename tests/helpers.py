@@ -31,6 +31,17 @@ from selfsight.views.plan import Colour, ViewGroup, ViewPlan
 
 NARROW = {"layers": [1, 1, 1, 0], "channels": [8, 16, 32, 32]}
 SMALL_VIT = {"patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 2}
+# A network that is small on disk, and nothing to be measured beforehand.
+SMALL_RECIPE = """resolved:
+  encoder: resnet18
+  encoder_args: {layers: [1, 1, 1, 0], channels: [8, 16, 32, 32]}
+  objective: simclr
+  objective_options: {hidden: 64, width: 32}
+  size: 32
+  canvas_side: 32
+  batch_size: 8
+  threads: 1
+"""
 PLAIN = Colour(brightness=0, contrast=0, saturation=0, hue=0, jitter=0, grey=0, blur=0, solarise=0)
 
 
@@ -139,5 +150,5 @@ def train(
     clock = Clock(recipe, time.monotonic() if started is None else started, batches.steps_per_epoch)
     accelerator = Accelerator(cpu=True)
     normalise = measure_normalisation(batches.canvases)
-    steps = fit(objective, batches, normalise, recipe, run, clock, accelerator, lambda row: None)
+    steps = fit(objective, batches, normalise, recipe, run, clock, accelerator, lambda row: None).step
     return steps, run, clock

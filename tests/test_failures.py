@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import write_folder
+from helpers import SMALL_RECIPE, write_folder
 from PIL import Image
 
 from selfsight.data.canvases import Resident, Streamed, measure_format
@@ -29,17 +29,6 @@ from selfsight.data.collection import Collection
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts, signals and limits as Linux has them")
 
 MB = 2**20
-# A network that is small on disk, and nothing to be measured beforehand.
-SMALL = """resolved:
-  encoder: resnet18
-  encoder_args: {layers: [1, 1, 1, 0], channels: [8, 16, 32, 32]}
-  objective: simclr
-  objective_options: {hidden: 64, width: 32}
-  size: 32
-  canvas_side: 32
-  batch_size: 8
-  threads: 1
-"""
 CLOCK = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -184,7 +173,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    (tmp_path / "small.yaml").write_text(SMALL)
+    (tmp_path / "small.yaml").write_text(SMALL_RECIPE)
     return write_folder(tmp_path / "photos", 24, size=(32, 32))
 
 

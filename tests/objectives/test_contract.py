@@ -206,7 +206,7 @@ def test_joint_is_the_sum_of_its_parts():
     joint = make_joint(tiny_encoder()).eval()
     assert [g.count for g in joint.views.groups] == [3, 1]
     rng = np.random.default_rng(0)
-    batch = batch_of([picture(rng, 32, 32) for _ in range(4)], [f"{i * 7919:032x}" for i in range(4)])
+    batch = batch_of([picture(rng, 32, 32) for _ in range(4)], [f"{i * 7919:016x}{0:016x}" for i in range(4)])
     one, two = joint.members
     own = [m(make_views(batch, m.views, HALF, 0), 0.0) for m in (one, two)]  # each on the views of its own plan
     loss = joint(make_views(batch, joint.views, HALF, 0), 0.0)

@@ -103,7 +103,7 @@ def test_one_view_or_one_sample_is_refused(loss):
 
 def views_of(task) -> list[View]:
     rng = np.random.default_rng(0)
-    batch = batch_of([picture(rng, 32, 32) for _ in range(6)], [f"{i * 7919:032x}" for i in range(6)])
+    batch = batch_of([picture(rng, 32, 32) for _ in range(6)], [f"{i * 7919:016x}{0:016x}" for i in range(6)])
     return make_views(batch, task.views, HALF, 0)
 
 

@@ -43,7 +43,7 @@ def test_objective_learns_one_batch(name: str) -> None:
     torch.manual_seed(0)
     objective = default_objective(name).train()
     rng = np.random.default_rng(0)
-    batch = batch_of([picture(rng, 32, 32) for _ in range(16)], [f"{i * 7919:032x}" for i in range(16)])
+    batch = batch_of([picture(rng, 32, 32) for _ in range(16)], [f"{i * 7919:016x}{0:016x}" for i in range(16)])
     views = make_views(batch, objective.views, Normalisation((0.0, 255.0), (0.5,) * 3, (0.25,) * 3), 0)
     optimiser = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], lr=1e-3)
     losses = []

@@ -63,7 +63,8 @@ def slow_swapped(scores: Tensor, targets: list[Rows], temperature: float) -> flo
 
 def views_of(task: Objective, count: int = 4, size: int = 32) -> list[View]:
     rng = np.random.default_rng(0)
-    batch = batch_of([picture(rng, size, size) for _ in range(count)], [f"{i * 7919:032x}" for i in range(count)])
+    ids = [f"{i * 7919:016x}{0:016x}" for i in range(count)]
+    batch = batch_of([picture(rng, size, size) for _ in range(count)], ids)
     return make_views(batch, task.views, Normalisation((0.0, 255.0), (0.5,) * 3, (0.25,) * 3), 0)
 
 

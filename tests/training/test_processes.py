@@ -374,3 +374,11 @@ def test_torchrun_trains_resumes_and_ends_as_one_process_does(folder: Path):
     trained = {k for k in alone if not k.startswith("fc.") and alone[k].is_floating_point()}
     assert max(float((ours[k] - alone[k]).abs().max()) for k in trained) < 1e-3
     assert not list(run.glob("lock*"))
+
+
+def test_an_error_of_one_process_ends_all(folder: Path):
+    (folder / "hurt").mkdir()
+    (folder / "hurt" / "checkpoints").write_text("in the way of the first process only, which writes them")
+    process = start(TWO, folder, "hurt", steps=3)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode != 0 and "checkpoints" in said and "Traceback" not in said.split("torch.distributed")[0]

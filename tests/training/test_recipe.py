@@ -91,9 +91,9 @@ def test_a_missing_value_is_named():
     [
         ({}, "Give one of --minutes, --epochs and --steps, not none"),
         ({"minutes": 1, "steps": 2}, "not minutes and steps"),
-        ({"minutes": 0}, "--minutes must be above 0, not 0"),
-        ({"steps": -3}, "--steps must be above 0, not -3"),
-        ({"epochs": float("nan")}, "--epochs must be above 0, not nan"),
+        ({"minutes": 0}, "--minutes must be a number above 0, not 0"),
+        ({"steps": -3}, "--steps must be a number above 0, not -3"),
+        ({"epochs": float("nan")}, "--epochs must be a number above 0, not nan"),
     ],
 )
 def test_budget_errors(given: dict, message: str):

@@ -66,7 +66,7 @@ def test_tensorboard_has_every_figure_and_of_a_resumed_run_no_step_twice(tmp_pat
     write(run, ROWS)
     assert [json.loads(line) for line in run.metrics_file.read_text().splitlines()] == ROWS
     assert scalars(run, "loss") == [(1, 5.0), (10, 4.5)]
-    run.keep_metrics_until(5)
+    run.go_back_to(5)
     write(run, [{"step": 10, "loss": 4.25, "spread": 0.5}], step=5)
     assert scalars(run, "loss") == [(1, 5.0), (10, 4.25)]
 

@@ -26,9 +26,7 @@ def create(
     """A timm model without classifier, fitted to the channels and, where its shape depends on it, the
     size of the data. `args` go to the model. Raises `SelfsightError` for a name timm does not know."""
     name = name.removeprefix("timm/")
-    if not timm.is_model(name.split(".")[0]):
-        close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
-        raise SelfsightError(f"timm has no model {name!r}. {'Close: ' + ', '.join(close) if close else ''}".strip())
+    check_name(name)
     args = {"in_chans": preprocessing.channels, "num_classes": 0, **(args or {})}
     if is_fixed_size(name):
         args.setdefault("img_size", preprocessing.size)
@@ -42,6 +40,14 @@ def create(
     cfg: Any = net.pretrained_cfg
     licence = cfg.get("license", "unknown") if pretrained else "none: trained from random weights"
     return Encoder(net, preprocessing, {"starting_weights": name if pretrained else None, "licence": licence})
+
+
+def check_name(name: str) -> None:
+    """Raise `SelfsightError`, with names like it, if timm knows no model of this name."""
+    name = name.removeprefix("timm/")
+    if not timm.is_model(name.split(".")[0]):
+        close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        raise SelfsightError(f"timm has no model {name!r}. {'Close: ' + ', '.join(close) if close else ''}".strip())
 
 
 def is_fixed_size(name: str) -> bool:
@@ -138,7 +144,7 @@ def load(model: str | os.PathLike[str], format: PixelFormat | None = None) -> En
     `format`: of the data, to which a stock model is fitted; 8-bit RGB if not given.
     """
     path = Path(model)
-    for folder in (path / "encoder", path):
+    for folder in (path / "encoder", path / "encoder.before", path):  # before: of a run that is being extended
         if (folder / "config.json").exists():
             return read_folder(folder)
     if path.exists() or (os.sep in str(model) and not timm.is_model(str(model).removeprefix("timm/").split(".")[0])):

@@ -53,6 +53,7 @@ class BarlowTwins(Objective):
 
     family = "non-contrastive"
     when = "Like VICReg, with correlations in place of covariances: indifferent to the scale of the embeddings."
+    least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
         "objective_options": lambda f, r: (

@@ -55,6 +55,7 @@ class EMP(Objective):
 
     family = "many small patches"
     when = "Textures and surfaces, short runs: sees many small parts of every image; not where position is the meaning."
+    least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": patches,
         "objective_options": lambda f, r: (

@@ -2,7 +2,7 @@
 
 Balestriero and LeCun, "LeJEPA: Provable and Scalable Self-Supervised Learning Without the Heuristics", 2025: the loss
 is (1 - weight) * agreement + weight * SIGReg, where SIGReg is the test of Epps and Pulley (1983) between each
-projection and the standard normal law, a mean over directions and views. With `test="wasserstein"` the regulariser is that of Wu,
+projection and the standard normal law, a mean over directions and views. With `test="wasserstein"` it is that of Wu,
 Balestriero and Levine, "VISReg", 2026: centre, scale and the sliced 2-Wasserstein distance of the standardised cloud,
 whose gradient does not vanish at a collapse. Needs no teacher, no predictor and no normalised embeddings.
 """
@@ -79,6 +79,7 @@ class LeJEPA(Objective):
 
     family = "joint-embedding prediction"
     when = "One weight to set and no teacher; better under a linear head than for neighbours or few labels."
+    least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
         "objective_options": lambda f, r: (

@@ -55,6 +55,7 @@ class MoCo(Objective):
 
     family = "contrastive"
     when = "ViTs and small batches: SimCLR's question to a steadier teacher, at the cost of a second forward pass."
+    least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
         "objective_options": lambda f, r: (

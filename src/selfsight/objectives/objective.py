@@ -47,13 +47,14 @@ class Objective(nn.Module):
     the embeddings of the whole batch, a mean over items is right as it is, and `all_mean` is for the rest.
 
     Of the class: `family` and `when` say what kind of pretext task it is and when to use it; `tokens`, whether it
-    needs an encoder of tokens (a ViT); `rules`, its own way to choose values of a recipe (views, options, …) where
-    nobody asked for them, before the rules that hold for all.
+    needs an encoder of tokens (a ViT); `least_views`, how many views it compares; `rules`, its own way to choose values
+    of a recipe (views, options, …) where nobody asked for them, before the rules that hold for all.
     """
 
     family: ClassVar[str] = ""
     when: ClassVar[str] = ""
     tokens: ClassVar[bool] = False
+    least_views: ClassVar[int] = 1
     rules: ClassVar[dict[str, Rule]] = {}
     views: ViewPlan
 
@@ -65,9 +66,11 @@ class Objective(nn.Module):
         self.views = views
 
     @classmethod
-    def check(cls, encoder: str, channels: int) -> None:
-        """Raise `SelfsightError` if it cannot work with this timm model or with images of so many channels. Before
-        anything is loaded."""
+    def check(cls, encoder: str, channels: int, views: ViewPlan) -> None:
+        """Raise `SelfsightError` if it cannot work with this timm model, with images of so many channels or with these
+        views. Before anything is loaded."""
+        if views.count < cls.least_views:
+            raise SelfsightError(f"{cls.__name__} compares views and needs {cls.least_views}, not {views.count}.")
         if cls.tokens and not takes_any_size(encoder):
             raise SelfsightError(
                 f"{cls.__name__} hides or predicts tokens, and {encoder} has none. Choose a ViT, for example --encoder "
@@ -302,9 +305,9 @@ def joint(name: str) -> type[Joint]:
             super().__init__(members, list(weights.values()))
 
         @classmethod
-        def check(cls, encoder: str, channels: int) -> None:
+        def check(cls, encoder: str, channels: int, views: ViewPlan) -> None:
             for member in classes.values():
-                member.check(encoder, channels)
+                member.check(encoder, channels, views)
 
     return Several
 

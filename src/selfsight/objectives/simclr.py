@@ -58,6 +58,7 @@ class SimCLR(Objective):
 
     family = "contrastive"
     when = "The first to try: learns fast in minutes, at any batch from 64 on, with a cost of one encoder."
+    least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
         "objective_options": lambda f, r: (

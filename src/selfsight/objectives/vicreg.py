@@ -57,6 +57,7 @@ class VICReg(Objective):
 
     family = "non-contrastive"
     when = "Small batches and textures: needs no negatives, is even with SimCLR on few labels, and easy to read."
+    least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
         "objective_options": lambda f, r: (

@@ -55,23 +55,38 @@ def load_checkpoint(
 
     Returns its state, None if there is none, and a sentence for each newer one that is damaged and was passed over.
     """
-    damaged = []
+    state, weights, tensors, damaged = read_checkpoint(folder)
+    if state is not None:
+        missing, unexpected = module.load_state_dict(weights, strict=False)
+        shared = set(module.state_dict()) - set(_unshared(module))
+        assert set(missing) <= shared and not unexpected, (missing, unexpected)
+        _restore_optimiser(optimiser, tensors)
+    return state, damaged
+
+
+def read_checkpoint(
+    folder: Path,
+) -> tuple[dict[str, Any] | None, dict[str, Tensor], dict[str, Tensor], list[str]]:
+    """(state, tensors of the module, of the optimiser) of the newest whole checkpoint, and a sentence for each newer
+    one that is damaged. The state is None if there is none."""
+    damaged: list[str] = []
     for path in sorted(folder.glob("step-*[0-9]"), reverse=True):
         try:
             state: dict[str, Any] = json.loads((path / "state.json").read_text())
             for name, checksum in state.pop("checksums", {}).items():
                 if _checksum(path / name) != checksum:
                     raise ValueError(f"the checksum of {name} does not fit")
-            weights, tensors = (load_file(path / name) for name in TENSORS)
+            return state, load_file(path / TENSORS[0]), load_file(path / TENSORS[1]), damaged
         except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
             damaged.append(f"{path.name} is damaged: {first_line(error)}")
-            continue
-        missing, unexpected = module.load_state_dict(weights, strict=False)
-        shared = set(module.state_dict()) - set(_unshared(module))
-        assert set(missing) <= shared and not unexpected, (missing, unexpected)
-        _restore_optimiser(optimiser, tensors)
-        return state, damaged
-    return None, damaged
+    return None, {}, {}, damaged
+
+
+def remove_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints behind `step`, which are damaged if a run goes on from there."""
+    for path in folder.glob("step-*[0-9]"):
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
 
 
 def _checksum(file: Path) -> str:

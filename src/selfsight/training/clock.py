@@ -51,9 +51,9 @@ class Clock:
     def progress(self, step: int) -> float:
         """Spent part of the budget, 1 when it is used up."""
         if self.steps is not None:
-            return min(1.0, (step - self.first_step) / self.steps)
+            return min(1.0, max(0.0, (step - self.first_step) / self.steps))
         budget = (self.recipe.budget.minutes or 0.0) * 60
-        return min(1.0, (self.seconds - self.first_seconds) / max(1e-9, budget - self.reserve))
+        return min(1.0, max(0.0, (self.seconds - self.first_seconds) / max(1e-9, budget - self.reserve)))
 
     def tick(self) -> None:
         """Called after each step, so that a gap is known for what it is."""

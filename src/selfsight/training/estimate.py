@@ -139,7 +139,7 @@ def seconds_a_step(
     began = time.monotonic()
     try:
         while len(seconds) < WARM_STEPS + MEASURED_STEPS and time.monotonic() - began < MEASURED_SECONDS:
-            start = time.monotonic()
+            start = _now(device)
             schedule(optimiser, objective, 0.5, recipe)
             optimiser.zero_grad(set_to_none=True)
             for _ in range(recipe.accumulate):
@@ -150,10 +150,17 @@ def seconds_a_step(
             torch.nn.utils.clip_grad_norm_(objective.parameters(), float("inf"))
             optimiser.step()
             objective.after_step(0.5)
-            seconds.append(time.monotonic() - start)
+            seconds.append(_now(device) - start)
     finally:
         stream.close()
-    start = time.monotonic()
+    start = _now(device)
     evidence(loss.embeddings, loss.assignments)
-    now_and_then = (time.monotonic() - start) / LOG_EVERY
+    now_and_then = (_now(device) - start) / LOG_EVERY
     return float(np.median(seconds[WARM_STEPS:] or seconds[-1:])) + now_and_then
+
+
+def _now(device: str) -> float:
+    """The time when all that was asked of the device is done."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+    return time.monotonic()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +20,7 @@ from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Loss, Objective
 from selfsight.training.alarm import Alarm
 from selfsight.training.batch_norm import synchronise
-from selfsight.training.checkpoints import load_checkpoint, save_checkpoint
+from selfsight.training.checkpoints import load_checkpoint, remove_after, save_checkpoint
 from selfsight.training.clock import Clock
 from selfsight.training.monitors import evidence
 from selfsight.training.optimisers import make_optimiser, schedule
@@ -46,11 +46,11 @@ def fit(
     show: Callable[[dict[str, Any]], None],
     measure: Callable[[float, float], dict[str, float]] = lambda progress, before: {},
     track: Sequence[str] = (),
-) -> int:
+) -> Done:
     """Train `objective` until the clock's budget is spent, from the last checkpoint if there is one.
 
     `measure` gives further figures for a row of metrics, from its progress and that of the row before (-1 if there
-    is none); `track` names trackers. Returns the steps done. Raises `Stopped` after saving when the user interrupts,
+    is none); `track` names trackers. Raises `Stopped` after saving when the user interrupts,
     and `SelfsightError` after ten steps in a row that were not finite.
     """
     main, alarm, pace = accelerator.is_main_process, Alarm(), Pace()
@@ -116,7 +116,14 @@ def fit(
             metrics.picture("neighbours", run.path / "neighbours.png", state["step"])
     if stop:
         raise Stopped(f"Stopped and saved in {run.path}. The same command goes on from here.")
-    return int(state["step"])
+    return Done(state["step"], state["skipped"])
+
+
+class Done(NamedTuple):
+    """How many steps were done, those among them that were skipped because something was not finite."""
+
+    step: int
+    skipped: int
 
 
 class Gradients:
@@ -173,10 +180,11 @@ def _resume(
         raise SelfsightError(f"No checkpoint of {run.path} can be read ({'; '.join(damaged)}). Start in another -o.")
     clock.before = state["seconds"]
     if main:
-        run.keep_metrics_until(state["step"])
+        run.go_back_to(state["step"])
         for text in damaged:
             console().print(f"{text}; going on from step {state['step']:,} before it.", style="yellow")
             run.log("damaged", text, state["step"])
+        remove_after(run.checkpoints, state["step"])
         if found:
             run.log("resumed", f"after {state['seconds']:.0f} s of training", state["step"])
     return state

@@ -8,7 +8,9 @@ from typing import Any
 from selfsight.errors import SelfsightError
 from selfsight.views.plan import Colour, ViewGroup, ViewPlan
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: a view's `draws` in place of `grid` and `keep`
+WHOLE = {"channels": 1, "size": 8, "canvas_side": 1, "batch_size": 2, "accumulate": 1, "threads": 1, "seed": 0}
+REAL = ("learning_rate", "weight_decay", "warmup", "clip")
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Budget:
         if len(given) != 1:
             raise SelfsightError(f"Give one of --minutes, --epochs and --steps, not {' and '.join(given) or 'none'}.")
         name, value = next(iter(given.items()))
-        if not value > 0:
-            raise SelfsightError(f"--{name} must be above 0, not {value}.")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise SelfsightError(f"--{name} must be a number above 0, not {value!r}.")
 
 
 @dataclass(frozen=True)
@@ -56,17 +58,7 @@ class Recipe:
     reasons: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        least = {"channels": 1, "size": 8, "canvas_side": 1, "batch_size": 2, "accumulate": 1, "threads": 1}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < low:
-                raise SelfsightError(f"{name.replace('_', ' ')} must be a whole number of at least {low}, not {value}.")
-        for name in ("learning_rate", "weight_decay", "warmup", "clip"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                raise SelfsightError(
-                    f"{name.replace('_', ' ')} must be a number, 0 or above (YAML: 1.0e-3), not {value!r}."
-                )
+        check_numbers({name: getattr(self, name) for name in (*WHOLE, *REAL)})
         if self.canvases not in ("resident", "stream"):
             raise SelfsightError(f"canvases must be resident or stream, not {self.canvases!r}.")
         if self.precision not in ("no", "bf16"):
@@ -88,6 +80,16 @@ class Recipe:
             raise SelfsightError(f"This recipe does not fit this version of selfsight: {error}.") from None
 
 
+def check_numbers(values: dict[str, Any]) -> None:
+    """Raise `SelfsightError` for a number among some of a recipe's values that is none, or out of its range."""
+    for name, value in values.items():
+        called = name.replace("_", " ")
+        if name in WHOLE and (type(value) is not int or not WHOLE[name] <= value < 2**62):
+            raise SelfsightError(f"{called} must be a whole number of at least {WHOLE[name]}, not {value!r}.")
+        if name in REAL and (type(value) not in (int, float) or not 0 <= value < float("inf")):
+            raise SelfsightError(f"{called} must be a number, 0 or above (YAML: 1.0e-3), not {value!r}.")
+
+
 def typed(values: dict[str, Any]) -> dict[str, Any]:
     """Some or all of a recipe's plain values as a YAML file holds them, made into what `Recipe` takes."""
     unknown = sorted(values.keys() - {f.name for f in fields(Recipe)})
@@ -100,13 +102,14 @@ def typed(values: dict[str, Any]) -> dict[str, Any]:
             values["views"] = ViewPlan(tuple(_group(group) for group in plan["groups"]), plan.get("companion"))
         if "budget" in values:
             values["budget"] = Budget(**values["budget"])
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise SelfsightError(f"The views or the budget of this recipe cannot be read: {error}.") from None
+    check_numbers(values)
     return values
 
 
 def _group(values: dict[str, Any]) -> ViewGroup:
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k not in ("grid", "keep")}
     if "colour" in values:
         colour: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["colour"].items()}
         values["colour"] = Colour(**colour)

@@ -19,7 +19,7 @@ from selfsight.encoders.extract import best_device
 from selfsight.encoders.store import takes_any_size
 from selfsight.objectives.objective import Rule, find
 from selfsight.objectives.shared import MEASURED, quarters
-from selfsight.training.recipe import Budget, Recipe
+from selfsight.training.recipe import Budget, Recipe, check_numbers
 from selfsight.training.run import usable_cores
 
 
@@ -231,6 +231,10 @@ def resolve(asked: dict[str, Any], facts: Facts) -> Recipe:
     reasons: dict[str, str] = {}
     if values.get("encoder_args") is None and (values.get("encoder") or values.get("pretrained")):
         values["encoder_args"], reasons["encoder_args"] = {}, "the model as timm has it"
+    check_numbers(values)
+    if values.get("batch_size", 0) > facts.items:
+        reasons["batch_size"] = f"all there are: {values['batch_size']:,} were asked for"
+        values["batch_size"] = facts.items
     for name, rule in RULES.items():
         if values.get(name) is None:
             own = find(values["objective"]).rules if name != "objective" else {}

@@ -109,7 +109,7 @@ class Run:
     def log(self, kind: str, text: str, step: int) -> None:
         """Append to `run.log`: time, step, kind ("resumed", "skipped", "alarm", …) and text, divided by tabs."""
         with (self.path / "run.log").open("a", encoding="utf-8") as file:
-            file.write(f"{datetime.now().isoformat(timespec='seconds')}\tstep {step}\t{kind}\t{text}\n")
+            file.write(_line(Event(datetime.now().isoformat(timespec="seconds"), step, kind, text)))
 
     def read_log(self) -> list[Event]:
         """The lines of `run.log`, oldest first."""
@@ -126,10 +126,23 @@ class Run:
         lines = self.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may have cut the last one
 
-    def keep_metrics_until(self, step: int) -> None:
-        """Drop rows after `step`: a resumed run writes them again."""
+    def go_back_to(self, step: int) -> None:
+        """Drop what was written of later steps, which a resumed run does again: rows of metrics, alarms, skips."""
         rows = [row for row in self.read_metrics() if row["step"] <= step]
         write_whole(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+        last = {"alarm": step, "skipped": step - 1}  # a step that is skipped is named by those before it
+        events = [event for event in self.read_log() if event.step <= last.get(event.kind, event.step)]
+        if len(events) < len(self.read_log()):
+            write_whole(self.path / "run.log", "".join(map(_line, events)))
+
+    def clear(self) -> None:
+        """Remove what an attempt left that did no step: another one, perhaps of other data, measures anew."""
+        for name in ("normalisation.json", "run.log", "metrics.jsonl", "set_aside.json", "energy.json"):
+            (self.path / name).unlink(missing_ok=True)
+
+
+def _line(event: Event) -> str:
+    return f"{event.time}\tstep {event.step}\t{event.kind}\t{event.text}\n"
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import shutil
 from dataclasses import asdict, dataclass, replace
@@ -16,11 +16,24 @@ from selfsight.data.canvases import measure_format
 from selfsight.data.collection import Collection
 from selfsight.data.formats.format import usual_mode
 from selfsight.data.pixels import PixelFormat
+from selfsight.encoders.store import check_name
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import find
+from selfsight.training.build import check_sizes
+from selfsight.training.checkpoints import read_checkpoint
+from selfsight.training.optimisers import OPTIMISERS
 from selfsight.training.recipe import Budget, Recipe, plain, typed
 from selfsight.training.rules import facts_of, resolve
 from selfsight.training.run import Run, write_whole
+
+# Values of a recipe that were chosen for another, and are chosen anew where that one is overridden.
+DEPENDENTS = {
+    "objective": ("objective_options", "views"),
+    "encoder": ("encoder_args", "views"),
+    "size": ("views", "canvas_side"),
+    "optimiser": ("learning_rate", "weight_decay"),
+    "batch_size": ("learning_rate",),
+}
 
 
 @dataclass(frozen=True)
@@ -35,8 +48,15 @@ class Settled:
 
 
 def asked_of(choices: dict[str, Any]) -> dict[str, Any]:
-    """The choices that a user made, with minutes, epochs and steps as one budget."""
+    """The choices that a user made, with minutes, epochs and steps as one budget. Raises `SelfsightError` for a name
+    that there is not, before any image is read."""
     asked = {k: v for k, v in choices.items() if v is not None}
+    if "objective" in asked:
+        find(asked["objective"])
+    if "optimiser" in asked and asked["optimiser"] not in OPTIMISERS:
+        raise SelfsightError(f"No optimiser is called {asked['optimiser']!r}. There are: {', '.join(OPTIMISERS)}.")
+    if "encoder" in asked:
+        check_name(asked["encoder"])
     budget = {k: asked.pop(k, None) for k in ("minutes", "epochs", "steps")}
     return asked | ({"budget": Budget(**budget)} if any(v is not None for v in budget.values()) else {})
 
@@ -46,13 +66,17 @@ def choose(
 ) -> tuple[Recipe, PixelFormat]:
     """The recipe for a collection: what was asked, then what the file says, then what the rules give."""
     given = _given(recipe_file) if recipe_file else {}
+    for name, dependents in DEPENDENTS.items():
+        if name in given and asked.get(name, given[name]) != given[name]:
+            given = {k: v for k, v in given.items() if k not in dependents}
     asked = given | asked
     format = measure_format(items)
     channels = asked.get("channels", format.channels)
     if channels != format.channels:  # a recipe of other data
         format = PixelFormat(usual_mode(channels), format.depth, format.window)
     recipe = resolve(asked, facts_of(items, format, processes))
-    find(recipe.objective).check(recipe.encoder, recipe.channels)
+    find(recipe.objective).check(recipe.encoder, recipe.channels, recipe.views)
+    check_sizes(recipe)
     usable = len(items.usable)
     check_share(min(recipe.batch_size, usable), usable, processes)
     return recipe, format
@@ -80,6 +104,8 @@ def settle(
     request, with other images or with another number of processes.
     """
     wanted = plain({k: asdict(v) if k == "budget" else v for k, v in asked.items()} | {"recipe": recipe_file})
+    if recipe_file:
+        wanted["recipe_digest"] = hashlib.blake2b(repr(_given(recipe_file)).encode(), digest_size=8).hexdigest()
     wanted |= {"extend": True} if extend else {}
     data: dict[str, Any] = {"source": str(source), "collection": str(items.path), "version": items.version}
     data |= {"items": len(items.usable), "id_hash": items.id_hash(), "processes": processes}
@@ -92,6 +118,7 @@ def settle(
     if extend:
         raise SelfsightError(f"{run.path} is not a finished run, so there is nothing to extend. Leave --extend out.")
     recipe, format = choose(asked, recipe_file, items, processes)
+    run.clear()
     run.write_recipe(wanted, recipe, data | {"format": plain(asdict(format))})
     return Settled(recipe, format)
 
@@ -109,6 +136,8 @@ def _go_on(run: Run, asked: dict[str, Any], wanted: dict[str, Any], data: dict[s
     before, recipe, pinned = run.read_recipe()
     extending = extend and run.finished
     apart = {"budget", "extend"} if extending else set()
+    if "recipe_digest" in before:  # what the file says counts, not what it is called
+        apart |= {"recipe"}
     differ = sorted(k for k in (before.keys() | wanted.keys()) - apart if before.get(k) != wanted.get(k))
     if differ:
         raise SelfsightError(
@@ -135,12 +164,10 @@ def _go_on(run: Run, asked: dict[str, Any], wanted: dict[str, Any], data: dict[s
 def _extend(run: Run, wanted: dict[str, Any], recipe: Recipe, pinned: dict[str, Any]) -> None:
     """Make an unfinished run of a finished one, with a budget that begins where it ended. A kill in between leaves
     one that ends at once, as it did before."""
-    newest = max(run.checkpoints.glob("step-*[0-9]"), default=None)
-    try:
-        state = json.loads((newest / "state.json").read_text()) if newest else {}
-        begin = {"step": state["step"], "seconds": state["seconds"]}
-    except (OSError, ValueError, KeyError):
-        raise SelfsightError(f"The last checkpoint of {run.path} cannot be read. Start in another -o.") from None
+    state, *_ = read_checkpoint(run.checkpoints)
+    if state is None:
+        raise SelfsightError(f"No checkpoint of {run.path} can be read. Start in another -o.")
+    begin = {"step": state["step"], "seconds": state["seconds"]}
     shutil.rmtree(run.path / "encoder.before", ignore_errors=True)
     os.replace(run.path / "encoder", run.path / "encoder.before")
     run.write_recipe(wanted, recipe, pinned | {"begin": begin})
@@ -151,5 +178,5 @@ def _given(recipe_file: str) -> dict[str, Any]:
     """The values of a recipe.yaml of a run, of `plan`, or written by hand."""
     try:
         return typed(yaml.safe_load(Path(recipe_file).read_text(encoding="utf-8"))["resolved"])
-    except (OSError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise SelfsightError(f"{recipe_file} is not a recipe.yaml of a run ({type(error).__name__}).") from None

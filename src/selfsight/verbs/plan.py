@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 import time
 from typing import TYPE_CHECKING, Any, Literal  # noqa: F401 (the annotations of pretrain's parameters)
 
@@ -130,7 +131,7 @@ def show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     table = Table(title=f"{result['items']:,} items of {result['source']}", title_justify="left")
     table.add_column("value", no_wrap=True)
     table.add_column("chosen")
@@ -149,8 +150,8 @@ def show(result: dict[str, Any]) -> None:
         f"would fit), {e['canvas_bytes'] / 1e6:,.0f} MB of decoded pixels in the cache folder, "
         f"{e['checkpoint_bytes'] / 1e6:,.0f} MB of checkpoints."
     )
-    recipe = f" --recipe {result['recipe']}" if result["recipe"] else ""
-    console.print(f"Next: selfsight pretrain {result['source']} -o runs/first{recipe}")
+    recipe = f" --recipe {shlex.quote(result['recipe'])}" if result["recipe"] else ""
+    console.print(f"Next: selfsight pretrain {shlex.quote(result['source'])} -o runs/first{recipe}", soft_wrap=True)
 
 
 def in_words(name: str, value: Any) -> str:

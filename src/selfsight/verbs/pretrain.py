@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from selfsight.data.canvases import Canvases
     from selfsight.data.collection import Collection
+    from selfsight.training.loop import Done
     from selfsight.training.run import Run
     from selfsight.training.settle import Settled
     from selfsight.views.make import Normalisation
@@ -128,6 +129,7 @@ def pretrain(
         raise SelfsightError(f"{out} is a file. Give a folder for the run.")
     check_outside(out, str(Path(source).expanduser()))
     accelerator = start_processes()
+    watched = None
     try:
         with ExitStack() as claimed:
             with accelerator.main_process_first():  # it writes what the others then find
@@ -137,15 +139,19 @@ def pretrain(
                     raise SelfsightError(
                         f"{source} holds one image that can be read. Learning compares images: give two or more."
                     )
+                watched = open_source(probe) if probe else None  # before anything of the run is changed
                 if accelerator.is_main_process:
                     claimed.enter_context(run.claimed())
                     settled = settle(run, asked, recipe, extend, source, items, accelerator.num_processes)
                 else:
                     settled = settled_before(run)
                 held = _hold(settled, items, strict)
-            watched = open_source(probe) if probe else None
             with Energy(run, energy and accelerator.is_main_process):
                 return _train(run, settled, held, accelerator, started, watched, trackers)
+    except RuntimeError as error:
+        if accelerator.is_main_process or "onnection" not in str(error):
+            raise
+        raise SelfsightError("Another process of this run has ended; what it said tells why.") from None
     except (OSError, SafetensorError) as error:
         kept = any(run.checkpoints.glob("*"))
         way = (
@@ -186,7 +192,7 @@ def _train(
     from selfsight.training.build import build
     from selfsight.training.clock import Clock
     from selfsight.training.estimate import check_memory, memory_of, out_of_memory
-    from selfsight.training.loop import fit
+    from selfsight.training.loop import Stopped, fit
     from selfsight.training.measure import canvas_features, seconds_to_whiten
     from selfsight.training.pictures import contact_sheet
     from selfsight.training.processes import gathered
@@ -196,7 +202,8 @@ def _train(
 
     recipe, main = settled.recipe, accelerator.is_main_process
     torch.set_num_threads(recipe.threads)
-    normalise = _normalisation(run, canvases)
+    with accelerator.main_process_first():
+        normalise = _normalisation(run, canvases)
     task = build(recipe, settled.format, normalise)
     ranks = accelerator.process_index, accelerator.num_processes
     batches = Batches(canvases, recipe.batch_size, recipe.seed, recipe.views.companion, *ranks)
@@ -211,37 +218,50 @@ def _train(
     if main:
         write_whole(run.path / "environment.json", json.dumps(environment(str(accelerator.device)), indent=2))
         contact_sheet(batches, task.views, normalise, recipe.seed, run.path / "views.png")
+    if run.set_aside_file.exists():  # by an earlier start
+        canvases.set_aside |= json.loads(run.set_aside_file.read_text(encoding="utf-8"))
+    together = False  # whether all processes come to the end: else they wait for each other there
     with Show(run, recipe) as show:
         try:
-            step = fit(task, batches, normalise, recipe, run, clock, accelerator, show, track=trackers, **measure)
+            done = fit(task, batches, normalise, recipe, run, clock, accelerator, show, track=trackers, **measure)
+            together = True
+        except Stopped:
+            together = True
+            raise
         except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
             raise SelfsightError(f"Out of memory. {out_of_memory(memory, recipe)}") from None
         finally:
-            canvases.set_aside = gathered(canvases.set_aside, accelerator)
+            canvases.set_aside = gathered(canvases.set_aside, accelerator) if together else canvases.set_aside
             if main:
                 write_whole(run.set_aside_file, json.dumps(canvases.set_aside))
-    if step == 0:
+    if done.step == 0:
         raise SelfsightError(
             f"{recipe.budget.minutes:g} minutes were over before the first step: reading the images took them, "
             "which is not needed again. Give another -o, and more --minutes."
         )
     if main:
-        whiten(encoder, canvas_features(encoder, batches, normalise))
+        features = canvas_features(encoder, batches, normalise)
+        if not torch.isfinite(features).all():
+            raise SelfsightError(
+                f"The encoder of {run.path} gives values that are not finite, and is not kept. Start anew, in another "
+                f"folder, with a --learning-rate below {recipe.learning_rate:.2g}."
+            )
+        whiten(encoder, features)
         write_whole(run.set_aside_file, json.dumps(canvases.set_aside))  # whitening may be the first to read an item
         save(encoder, run.path / "encoder")
         shutil.rmtree(run.path / "encoder.before", ignore_errors=True)  # of the run that was extended
-        run.log("finished", f"after {clock.seconds:.0f} s", step)
-    return _result(run, step, clock.seconds, canvases)
+        run.log("finished", f"after {clock.seconds:.0f} s", done.step)
+    return _result(run, done, clock.seconds, canvases)
 
 
-def _result(run: Run, step: int, seconds: float, canvases: Canvases) -> dict[str, Any]:
+def _result(run: Run, done: Done, seconds: float, canvases: Canvases) -> dict[str, Any]:
     last = (run.read_metrics() or [{}])[-1]
-    result = {"run": str(run.path), "steps": step, "seconds": seconds}
+    result = {"run": str(run.path), "steps": done.step, "seconds": seconds}
     result["items"] = len(canvases) - len(canvases.set_aside)
     reasons = Counter([*canvases.collection.set_aside["reason"].to_pylist(), *canvases.set_aside.values()])
-    result |= {"set_aside": reasons.total(), "reasons": dict(reasons.most_common()), "skipped": last.get("skipped", 0)}
+    result |= {"set_aside": reasons.total(), "reasons": dict(reasons.most_common()), "skipped": done.skipped}
     result["alarms"] = [event.text for event in run.read_log() if event.kind == "alarm"]
     figures = ("loss", "effective_rank", "centre_norm", "spread", "agreement", "contrast", "knn")
     result["evidence"] = {name: last.get(name) for name in figures}

@@ -58,7 +58,8 @@ def runs(action: Literal["list", "remove"] = "list", *paths: str) -> dict[str, A
         for folder in folders:
             if not folder.is_dir():
                 raise SelfsightError(f"{folder} is not a folder. Give the folder that holds your runs.")
-        found = sorted({file.parent for folder in folders for file in folder.rglob("recipe.yaml")})
+        files = {file for folder in folders for file in folder.rglob("recipe.yaml")}
+        found = sorted(file.parent for file in files if "resolved" not in file.read_text("utf-8", "replace")[:9])
         return {"runs": [_describe(path) for path in found]}
     if not paths:
         raise SelfsightError("Say which run to remove: selfsight runs remove runs/first")

@@ -55,6 +55,10 @@ class ViewPlan:
     groups: tuple[ViewGroup, ...]
     companion: Literal["frames", "group"] | None = None
 
+    def __post_init__(self) -> None:
+        if not self.groups or any(group.count < 1 or group.size < 8 for group in self.groups):
+            raise ValueError("a view plan has groups of one or more views of 8 px or more")
+
     @property
     def count(self) -> int:
         return sum(group.count for group in self.groups)
