@@ -87,7 +87,7 @@ def test_at_a_collapse_one_gradient_vanishes_and_the_other_does_not():
 def test_weights_of_nought_and_one():
     rng = np.random.default_rng(0)
     batch = batch_of([picture(rng, 32, 32) for _ in range(8)], [f"{i * 7919:016x}{0:016x}" for i in range(8)])
-    for weight, part in ((0.0, "agreement"), (1.0, "regulariser")):
+    for weight, part in ((0.0, "prediction"), (1.0, "regulariser")):
         task = default_objective("lejepa", weight=weight).train()
         views = make_views(batch, task.views, Normalisation((0.0, 255.0), (0.5,) * 3, (0.25,) * 3), 0)
         loss = task(views, 0.0)

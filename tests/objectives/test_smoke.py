@@ -8,6 +8,7 @@ import torch
 from helpers import batch_of, default_objective, picture
 
 from selfsight.objectives.objective import registry
+from selfsight.report.charts import KNOWN
 from selfsight.views.make import Normalisation, make_views
 
 # name: the part of its first loss that it must come below on one batch in 30 steps
@@ -59,4 +60,5 @@ def test_objective_learns_one_batch(name: str) -> None:
         losses.append(loss.total.item())
     assert losses[-1] < OBJECTIVES[name] * losses[0], losses
     assert loss.total.dtype == torch.float32 and not loss.embeddings.requires_grad
+    assert not set(loss.parts) & KNOWN, "a part of the loss would hide a figure of the same name"
     assert torch.isfinite(loss.embeddings).all() and loss.embeddings.shape[1] == 16

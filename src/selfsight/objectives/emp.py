@@ -83,7 +83,7 @@ class EMP(Objective):
         z = F.normalize(embeddings, dim=2)
         rate, agreed = coding_rate(z, self.eps).mean(), agreement(z)
         total = -rate - self.weight * agreed
-        return Loss(total, {"coding_rate": rate.detach(), "agreement": agreed.detach()}, embeddings.detach())
+        return Loss(total, {"coding_rate": rate.detach(), "cosine": agreed.detach()}, embeddings.detach())
 
 
 def _width(r: dict[str, Any]) -> int:

@@ -116,7 +116,7 @@ class LeJEPA(Objective):
         along = directions(z.shape[2], self.slices, int(self.steps)).to(z.device)
         spread = self.regulariser(z, along)
         total = (1.0 - self.weight) * agreement + self.weight * spread
-        return Loss(total, {"agreement": agreement.detach(), "regulariser": spread.detach()}, z.detach())
+        return Loss(total, {"prediction": agreement.detach(), "regulariser": spread.detach()}, z.detach())
 
     def after_step(self, progress: float) -> None:
         self.steps += 1

@@ -19,6 +19,13 @@ CURVES: tuple[tuple[str, str, str, dict[str, str], list[float] | None], ...] = (
     ("loss", "Loss", "What training lowers. It should fall, fast at first.", {"loss": "loss"}, None),
     ("parts", "Parts of the loss", "The terms it is made of, before weighting.", {}, None),
     (
+        "accuracy",
+        "Accuracy of the pretext task",
+        "How often its question is answered rightly, in %, on the batch that was just learnt from.",
+        {"accuracy": "accuracy, %"},
+        None,
+    ),
+    (
         "rank",
         "Effective rank",
         "How many independent directions the answers vary in. One means collapse.",
@@ -85,13 +92,15 @@ CURVES: tuple[tuple[str, str, str, dict[str, str], list[float] | None], ...] = (
 
 def curves(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One chart {id, title, caption, figure} for each of `CURVES` that `rows` of metrics have figures for."""
-    parts = {key: key.replace("_", " ") for row in rows[:1] for key in row if key not in KNOWN}
+    parts = {key: key.replace("_", " ") for row in rows[:1] for key in row if key not in (*KNOWN, "accuracy")}
+    if len(parts) == 1 and all(row.get(key) == row["loss"] for key in parts for row in rows):
+        parts = {}  # the loss itself
     out = []
     for name, title, caption, lines, span in CURVES:
         lines = parts if name == "parts" else lines
         shown = {key: text for key, text in lines.items() if any(row.get(key) is not None for row in rows)}
         if shown:
-            figure = _lines(rows, shown, 100.0 if name in ("waiting", "knn") else 1.0)
+            figure = _lines(rows, shown, 100.0 if name in ("waiting", "knn", "accuracy") else 1.0)
             if span:
                 figure["layout"]["yaxis"]["range"] = span
             out.append({"id": f"curve-{name}", "title": title, "caption": caption, "figure": figure})

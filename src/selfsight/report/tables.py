@@ -159,6 +159,7 @@ def history(run: Run) -> dict[str, Any]:
         "resumed": ("resume", "resumes"),
         "damaged": ("damaged checkpoint", "damaged checkpoints"),
         "extended": ("extension", "extensions"),
+        "tracker": ("tracker given up", "trackers given up"),
     }
     said = [f"{counts[kind]:,} {words[counts[kind] > 1]}" for kind, words in names.items() if counts[kind]]
     sentence = f"{'; '.join(said) or 'No alarm, no stop, no skipped step'}."

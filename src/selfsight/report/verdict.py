@@ -19,15 +19,16 @@ STEPS_NEEDED = 50
 # A level is the median of this share of the rows (at least 2, at most 10), so that no single batch decides.
 ROWS_SHARE = 0.1
 
-FIGURES = ("loss", "agreement", "contrast", "effective_rank", "spread", "centre_norm")
+FIGURES = ("loss", "effective_rank", "spread", "centre_norm")
+COMPARED = ("agreement", "contrast")  # of objectives with several views
 COURSES = ("loss", "contrast", "effective_rank", "alignment", "uniformity", "neighbour_stability")
 
 
 @dataclass(frozen=True)
 class Verdict:
     """`word` is "working", "stuck", "collapsed" or "not enough evidence"; `sentence` says it with the figures;
-    `figures` holds them: steps, epochs, the level of each of `FIGURES` and, as far as they were measured, of each of
-    `COURSES` with its first one, NAME_first."""
+    `figures` holds them: steps, epochs, the level of each of `FIGURES` and, as far as they were measured, of `COMPARED`
+    and of each of `COURSES` with its first one, NAME_first."""
 
     word: str
     sentence: str
@@ -36,14 +37,15 @@ class Verdict:
 
 def judge(rows: Sequence[dict[str, Any]]) -> Verdict:
     """The verdict on the rows of `metrics.jsonl`, oldest first. Rows with a figure that is not finite are left out."""
-    rows = [row for row in rows if all(math.isfinite(row.get(key, math.nan)) for key in FIGURES)]
+    needed = (*FIGURES, *(key for key in COMPARED if any(key in row for row in rows)))
+    rows = [row for row in rows if all(math.isfinite(row.get(key, math.nan)) for key in needed)]
     if not rows:
         return Verdict("not enough evidence", "Not enough evidence yet: nothing finite has been measured.")
     count = min(len(rows), 10, max(2, round(ROWS_SHARE * len(rows))))
     first, last = rows[:count], rows[-count:]
     courses = [key for key in COURSES if all(math.isfinite(row.get(key, math.nan)) for row in first + last)]
     figures: dict[str, float] = {"steps": rows[-1]["step"], "epochs": rows[-1].get("epoch", 0.0)}
-    figures |= {key: median(row[key] for row in last) for key in (*FIGURES, *courses)}
+    figures |= {key: median(row[key] for row in last) for key in (*needed, *courses)}
     figures |= {f"{key}_first": median(row[key] for row in first) for key in courses}
     alarm = Alarm()
     for row in rows:
@@ -67,6 +69,12 @@ def _word(f: dict[str, float], alarm: Alarm) -> tuple[str, str]:
     if alarm.raised:
         alert = min(alarm.raised.values(), key=lambda alert: alert.step)
         return "collapsed", f"Collapsed ({alert.kind}), seen first at step {alert.step:,}. {alert.sentence}"
+    if "contrast" not in f:
+        lower = f["loss"] < f["loss_first"]
+        return "working" if lower else "stuck", (
+            f"{'Working, by its loss only' if lower else 'Stuck'}: after {passes} the loss of this pretext task, which "
+            f"compares no views, is {'lower' if lower else 'no lower'} than at the start."
+        )
     if f["contrast"] - f["contrast_first"] >= STILL_CONTRAST:
         better = "the encoder recognises an image from its parts better than at the start."
         return "working", f"Working: after {passes} {better}"
@@ -76,10 +84,14 @@ def _word(f: dict[str, float], alarm: Alarm) -> tuple[str, str]:
 
 def _evidence(f: dict[str, float]) -> str:
     """The figures in words, with their units."""
-    said = (
-        f"Two views of one image agree by {f['agreement']:.2f} and views of different images by "
-        f"{f['agreement'] - f['contrast']:.2f} (1 is the same, 0 is unrelated); that gap went from "
-        f"{f['contrast_first']:.2f} to {f['contrast']:.2f}. "
+    said = ""
+    if "contrast" in f:
+        said = (
+            f"Two views of one image agree by {f['agreement']:.2f} and views of different images by "
+            f"{f['agreement'] - f['contrast']:.2f} (1 is the same, 0 is unrelated); that gap went from "
+            f"{f['contrast_first']:.2f} to {f['contrast']:.2f}. "
+        )
+    said += (
         f"The loss went from {f['loss_first']:.4g} to {f['loss']:.4g} (lower is better). "
         f"The answers vary in about {f['effective_rank']:.0f} independent directions, "
         f"with a spread of {f['spread']:.2f} (1 is as different as can be, 0 is all the same)."

@@ -81,7 +81,8 @@ def assignment_entropies(assignments: Tensor) -> tuple[float, float]:
 
 @torch.no_grad()
 def evidence(embeddings: Tensor, assignments: Tensor | None = None) -> dict[str, float]:
-    """What can be seen without labels in `embeddings` [V, B, D], and in `assignments` [N, K] if there are any.
+    """What can be seen without labels in `embeddings` [V, B, D], and in `assignments` [N, K] if there are any. What
+    compares views is left out where there is one.
 
     effective_rank: of one view's batch; rank_share: that over the most there could be, min(B - 1, D).
     centre_norm: length of the mean of normalised embeddings, 1 when all point one way (Jha et al. 2024).
@@ -95,10 +96,7 @@ def evidence(embeddings: Tensor, assignments: Tensor | None = None) -> dict[str,
     views, batch, dim = embeddings.shape
     with torch.autocast(embeddings.device.type, enabled=False):
         z = F.normalize(embeddings.float(), dim=2)  # [V, B, D]
-        pair_sum = z.sum(0).square().sum(1)  # [B]: sum over all ordered pairs of views, and V ones
-        agreement = float(((pair_sum - views) / max(1, views * (views - 1))).mean())
         one = z[0]
-        others = float((one.sum(0).square().sum() - batch) / max(1, batch * (batch - 1)))
         rank = effective_rank(embeddings[0].float())
         figures = {
             "effective_rank": rank,
@@ -106,10 +104,12 @@ def evidence(embeddings: Tensor, assignments: Tensor | None = None) -> dict[str,
             "centre_norm": float(one.mean(0).norm()),
             "spread": float(one.std(0).mean() * dim**0.5),
             "scale": float(embeddings[0].float().var(0).mean().sqrt()),
-            "agreement": agreement,
-            "contrast": agreement - others,
-            "alignment": 2.0 - 2.0 * agreement,
         }
+        if views > 1:
+            pair_sum = z.sum(0).square().sum(1)  # [B]: sum over all ordered pairs of views, and V ones
+            agreement = float(((pair_sum - views) / (views * (views - 1))).mean())
+            others = float((one.sum(0).square().sum() - batch) / max(1, batch * (batch - 1)))
+            figures |= {"agreement": agreement, "contrast": agreement - others, "alignment": 2.0 - 2.0 * agreement}
         if batch > 1:
             figures["uniformity"] = uniformity(one)
         if batch > 2 and views > 1:

@@ -27,10 +27,10 @@ class Show:
         self.console.print(f"{recipe.objective} with {recipe.encoder} into {run.path}")
 
     def __call__(self, row: dict[str, Any]) -> None:
-        text = (
-            f"step {row['step']}  loss {row['loss']:.3f}  rank {row['effective_rank']:.0f}  "
-            f"spread {row['spread']:.2f}  agreement {row['agreement']:.2f}  {row['views_per_second']:,.0f} views/s"
-        )
+        text = f"step {row['step']}  loss {row['loss']:.3f}  rank {row['effective_rank']:.0f}  "
+        text += f"spread {row['spread']:.2f}  "
+        text += f"agreement {row['agreement']:.2f}  " if "agreement" in row else ""
+        text += f"{row['views_per_second']:,.0f} views/s"
         self.progress.update(self.task, completed=row["progress"], description=text)
         if not self.console.is_terminal and time.monotonic() - self.last > PLAIN_SECONDS:
             self.console.print(f"{row['progress']:4.0%}  {text}")
