@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "import_": "selfsight.verbs.import_",
+    "objectives": "selfsight.verbs.objectives",
     "plan": "selfsight.verbs.plan",
     "pretrain": "selfsight.verbs.pretrain",
     "embed": "selfsight.verbs.embed",

@@ -15,7 +15,7 @@ from cyclopts import App, Parameter
 from selfsight import __version__
 from selfsight.errors import SelfsightError, in_words
 
-VERBS = ("import", "plan", "pretrain", "embed", "evaluate", "report", "demo", "runs", "cache", "forget")
+VERBS = ("import", "objectives", "plan", "pretrain", "embed", "evaluate", "report", "demo", "runs", "cache", "forget")
 
 app = App(
     name="selfsight",

@@ -13,7 +13,6 @@ The patches are drawn one by one, not in blocks. Heads have batch norm, as in `d
 from __future__ import annotations
 
 import copy
-import re
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
@@ -35,6 +34,7 @@ from selfsight.objectives.objective import (
     projector,
     register,
 )
+from selfsight.objectives.patches import patches_a_side
 from selfsight.objectives.prototypes import (
     FROZEN,
     Prototypes,
@@ -96,19 +96,12 @@ def gram_loss(patches: Tensor, anchors: Tensor) -> Tensor:
     return (x @ x.transpose(1, 2) - y @ y.transpose(1, 2)).square().mean()
 
 
-def _patch_side(r: dict[str, Any]) -> int:
-    named = re.search(r"patch(\d+)", r["encoder"])
-    return int(r["encoder_args"].get("patch_size") or (named.group(1) if named else 16))
-
-
 def _views(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
-    """Large and small crops; of whole patches, and with numbers for the masks."""
+    """Large and small crops; the large ones with numbers for the masks."""
     plan, reason = multi_crop(f, r)
-    side = _patch_side(r)
-    grid = r["size"] // side
     large, *small = plan.groups
-    groups = [replace(group, size=max(1, grid // 2) * side) for group in small]
-    return ViewPlan((replace(large, draws=2 + grid**2), *groups)), f"{reason}; large ones with hidden patches"
+    draws = 2 + patches_a_side(r) ** 2
+    return ViewPlan((replace(large, draws=draws), *small)), f"{reason}; large ones with hidden patches"
 
 
 def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:

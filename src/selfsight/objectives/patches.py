@@ -18,7 +18,7 @@ from selfsight.views.plan import ViewGroup, ViewPlan
 def patch_side(r: dict[str, Any], otherwise: int = 16) -> int:
     """Pixels a side of a patch of the encoder that a recipe's values so far name; `otherwise` if it has none."""
     named = re.search(r"patch(\d+)", r["encoder"])
-    return int(r["encoder_args"].get("patch_size") or (named[1] if named else otherwise))
+    return int((r.get("encoder_args") or {}).get("patch_size") or (named[1] if named else otherwise))
 
 
 def patches_a_side(r: dict[str, Any]) -> int:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from selfsight.encoders.store import is_fixed_size, takes_any_size
+from selfsight.objectives.patches import patch_side
 from selfsight.views.plan import Colour, ViewGroup, ViewPlan
 
 MEASURED = "measured, benchmarks/README.md"
@@ -58,8 +59,9 @@ PLAIN = Colour(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, jitter=0.0
 
 
 def half(r: dict[str, Any]) -> int:
-    """Half of the encoder's size, a multiple of 16 px."""
-    return int(max(16, r["size"] // 2 // 16 * 16))
+    """Half of the encoder's size, in whole steps of 16 px or of a ViT's patches."""
+    step = patch_side(r) if takes_any_size(r["encoder"]) else 16
+    return int(max(step, r["size"] // 2 // step * step))
 
 
 def _two(r: dict[str, Any]) -> ViewPlan:

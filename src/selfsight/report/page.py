@@ -48,7 +48,8 @@ def build(run: Run, thumbnails: bool = True) -> tuple[str, Verdict, int]:
     content: dict[str, Any] = {"run": run, "recipe": recipe, "data": data, "verdict": verdict, "last": rows[-1]}
     content |= {"next_steps": next_steps(verdict, run, recipe, data, rows, evaluation is not None)}
     content |= {"curves": charts.curves(rows), "notes": notes, "thumbnails": thumbnails, "atlas": drawn}
-    content |= {"sheet": pictures.sheet_uri(run.path / "views.png") if thumbnails else None}
+    for name, file in (("sheet", "views.png"), ("rebuilt", "reconstructions.png")):
+        content[name] = pictures.sheet_uri(run.path / file) if thumbnails else None
     content |= _evaluated(run, evaluation) | _left_out(run, collection)
     content |= {"recipe_rows": tables.recipe_rows(asked, recipe), "machine": _machine(run)}
     content["history"] = tables.history(run)

@@ -24,7 +24,7 @@ from selfsight.training.checkpoints import load_checkpoint, remove_after, save_c
 from selfsight.training.clock import Clock
 from selfsight.training.monitors import evidence
 from selfsight.training.optimisers import make_optimiser, schedule
-from selfsight.training.pictures import neighbour_gallery
+from selfsight.training.pictures import neighbour_gallery, reconstructions
 from selfsight.training.recipe import Recipe
 from selfsight.training.run import Run
 from selfsight.training.trackers import Metrics
@@ -114,6 +114,9 @@ def fit(
         if main and not stop and state["step"]:
             neighbour_gallery(objective.trained, batches, normalise, run.path / "neighbours.png")
             metrics.picture("neighbours", run.path / "neighbours.png", state["step"])
+            reconstructions(objective, batches, normalise, recipe.seed, run.path / "reconstructions.png")
+            if (run.path / "reconstructions.png").exists():
+                metrics.picture("reconstructions", run.path / "reconstructions.png", state["step"])
     if stop:
         raise Stopped(f"Stopped and saved in {run.path}. The same command goes on from here.")
     return Done(state["step"], state["skipped"])

@@ -1,8 +1,10 @@
-"""The contact sheet: what the objective really sees. The neighbour gallery: what the encoder finds alike."""
+"""The contact sheet: what the objective really sees. The neighbour gallery: what the encoder finds alike. What an
+objective that hides pixels makes of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from PIL import Image
 
 from selfsight.data.batches import Batches
 from selfsight.encoders.encoder import Encoder
+from selfsight.objectives.objective import Joint, Objective
 from selfsight.probing.neighbours import nearest
 from selfsight.training.measure import canvas_features
 from selfsight.views.make import Normalisation, make_views
@@ -47,6 +50,24 @@ def neighbour_gallery(encoder: Encoder, batches: Batches, normalise: Normalisati
         tiles = zip(batch.pixels[:, middle], sizes, strict=True)
         rows.append([_tile(normalise.to_unit(pixels[:, :h, :w])) for pixels, (h, w) in tiles])
     _draw(rows, path)
+
+
+def reconstructions(objective: Objective, batches: Batches, normalise: Normalisation, seed: int, path: Path) -> None:
+    """Draw, for an objective that fills in what it hides, a few views, one a row: whole, hidden, filled in; in the
+    colours of the images. Written to `path`; nothing for other objectives."""
+    members = cast(list[Objective], objective.members if isinstance(objective, Joint) else [objective])
+    hiding = next((m for m in members if hasattr(m, "reconstruct")), None)
+    if hiding is None:
+        return
+    batch = batches.gather(np.arange(min(len(batches.ids), ITEMS)), 0)
+    view = make_views(batch, hiding.views, normalise, seed, next(objective.parameters()).device)[0]
+    training = objective.training
+    objective.eval()
+    with torch.no_grad():
+        shown = [view.pixels, hiding.masked(view), hiding.reconstruct(view)]  # type: ignore[operator]
+    objective.train(training)
+    columns = [normalise.undo(pixels.float()).cpu() for pixels in shown]
+    _draw([[_tile(picture) for picture in row] for row in zip(*columns, strict=True)], path)
 
 
 def _draw(rows: list[list[Image.Image]], path: Path) -> None:

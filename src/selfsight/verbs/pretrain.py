@@ -69,7 +69,7 @@ def pretrain(
     steps
         Optimiser steps, instead of minutes.
     objective
-        Pretext task: simclr or vicreg.
+        Pretext task, such as simclr, vicreg, dino or mae, or a sum such as dino+0.5*mae: see `selfsight objectives`.
     encoder
         Any timm model name.
     pretrained

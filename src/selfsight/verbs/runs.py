@@ -19,6 +19,7 @@ WRITTEN |= {
     "lock",
     "views.png",
     "neighbours.png",
+    "reconstructions.png",
     "energy.json",
     "trackers.json",
     "wandb",

@@ -1,0 +1,115 @@
+"""objectives: the pretext tasks there are, what each is for and what it costs."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selfsight.objectives.objective import Objective
+    from selfsight.training.recipe import Recipe
+
+SIDE, IMAGES = 64, 2  # of the images whose arithmetic is counted
+
+
+def objectives(name: str | None = None) -> dict[str, Any]:
+    """List the pretext tasks that `pretrain --objective` takes: what kind each is, which encoders it works with, what
+    an image costs beside SimCLR's, and when to use it. With a name: its paper and formula, its views and its options.
+
+    Costs are counted, not timed: floating-point operations of a step forward and back, by the default recipe for RGB
+    images of 64 px on a CPU, an image. Any weighted sum works too: --objective dino+0.5*mae
+
+    Parameters
+    ----------
+    name
+        One of them.
+
+    Returns
+    -------
+    dict
+        objectives: [{name, title, family, encoders, cost, when}]; of one also about, views, options.
+    """
+    from selfsight.data.threads import track
+    from selfsight.objectives.objective import find, registry
+
+    tasks = {"simclr": find("simclr")} | ({name: find(name)} if name else registry())
+    operations = {key: _operations(_recipe(key)) for key in track(list(tasks), "Counting operations", len(tasks))}
+    rows = [_row(key, cls, operations[key] / operations["simclr"]) for key, cls in tasks.items()]
+    if name is None:
+        return {"objectives": sorted(rows, key=lambda row: (row["family"], row["cost"]))}
+    recipe = _recipe(name)
+    module = inspect.getmodule(tasks[name])
+    views = [f"{g.count} of {g.size} px" for g in recipe.views.groups]
+    options = inspect.getdoc(tasks[name]) or ""
+    about = {"about": inspect.cleandoc(module.__doc__ or "") if module else "", "views": views}
+    row = next(row for row in rows if row["name"] == name)
+    return {"objectives": [row | about | {"options": recipe.objective_options, "meaning": options}]}
+
+
+def _row(name: str, cls: type[Objective], cost: float) -> dict[str, Any]:
+    module = inspect.getmodule(cls)
+    title = ((module.__doc__ or "") if module else "").split("\n")[0].rstrip(".")
+    encoders = "ViT" if cls.tokens else "any"
+    return {"name": name, "title": title, "family": cls.family, "encoders": encoders, "cost": cost, "when": cls.when}
+
+
+def _recipe(name: str) -> Recipe:
+    """The default recipe for many RGB images on a CPU."""
+    from selfsight.data.pixels import PixelFormat
+    from selfsight.training.recipe import Budget
+    from selfsight.training.rules import Facts, resolve
+
+    facts = Facts(10_000, SIDE, PixelFormat("RGB", 8), "cpu", False, 1, 2**40, lambda side: 0.0, lambda side: 0)
+    return resolve({"objective": name, "budget": Budget(steps=100)}, facts)
+
+
+def _operations(recipe: Recipe) -> float:
+    """Floating-point operations of a training step, an image."""
+    import numpy as np
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from selfsight.data.batches import Batch, collate
+    from selfsight.data.pixels import PixelFormat
+    from selfsight.data.randomness import item_keys
+    from selfsight.training.build import build
+    from selfsight.views.make import Normalisation, make_views
+
+    rng = np.random.default_rng(0)
+    canvases = [rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8) for _ in range(IMAGES)]
+    pixels, shapes = collate(canvases)
+    ids = [f"{i:032x}" for i in rng.integers(2**31, 2**62, IMAGES).tolist()]
+    batch = Batch(pixels[:, None], shapes[:, None], item_keys(ids), ids, 0, np.arange(IMAGES))
+    normalise = Normalisation((0.0, 255.0), (0.5,) * 3, (0.25,) * 3)
+    with torch.random.fork_rng(devices=[]):
+        task = build(recipe, PixelFormat("RGB", 8, (0.0, 255.0)), normalise).train()
+    views = make_views(batch, task.views, normalise, 0)
+    with FlopCounterMode(display=False) as counter:
+        task(views, 0.5).total.backward()
+    return float(counter.get_total_flops()) / IMAGES
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the table, or all about one."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)
+    rows = result["objectives"]
+    if "about" in rows[0]:
+        row = rows[0]
+        console.print(
+            f"{row['name']} ({row['family']}; encoders: {row['encoders']}; {row['cost']:.1f} x SimCLR an image)"
+        )
+        console.print(f"\n{row['about']}\n\nWhen: {row['when']}\nViews: {'; '.join(row['views'])}")
+        console.print(f"Options: {row['meaning']}")
+        console.print("By default: " + ", ".join(f"{k} {v}" for k, v in row["options"].items()))
+        console.print(
+            f"Next: selfsight pretrain photos/ -o runs/{row['name']} --objective {row['name']}", soft_wrap=True
+        )
+        return
+    table = Table("objective", "family", "encoders", "cost", "when to use", box=None)
+    for row in rows:
+        table.add_row(row["name"], row["family"], row["encoders"], f"{row['cost']:.1f}", row["when"])
+    console.print(table)
+    console.print("\nCost: operations an image beside SimCLR's. All about one: selfsight objectives dino")
