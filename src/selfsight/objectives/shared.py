@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from selfsight.encoders.store import is_fixed_size, takes_any_size
+from selfsight.errors import SelfsightError
 from selfsight.objectives.patches import patch_side
 from selfsight.views.plan import Colour, ViewGroup, ViewPlan
 
@@ -56,6 +57,19 @@ def one_crop(draws: int = 0, colour: Colour | None = None, scale: tuple[float, f
 
 
 PLAIN = Colour(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, jitter=0.0, grey=0.0, solarise=0.0)
+
+
+def restyled(plan: ViewPlan, style: str, positives: str) -> ViewPlan:
+    """`plan` without changes of colour and mirroring if the style is "crop-only" (Moutakanni et al., NeurIPS 2024),
+    and with every second view from another item of the group if positives are of a "group" (Azizi et al., MICLe, ICCV
+    2021). Raises `SelfsightError` where there is but one view."""
+    if style == "crop-only":
+        plan = replace(plan, groups=tuple(replace(group, colour=PLAIN, flip=0.0) for group in plan.groups))
+    if positives == "group":
+        if plan.count < 2:
+            raise SelfsightError("--positives group is for objectives that compare views; this one has a single view.")
+        plan = replace(plan, companion="group")
+    return plan
 
 
 def half(r: dict[str, Any]) -> int:

@@ -25,8 +25,8 @@ ASKED = 1024  # items among which neighbours are looked for
 def contact_sheet(batches: Batches, plan: ViewPlan, normalise: Normalisation, seed: int, path: Path) -> None:
     """Draw the first batch's first items, one a row: the canvas, then its views. Written to `path`."""
     batch = batches.gather(np.arange(min(batches.batch_size, ITEMS)), 0)
-    middle = batch.pixels[:, batch.pixels.shape[1] // 2]
-    sizes = batch.shapes[:, batch.pixels.shape[1] // 2].tolist()
+    middle = batch.pixels[:, (batch.pixels.shape[1] - 1) // 2]
+    sizes = batch.shapes[:, (batch.pixels.shape[1] - 1) // 2].tolist()
     rows = [[_tile(normalise.to_unit(p[:, :h, :w]))] for p, (h, w) in zip(middle, sizes, strict=True)]
     for view in make_views(batch, plan, normalise, seed):
         pixels = view.pixels if view.pixels.ndim == 4 else view.pixels[:, 1]
@@ -45,7 +45,7 @@ def neighbour_gallery(encoder: Encoder, batches: Batches, normalise: Normalisati
     for item, others in zip(asked, near, strict=True):
         shown = [item, *(other for other in others if other != item)][: 1 + ITEMS]
         batch = batches.gather(np.array(shown), 0)
-        middle = batch.pixels.shape[1] // 2
+        middle = (batch.pixels.shape[1] - 1) // 2
         sizes = batch.shapes[:, middle].tolist()
         tiles = zip(batch.pixels[:, middle], sizes, strict=True)
         rows.append([_tile(normalise.to_unit(pixels[:, :h, :w])) for pixels, (h, w) in tiles])

@@ -18,7 +18,7 @@ from selfsight.data.pixels import PixelFormat
 from selfsight.encoders.extract import best_device
 from selfsight.encoders.store import takes_any_size
 from selfsight.objectives.objective import Rule, find
-from selfsight.objectives.shared import MEASURED, quarters
+from selfsight.objectives.shared import MEASURED, quarters, restyled
 from selfsight.training.recipe import Budget, Recipe, check_numbers
 from selfsight.training.run import usable_cores
 
@@ -226,8 +226,10 @@ RULES: dict[str, Rule] = {
 
 
 def resolve(asked: dict[str, Any], facts: Facts) -> Recipe:
-    """The recipe with every value in `asked` taken as it is and the rest chosen by the rules."""
+    """The recipe with every value in `asked` taken as it is and the rest chosen by the rules. `view_style` and
+    `positives` among them say what becomes of the views: see `restyled`."""
     values: dict[str, Any] = dict(asked)
+    style, positives = values.pop("view_style", "full"), values.pop("positives", "image")
     reasons: dict[str, str] = {}
     if values.get("encoder_args") is None and (values.get("encoder") or values.get("pretrained")):
         values["encoder_args"], reasons["encoder_args"] = {}, "the model as timm has it"
@@ -239,4 +241,6 @@ def resolve(asked: dict[str, Any], facts: Facts) -> Recipe:
         if values.get(name) is None:
             own = find(values["objective"]).rules if name != "objective" else {}
             values[name], reasons[name] = own.get(name, rule)(facts, values)
+        if name == "views":
+            values["views"] = restyled(values["views"], style, positives)
     return Recipe(**values, reasons=reasons)

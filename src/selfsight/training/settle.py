@@ -70,6 +70,14 @@ def choose(
         if name in given and asked.get(name, given[name]) != given[name]:
             given = {k: v for k, v in given.items() if k not in dependents}
     asked = given | asked
+    if isinstance(asked.get("views"), str):
+        asked["view_style"] = asked.pop("views")
+        asked |= {"views": given["views"]} if "views" in given else {}
+    if asked.get("positives") == "group" and items.usable["group"].null_count == len(items.usable):
+        raise SelfsightError(
+            f"--positives group needs to know which images belong together, and no item of {items.about.location} "
+            "has a group. Name it: selfsight import --columns group=COLUMN"
+        )
     format = measure_format(items)
     channels = asked.get("channels", format.channels)
     if channels != format.channels:  # a recipe of other data

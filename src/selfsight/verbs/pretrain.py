@@ -41,6 +41,8 @@ def pretrain(
     learning_rate: float | None = None,
     weight_decay: float | None = None,
     seed: int | None = None,
+    views: Literal["full", "crop-only"] | None = None,
+    positives: Literal["image", "group"] | None = None,
     recipe: str | None = None,
     canvases: Literal["resident", "stream"] | None = None,
     collection: str | None = None,
@@ -88,6 +90,11 @@ def pretrain(
         On weights; never on biases and norms.
     seed
         Of everything random.
+    views
+        full: as the objective has them. crop-only: crops alone, without changes of colour, blur or mirroring.
+    positives
+        image: the views of a step that belong together are of one image. group: of two images of one group (patient,
+        part, scene), where an image has others in its group.
     recipe
         A recipe.yaml, of `plan`, of another run or written by hand, to take values from that are not given here.
     canvases
@@ -119,7 +126,7 @@ def pretrain(
         "minutes": minutes, "epochs": epochs, "steps": steps, "objective": objective, "encoder": encoder,
         "pretrained": pretrained, "size": size, "batch_size": batch_size, "accumulate": accumulate,
         "optimiser": optimiser, "learning_rate": learning_rate, "weight_decay": weight_decay, "seed": seed,
-        "canvases": canvases,
+        "canvases": canvases, "views": views, "positives": positives,
     })  # fmt: skip
     trackers = [name.strip() for name in (track or "").split(",") if name.strip()]
     check(trackers)
