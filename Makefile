@@ -21,7 +21,7 @@ demo: setup
 	$(BIN)/selfsight demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 lint: setup
 	$(BIN)/ruff format --check src tests benchmarks

@@ -25,6 +25,7 @@ _WHERE = {
     "pretrain": "selfsight.verbs.pretrain",
     "embed": "selfsight.verbs.embed",
     "evaluate": "selfsight.verbs.evaluate",
+    "compare": "selfsight.verbs.compare",
     "report": "selfsight.verbs.report",
     "demo": "selfsight.verbs.demo",
     "runs": "selfsight.verbs.runs",

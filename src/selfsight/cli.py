@@ -15,7 +15,10 @@ from cyclopts import App, Parameter
 from selfsight import __version__
 from selfsight.errors import SelfsightError, in_words
 
-VERBS = ("import", "objectives", "plan", "pretrain", "embed", "evaluate", "report", "demo", "runs", "cache", "forget")
+VERBS = (
+    *("import", "objectives", "plan", "pretrain", "compare", "embed", "evaluate", "report", "demo"),
+    *("runs", "cache", "forget"),
+)
 
 app = App(
     name="selfsight",

@@ -38,7 +38,8 @@ def locked(lock: Path) -> Iterator[None]:
                 raise Busy(str(owner))
             lock.unlink(missing_ok=True)
     except OSError as error:  # what fails while writing does not say where
-        raise OSError(error.errno, error.strerror, str(lock.parent)) from None
+        guarded = lock.with_name(lock.name.removesuffix(".lock")) if lock.suffix else lock.parent
+        raise OSError(error.errno, error.strerror, str(guarded)) from None
     finally:
         own.unlink(missing_ok=True)
     try:

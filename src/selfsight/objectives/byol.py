@@ -19,7 +19,7 @@ from selfsight.objectives.objective import (
     Objective,
     Rule,
     check_views,
-    embed_views,
+    embed_and_predict,
     in_float32,
     projector,
     register,
@@ -68,8 +68,7 @@ class BYOL(Objective):
         self.target = Follower(encoder, self.projector, base=momentum)
 
     def forward(self, views: list[View], progress: float) -> Loss:
-        z = embed_views(self.encoder, self.projector, views)  # [V, B, D]
-        predictions = self.predictor(z.flatten(0, 1)).view_as(z)
+        z, predictions = embed_and_predict(self.encoder, self.projector, self.predictor, views)  # [V, B, D]
         targets = self.target.embed(views)
         loss = cross_view_distance(predictions, targets)
         return Loss(loss, {"distance": loss.detach()}, z.detach())

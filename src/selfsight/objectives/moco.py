@@ -21,7 +21,7 @@ from selfsight.objectives.objective import (
     Objective,
     Rule,
     check_views,
-    embed_views,
+    embed_and_predict,
     in_float32,
     projector,
     register,
@@ -80,8 +80,7 @@ class MoCo(Objective):
         self.teacher = Follower(encoder, self.projector, base=momentum)
 
     def forward(self, views: list[View], progress: float) -> Loss:
-        z = embed_views(self.encoder, self.projector, views)  # [V, B, D]
-        queries = self.predictor(z.flatten(0, 1)).view_as(z)
+        z, queries = embed_and_predict(self.encoder, self.projector, self.predictor, views)  # [V, B, D]
         keys = self.teacher.embed(views)
         loss = info_nce(queries, keys, self.temperature)
         return Loss(loss, {"info_nce": loss.detach()}, z.detach())

@@ -103,7 +103,7 @@ class Objective(nn.Module):
         ]
 
 
-def embed_views(encoder: Encoder, projector: nn.Module, views: Sequence[View]) -> Tensor:
+def embed_views(encoder: Encoder, projector: Callable[[Tensor], Tensor], views: Sequence[View]) -> Tensor:
     """Projected pooled features [V, B, D] in float32, of the items of all processes. Views of one size pass the
     encoder together."""
     out: list[Tensor | None] = [None] * len(views)
@@ -116,6 +116,20 @@ def embed_views(encoder: Encoder, projector: nn.Module, views: Sequence[View]) -
         for i, rows in zip(which, embedded.chunk(len(which)), strict=True):
             out[i] = rows
     return gather(torch.stack([rows for rows in out if rows is not None]))
+
+
+def embed_and_predict(
+    encoder: Encoder, projector: nn.Module, predictor: nn.Module, views: Sequence[View]
+) -> tuple[Tensor, Tensor]:
+    """`embed_views`, and what `predictor` makes of them, of the same width: both [V, B, D] of all processes. The
+    predictor sees a process's own items only: its batch norm counts each item once."""
+
+    def both(pooled: Tensor) -> Tensor:
+        z = projector(pooled)
+        return torch.cat([z, predictor(z)], 1)
+
+    z, predictions = embed_views(encoder, both, views).chunk(2, dim=2)
+    return z, predictions
 
 
 def gather(embeddings: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from selfsight.objectives.objective import (
     Objective,
     Rule,
     check_views,
-    embed_views,
+    embed_and_predict,
     in_float32,
     projector,
     register,
@@ -62,6 +62,6 @@ class SimSiam(Objective):
         self.predictor = projector([hidden, bottleneck, hidden])
 
     def forward(self, views: list[View], progress: float) -> Loss:
-        z = embed_views(self.encoder, self.projector, views)  # [V, B, D]
-        loss = negative_cosine(self.predictor(z.flatten(0, 1)).view_as(z), z)
+        z, predictions = embed_and_predict(self.encoder, self.projector, self.predictor, views)  # [V, B, D]
+        loss = negative_cosine(predictions, z)
         return Loss(loss, {"negative_cosine": loss.detach()}, z.detach())

@@ -56,8 +56,8 @@ class ViewPlan:
     companion: Literal["frames", "group"] | None = None
 
     def __post_init__(self) -> None:
-        if not self.groups or any(group.count < 1 or group.size < 8 for group in self.groups):
-            raise ValueError("a view plan has groups of one or more views of 8 px or more")
+        if not self.groups or any(group.count < 1 or group.size < 1 for group in self.groups):
+            raise ValueError("a view plan has groups of one or more views of one or more pixels")
 
     @property
     def count(self) -> int:

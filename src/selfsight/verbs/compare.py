@@ -1,0 +1,176 @@
+"""compare: which run to use, without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfsight.errors import SelfsightError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from selfsight.data.collection import Collection
+    from selfsight.encoders.encoder import Encoder
+
+ITEMS, VIEWS, BATCH = 512, 4, 64
+# criterion: the larger (1), the smaller (-1), or the nearer to 1 (0), the better
+CRITERIA = {"rankme": 1, "lidar": 1, "alpha_req": 0, "neighbour_stability": 1}
+
+
+def compare(*runs: str, images: str | None = None, probe: str | None = None) -> dict[str, Any]:
+    """Rank runs and checkpoints by four criteria that need no labels, all on the same images and the same views.
+
+    RankMe: in how many directions the features vary. LiDAR: in how many they tell images apart, measured against how
+    much views of one image differ. alpha-ReQ: how fast the spectrum falls, best near 1. Neighbour stability: how many
+    nearest images two views have in common. With --probe the k-NN accuracy on labelled images is beside them, and how
+    well each criterion would have ranked (Spearman's rank correlation).
+
+    Parameters
+    ----------
+    runs
+        Runs, encoder folders, timm names, or checkpoints such as runs/first/checkpoints/step-00001000.
+    images
+        Images to compare on, if not those of the first run.
+    probe
+        Labelled images (CLASS/image.jpg), only to show k-NN accuracy; nothing learns from them.
+
+    Returns
+    -------
+    dict
+        runs: [{run, rankme, lidar, alpha_req, neighbour_stability, mean_rank, knn}], best first; correlations:
+        {criterion: with k-NN}, if there is a probe.
+    """
+    from scipy.stats import rankdata, spearmanr
+
+    from selfsight.data.importers import open_source
+    from selfsight.data.threads import track
+
+    if len(runs) < 2:
+        raise SelfsightError("Give two or more runs to compare: selfsight compare runs/first runs/second")
+    items = open_source(images if images is not None else _images_of(runs[0]))
+    labelled = open_source(probe) if probe else None
+    rows: list[dict[str, Any]] = []
+    for run in track(list(runs), "Comparing", len(runs)):
+        encoder = _encoder(run, items)
+        rows.append({"run": run} | _criteria(_features(encoder, items)))
+        if labelled is not None:
+            rows[-1]["knn"] = _knn(encoder, labelled)
+    ranks = {}
+    for name, best in CRITERIA.items():
+        worth = [best * row[name] if best else -abs(row[name] - 1.0) for row in rows]
+        ranks[name] = rankdata([-value for value in worth])
+    for i, row in enumerate(rows):
+        row["mean_rank"] = float(sum(rank[i] for rank in ranks.values()) / len(ranks))
+    result: dict[str, Any] = {"images": items.about.location, "runs": sorted(rows, key=lambda row: row["mean_rank"])}
+    if labelled is not None and len(rows) > 2:
+        knn = [row["knn"] for row in rows]
+        judged = ranks | {"mean_rank": [row["mean_rank"] for row in rows]}
+        result["correlations"] = {name: -float(spearmanr(rank, knn).statistic) for name, rank in judged.items()}
+    return result
+
+
+def _images_of(run: str) -> str:
+    """Where the images of a run, or of one of its checkpoints, are."""
+    from selfsight.training.run import Run
+
+    folder = Path(run)
+    folder = folder.parent.parent if (folder / "state.json").exists() else folder
+    if not (folder / "recipe.yaml").exists():
+        raise SelfsightError(f"{run} is not a run, so it does not say which images to compare on. Name them: --images")
+    return str(Run.open(folder).read_recipe()[2]["collection"])
+
+
+def _encoder(run: str, items: Collection) -> Encoder:
+    """The encoder of a run, of a checkpoint, or a stock one."""
+    import json
+
+    from safetensors.torch import load_file
+
+    from selfsight.data.pixels import PixelFormat
+    from selfsight.encoders.store import load
+    from selfsight.training.build import build
+    from selfsight.training.run import Run
+    from selfsight.views.make import Normalisation
+
+    folder = Path(run)
+    if not (folder / "state.json").exists():
+        return load(run, items.pixel_format)
+    of = Run.open(folder.parent.parent)
+    _, recipe, data = of.read_recipe()
+    kept = json.loads((of.path / "normalisation.json").read_text(encoding="utf-8"))
+    format = PixelFormat(data["format"]["mode"], data["format"]["depth"], tuple(data["format"]["window"]))
+    task = build(recipe, format, Normalisation(**{name: tuple(values) for name, values in kept.items()}))
+    task.load_state_dict(load_file(folder / "module.safetensors"), strict=False)
+    return task.trained.eval()
+
+
+def _features(encoder: Encoder, items: Collection) -> np.ndarray:
+    """Pooled features [V, N, D] of views of up to `ITEMS` items, spread evenly."""
+    import numpy as np
+    import torch
+
+    from selfsight.data.batches import Batches
+    from selfsight.data.canvases import Streamed
+    from selfsight.encoders.extract import best_device
+    from selfsight.views.make import Normalisation, make_views
+    from selfsight.views.plan import ViewGroup, ViewPlan
+
+    p, device = encoder.preprocessing, best_device()
+    encoder = encoder.to(device).eval()
+    canvases = Streamed(items, p.format, 2 * p.size, 2)
+    batches = Batches(canvases, min(BATCH, len(canvases)), 0, None)
+    plan = ViewPlan((ViewGroup(VIEWS, p.size, scale=(0.3, 1.0)),))
+    chosen = np.unique(np.linspace(0, len(canvases) - 1, ITEMS).astype(int))
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(chosen), BATCH):
+            batch = batches.gather(chosen[start : start + BATCH], 0)
+            views = make_views(batch, plan, Normalisation(p.window, p.mean, p.std), 0, device)
+            parts.append(torch.stack([encoder(view.pixels).pooled.float().cpu() for view in views]))
+    return torch.cat(parts, 1).numpy()
+
+
+def _criteria(features: np.ndarray) -> dict[str, float]:
+    import torch
+    import torch.nn.functional as F
+
+    from selfsight.probing.criteria import alpha_req, lidar, rankme
+    from selfsight.training.monitors import neighbour_stability
+
+    one, two = F.normalize(torch.from_numpy(features[:2]), dim=2)
+    return {
+        "rankme": rankme(features[0]),
+        "lidar": lidar(features),
+        "alpha_req": alpha_req(features[0]),
+        "neighbour_stability": neighbour_stability(one, two),
+    }
+
+
+def _knn(encoder: Encoder, labelled: Collection) -> float:
+    from selfsight.training.watch import online_knn
+
+    return online_knn(encoder, labelled)(0.0, -1.0)["knn"]
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the ranking."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    with_knn = "knn" in result["runs"][0]
+    table = Table(
+        "run", "RankMe", "LiDAR", "alpha-ReQ", "stability", "mean rank", *(["k-NN, %"] if with_knn else []), box=None
+    )
+    for row in result["runs"]:
+        figures = [f"{row['rankme']:.1f}", f"{row['lidar']:.1f}", f"{row['alpha_req']:.2f}"]
+        figures += [f"{row['neighbour_stability']:.2f}", f"{row['mean_rank']:.2f}"]
+        table.add_row(escape(row["run"]), *figures, *([f"{100 * row['knn']:.1f}"] if with_knn else []))
+    console.print(table)
+    for name, value in result.get("correlations", {}).items():
+        console.print(
+            f"{name.replace('_', ' ')} ranks as k-NN does by {value:+.2f} (1 the same, 0 unrelated, -1 reversed)"
+        )
+    console.print(f"Next: selfsight report {escape(result['runs'][0]['run'])}", soft_wrap=True)
