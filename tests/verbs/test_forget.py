@@ -95,6 +95,21 @@ def test_it_does_not_come_back(album: Path, cache: Path, tmp_path: Path):
     assert len(Collection.open(album)) == 7 and (tmp_path / "photos" / SECRET).exists()
 
 
+@pytest.mark.parametrize("by", ["path", "id"])
+def test_what_an_import_has_dropped_is_forgotten_all_the_same(album: Path, cache: Path, tmp_path: Path, by: str):
+    """Its file was deleted and the folder imported again: no row is left, but features, canvases and decisions are."""
+    signs, item = traces(album, SECRET), id_of(album, SECRET)
+    (tmp_path / "photos" / SECRET).unlink()
+    selfsight.import_("photos", out=str(album))
+    assert SECRET not in Collection.open(album).table["uri"].to_pylist()
+    assert found(signs, album.parent, cache) >= {"features", "label"}
+    result = selfsight.forget(str(album), SECRET if by == "path" else item)
+    assert [row["id"] for row in result["forgotten"]] == [item] and result["items"] == 6
+    assert found(signs, album.parent, cache) == set()
+    with pytest.raises(selfsight.SelfsightError, match=r"has no item"):
+        selfsight.forget(str(album), "odd/nothing.png")
+
+
 def test_canvases_of_another_collection_that_holds_it_too(album: Path, cache: Path, tmp_path: Path):
     selfsight.import_(str(album), out="other/part.lance", include=["odd/*"])
     selfsight.import_(str(album), out="other/rest.lance", exclude=["odd/*"])

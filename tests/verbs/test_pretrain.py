@@ -64,7 +64,7 @@ def test_checkpoints_are_not_continued_under_another_recipe(images: Callable[...
 
 def test_a_typing_slip_does_not_occupy_the_folder(images: Callable[..., Path], tmp_path: Path) -> None:
     photos, run = images(6), tmp_path / "run"
-    with pytest.raises(selfsight.SelfsightError, match="simclr.*vicreg"):
+    with pytest.raises(selfsight.SelfsightError, match=r"simclr.*vicreg"):
         selfsight.pretrain(str(photos), out=str(run), objective="simcrl", **FEW)
     assert selfsight.pretrain(str(photos), out=str(run), objective="simclr", **FEW)["steps"] == 2
 

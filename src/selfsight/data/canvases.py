@@ -204,16 +204,25 @@ def folder_of(collection: Collection, format: PixelFormat, short_side: int) -> P
 
 
 def remove_canvases(ids: set[str]) -> None:
-    """Delete every folder of resident canvases that holds one of `ids`, finished or not."""
-    wanted = np.array(sorted(ids), dtype="S32")
+    """Delete every folder of resident canvases that holds one of `ids`, or was never finished and may hold it."""
     for folder in sorted((cache_folder() / "canvases").glob("*")):
-        try:
-            with np.load(folder / "index.npz", allow_pickle=False) as index:
-                holds = bool(np.isin(index["ids"], wanted).any())
-        except (OSError, ValueError, KeyError, EOFError):  # never finished: it may hold anything
-            holds = True
-        if holds:
+        held = _held(folder, ids)
+        if held is None or held:
             shutil.rmtree(folder)
+
+
+def decoded_before(ids: set[str]) -> set[str]:
+    """Those of `ids` of which resident canvases are kept."""
+    return {item for folder in (cache_folder() / "canvases").glob("*") for item in _held(folder, ids) or ()}
+
+
+def _held(folder: Path, ids: set[str]) -> set[str] | None:
+    """Those of `ids` whose canvases are in a folder; None if it was never finished."""
+    try:
+        with np.load(folder / "index.npz", allow_pickle=False) as index:
+            return ids & {item.decode() for item in index["ids"].tolist()}
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
 
 
 def canvas_bytes(rows: pa.Table, format: PixelFormat, short_side: int) -> int:

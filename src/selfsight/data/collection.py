@@ -323,6 +323,20 @@ class Collection:
 
     # -- removal for good --
 
+    def remembered(self, ids: set[str]) -> set[str]:
+        """Those of `ids` that features, an older version of the table or the journal still hold, row or no row."""
+        import lance
+
+        held = {str(self.path): [version["version"] for version in self._dataset.versions()]}
+        held |= {str(path): [None] for path in self.features_folder.glob("*.lance") if _holds_features(path)}
+        found: set[str] = set()
+        for path, versions in held.items():
+            for version in versions:
+                for batch in lance.dataset(path, version=version).to_batches(columns=["id"]):
+                    found |= ids.intersection(batch["id"].to_pylist())
+        journal = self.journal.read_text(encoding="utf-8") if self.journal.exists() else ""
+        return found | {item for item in ids if item in journal}
+
     def forget(self, ids: Sequence[str]) -> Collection:
         """Rewrite the table, the features and the journal without `ids`, and remove every older version of them.
 

@@ -57,9 +57,9 @@ class BarlowTwins(Objective):
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
         "objective_options": lambda f, r: (
-            {"redundancy": 0.0051 * 8192 / 512, "scale": 0.1, "hidden": 1024, "width": 512},
-            "the paper's weight was for 8192 dimensions; it multiplies D (D - 1) terms against D, so that it is raised "
-            "as the width of 512 is lower",
+            {"redundancy": round(0.0204 * r["batch_size"] / 512, 5), "scale": 0.1, "hidden": 1024, "width": 512},
+            "what chance correlates in a batch of B weighs D / B times the weight against the first term: as much as in "
+            "the paper, 0.0204",
         ),
     }
 

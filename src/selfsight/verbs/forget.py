@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from selfsight.errors import SelfsightError
+
+if TYPE_CHECKING:
+    from selfsight.data.collection import Collection
 
 
 def forget(collection: str, *ids: str) -> dict[str, Any]:
@@ -30,7 +34,7 @@ def forget(collection: str, *ids: str) -> dict[str, Any]:
         forgotten: [{id, uri}]; items: how many are left.
     """
     from selfsight.data.cache import cache_folder
-    from selfsight.data.canvases import remove_canvases
+    from selfsight.data.canvases import decoded_before, remove_canvases
     from selfsight.data.collection import Collection
     from selfsight.data.importers import open_source
     from selfsight.data.lock import Busy, locked
@@ -42,15 +46,19 @@ def forget(collection: str, *ids: str) -> dict[str, Any]:
     table = items.table
     pairs = list(zip(table["id"].to_pylist(), table["uri"].to_pylist(), strict=True))
     known = {name for pair in pairs for name in pair}
-    unknown = [name for name in wanted if name not in known]
+    gone = [(item, uri) for item, uri in pairs if {item, uri} & set(wanted)]
+    # A later import drops the rows of files that are gone; what was made of them before is still there.
+    called = {_id_of(items, name): name for name in wanted if name not in known}
+    dropped = items.remembered(set(called)) | decoded_before(set(called))
+    gone += [(item, called[item]) for item in sorted(dropped)]
+    unknown = [name for item, name in called.items() if item not in dropped]
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         raise SelfsightError(
             f"{items.path} has no item {', '.join(unknown[:3])}{more}. Nothing was removed. "
             f"Give ids, or paths relative to {items.about.location}."
         )
-    gone = [(item, uri) for item, uri in pairs if {item, uri} & set(wanted)]
-    if len(gone) == len(pairs):
+    if len(gone) - len(dropped) == len(pairs):
         raise SelfsightError(f"Those are all items of {items.path}. Delete the folder itself.")
     try:
         with locked(items.path.with_name(f"{items.path.name}.lock")):
@@ -65,6 +73,19 @@ def forget(collection: str, *ids: str) -> dict[str, Any]:
             if other.about.location == items.about.location:
                 other.forget([item for item, _ in gone])
     return {"forgotten": [{"id": item, "uri": uri} for item, uri in gone], "items": len(left)}
+
+
+def _id_of(items: Collection, name: str) -> str:
+    """The id that is meant by an id, or by a path relative to the source."""
+    from selfsight.data.collection import item_id
+
+    if re.fullmatch(r"[0-9a-f]{32}", name):
+        return name
+    try:
+        source = items.source.name
+    except SelfsightError:  # the source itself is gone
+        source = Path(items.about.location).name
+    return item_id(source, name)
 
 
 def _names(given: str) -> list[str]:
