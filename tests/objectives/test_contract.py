@@ -15,6 +15,7 @@ from helpers import (
     PLAIN,
     batch_of,
     collection_of,
+    default_objective,
     make_batches,
     make_canvases,
     picture,
@@ -234,6 +235,13 @@ def test_joint_calls_after_step_of_every_member(images: Callable[..., Path], tmp
         Joint([SimCLR(encoder, two_views(), hidden=16, width=8), teacher]), make_batches(images(9), 4), tmp_path / "r"
     )
     assert teacher.progresses == [0.0, 0.2, 0.4, 0.6, 0.8]
+
+
+def test_of_a_sum_with_a_teacher_the_teacher_is_what_is_saved():
+    task = default_objective("simclr+dino")
+    assert isinstance(task, Joint) and task.trained is task.members[1].teacher.copies[0]
+    plain = default_objective("simclr+vicreg")
+    assert plain.trained is plain.encoder
 
 
 def test_joint_of_two_encoders_is_refused():

@@ -254,6 +254,12 @@ class Joint(Objective):
         self.members = nn.ModuleList(members)
         self.weights = list(weights or [1.0] * len(members))
 
+    @property
+    def trained(self) -> Encoder:
+        """The teacher of the first member that has one, else the encoder."""
+        made = [cast(Objective, member).trained for member in self.members]
+        return next((encoder for encoder in made if encoder is not self.encoder), self.encoder)
+
     def forward(self, views: list[View], progress: float) -> Loss:
         losses: list[Loss] = [m(self._share(cast(Objective, m).views, views), progress) for m in self.members]
         total = torch.stack([w * loss.total for w, loss in zip(self.weights, losses, strict=True)]).sum()
