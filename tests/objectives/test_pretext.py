@@ -98,7 +98,7 @@ def test_options_without_meaning_are_refused(name: str, options: dict[str, int])
         ("resnet18", NARROW, 128, 64),
         ("resnet50", {}, 224, 112),
         ("vit_tiny_patch16_224", {"patch_size": 8}, 64, 32),
-        ("vit_tiny_patch16_224", {"patch_size": 6}, 48, 18),
+        ("vit_tiny_patch16_224", {"patch_size": 6}, 48, 24),
         ("vit_tiny_patch16_224", {"patch_size": 12}, 96, 48),
         ("vit_tiny_patch16_224", {}, 96, 48),
         ("vit_small_patch14_dinov2", {}, 224, 112),
