@@ -215,7 +215,8 @@ def test_loss_gradients_statistics_and_weights_are_those_of_one_process(folder: 
     for rank in two:
         assert set(rank) == set(one)
         for kind in ("embeddings", "loss", "gradient", "state", *(("statistic",) if case[1] == "resnet18" else ())):
-            assert furthest(one, rank, kind) < 1e-5, kind
+            # three steps let the rounding of the first grow
+            assert furthest(one, rank, kind) < (1e-4 if kind == "state" else 1e-5), kind
     for name in two[0]:  # and the processes agree to the bit: nothing drifts apart
         if not name.startswith("views"):
             assert torch.equal(two[0][name], two[1][name]), name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import BinaryIO, Protocol
 
 import numpy as np
@@ -85,6 +86,7 @@ class Family(Protocol):
 FAMILIES = ("common", "tiff", "array", "dicom", "video")
 
 
+@cache
 def families() -> dict[str, Family]:
     """The modules of the formats, by name, in the order in which they are asked whether a file is theirs."""
     return {name: importlib.import_module(f"selfsight.data.formats.{name}") for name in FAMILIES}  # type: ignore[misc]
