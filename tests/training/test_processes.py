@@ -159,7 +159,7 @@ def trained(rank: int, world: int, folder: str, cases: list[tuple[str, str]]) ->
         model: nn.Module = synchronise(task).train()
         if world > 1:
             model = DistributedDataParallel(model, broadcast_buffers=False)  # which would hide that they differ
-        optimiser = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], lr=1e-3, momentum=0.9)
+        optimiser = torch.optim.SGD([p for p in task.parameters() if p.requires_grad], lr=2e-4, momentum=0.9)
         stream = Batches(canvases, BATCH, 0, None, rank, world).steps()
         for step in range(3):
             views = make_views(next(stream), task.views, normalise, 0)
@@ -215,8 +215,7 @@ def test_loss_gradients_statistics_and_weights_are_those_of_one_process(folder: 
     for rank in two:
         assert set(rank) == set(one)
         for kind in ("embeddings", "loss", "gradient", "state", *(("statistic",) if case[1] == "resnet18" else ())):
-            # three steps let the rounding of the first grow
-            assert furthest(one, rank, kind) < (1e-4 if kind == "state" else 1e-5), kind
+            assert furthest(one, rank, kind) < 1e-5, kind
     for name in two[0]:  # and the processes agree to the bit: nothing drifts apart
         if not name.startswith("views"):
             assert torch.equal(two[0][name], two[1][name]), name

@@ -16,9 +16,12 @@ from selfsight.errors import SelfsightError, in_words
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from selfsight.data.batches import Batches
     from selfsight.data.canvases import Canvases
     from selfsight.data.collection import Collection
+    from selfsight.encoders.encoder import Encoder
     from selfsight.training.loop import Done
+    from selfsight.training.recipe import Recipe
     from selfsight.training.run import Run
     from selfsight.training.settle import Settled
     from selfsight.views.make import Normalisation
@@ -194,13 +197,11 @@ def _train(
     import torch
 
     from selfsight.data.batches import Batches
-    from selfsight.encoders.store import save
-    from selfsight.encoders.whitening import whiten
     from selfsight.training.build import build
     from selfsight.training.clock import Clock
     from selfsight.training.estimate import check_memory, memory_of, out_of_memory
     from selfsight.training.loop import Stopped, fit
-    from selfsight.training.measure import canvas_features, seconds_to_whiten
+    from selfsight.training.measure import seconds_to_whiten
     from selfsight.training.pictures import contact_sheet
     from selfsight.training.processes import gathered
     from selfsight.training.run import environment, write_whole
@@ -249,18 +250,30 @@ def _train(
             "which is not needed again. Give another -o, and more --minutes."
         )
     if main:
-        features = canvas_features(encoder, batches, normalise)
-        if not torch.isfinite(features).all():
-            raise SelfsightError(
-                f"The encoder of {run.path} gives values that are not finite, and is not kept. Start anew, in another "
-                f"folder, with a --learning-rate below {recipe.learning_rate:.2g}."
-            )
-        whiten(encoder, features)
-        write_whole(run.set_aside_file, json.dumps(canvases.set_aside))  # whitening may be the first to read an item
-        save(encoder, run.path / "encoder")
-        shutil.rmtree(run.path / "encoder.before", ignore_errors=True)  # of the run that was extended
+        _keep(encoder, run, batches, normalise, recipe)
         run.log("finished", f"after {clock.seconds:.0f} s", done.step)
     return _result(run, done, clock.seconds, canvases)
+
+
+def _keep(encoder: Encoder, run: Run, batches: Batches, normalise: Normalisation, recipe: Recipe) -> None:
+    """Whiten the encoder and save it. Raises `SelfsightError` for one that has learnt to give no numbers."""
+    import torch
+
+    from selfsight.encoders.store import save
+    from selfsight.encoders.whitening import whiten
+    from selfsight.training.measure import canvas_features
+    from selfsight.training.run import write_whole
+
+    features = canvas_features(encoder, batches, normalise)
+    if not torch.isfinite(features).all():
+        raise SelfsightError(
+            f"The encoder of {run.path} gives values that are not finite, and is not kept. Start anew, in another "
+            f"folder, with a --learning-rate below {recipe.learning_rate:.2g}."
+        )
+    whiten(encoder, features)
+    write_whole(run.set_aside_file, json.dumps(batches.canvases.set_aside))  # this may be the first to read an item
+    save(encoder, run.path / "encoder")
+    shutil.rmtree(run.path / "encoder.before", ignore_errors=True)  # of the run that was extended
 
 
 def _result(run: Run, done: Done, seconds: float, canvases: Canvases) -> dict[str, Any]:
