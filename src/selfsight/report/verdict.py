@@ -69,11 +69,12 @@ def _word(f: dict[str, float], alarm: Alarm) -> tuple[str, str]:
     if alarm.raised:
         alert = min(alarm.raised.values(), key=lambda alert: alert.step)
         return "collapsed", f"Collapsed ({alert.kind}), seen first at step {alert.step:,}. {alert.sentence}"
+    if "contrast" not in f and f["loss"] < f["loss_first"]:
+        return "working", f"Working, by its loss only: after {passes} it is lower, and this task compares no views."
     if "contrast" not in f:
-        lower = f["loss"] < f["loss_first"]
-        return "working" if lower else "stuck", (
-            f"{'Working, by its loss only' if lower else 'Stuck'}: after {passes} the loss of this pretext task, which "
-            f"compares no views, is {'lower' if lower else 'no lower'} than at the start."
+        return "not enough evidence", (
+            f"Not enough evidence: after {passes} the loss is no lower than at the start, and this task compares no "
+            "views."
         )
     if f["contrast"] - f["contrast_first"] >= STILL_CONTRAST:
         better = "the encoder recognises an image from its parts better than at the start."
