@@ -97,13 +97,14 @@ def test_the_verdict_leaves_out_rows_that_are_not_finite() -> None:
 
 
 def test_a_task_without_pairs_is_judged_by_its_loss_and_says_so():
-    def alone(**ends: tuple[float, float]) -> list[dict[str, Any]]:
-        return [{k: v for k, v in row.items() if k not in ("agreement", "contrast")} for row in rows(500, **ends)]
+    def alone(steps: int = 500, **ends: tuple[float, float]) -> list[dict[str, Any]]:
+        return [{k: v for k, v in row.items() if k not in ("agreement", "contrast")} for row in rows(steps, **ends)]
 
     verdict = judge(alone())
     assert verdict.word == "working" and "by its loss only" in verdict.sentence
     assert "agree" not in verdict.sentence and "contrast" not in verdict.figures
-    assert judge(alone(loss=(4.0, 4.1))).word == "not enough evidence"
+    assert judge(alone(200, loss=(4.0, 4.1))).word == "not enough evidence"
+    assert judge(alone(500, loss=(4.0, 4.1))).word == "stuck"  # which the alarm says after 300 steps
 
 
 # -- the geometry --
