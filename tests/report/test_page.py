@@ -103,7 +103,7 @@ def test_a_task_without_pairs_is_judged_by_its_loss_and_says_so():
     verdict = judge(alone())
     assert verdict.word == "working" and "by its loss only" in verdict.sentence
     assert "agree" not in verdict.sentence and "contrast" not in verdict.figures
-    assert judge(alone(200, loss=(4.0, 4.1))).word == "not enough evidence"
+    assert judge(alone(200, loss=(4.0, 4.1), spread=(0.5, 0.9))).word == "not enough evidence"
     assert judge(alone(500, loss=(4.0, 4.1))).word == "stuck"  # which the alarm says after 300 steps
 
 
