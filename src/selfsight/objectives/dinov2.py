@@ -107,7 +107,7 @@ def _views(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
 def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
     count = prototype_count(f.items)
     options = {"prototypes": count, "hidden": 512, "bottleneck": 128, "momentum": 0.99, "koleo": 0.1, "gram": 0.0}
-    options |= {"temperature": 0.1, "teacher_temperature": 0.07}
+    options |= {"temperature": 0.1, "teacher_temperature": 0.04}
     reason = "a teacher of momentum 0.99, as a short run has few steps; the rest as in Oquab et al., 2023"
     return options, f"{counted(count, f.items)}; {reason}"
 
@@ -139,7 +139,7 @@ class DINOv2(Objective):
         bottleneck: int = 128,
         momentum: float = 0.99,
         temperature: float = 0.1,
-        teacher_temperature: float = 0.07,
+        teacher_temperature: float = 0.04,
         koleo: float = 0.1,
         gram: float = 0.0,
         gram_from: float = 0.5,
@@ -158,9 +158,9 @@ class DINOv2(Objective):
         self.weights = {"dino": 1.0, "ibot": 1.0, "koleo": koleo, "gram": gram}
         self.gram_from = gram_from
         self.token = nn.Parameter(torch.zeros(encoder.patch_dim))
-        self.head = projector([encoder.dim, hidden, hidden, bottleneck])
+        self.head = projector([encoder.dim, hidden, hidden, bottleneck], last_norm=True)
         self.prototypes = Prototypes(prototypes, bottleneck)
-        self.patch_head = projector([encoder.patch_dim, hidden, hidden, bottleneck])
+        self.patch_head = projector([encoder.patch_dim, hidden, hidden, bottleneck], last_norm=True)
         self.patch_prototypes = Prototypes(prototypes, bottleneck)
         self.teacher = Follower(*self._followed(), base=momentum)
         if gram > 0:

@@ -3,7 +3,8 @@
 Caron, Misra, Mairal, Goyal, Bojanowski and Joulin, "Unsupervised Learning of Visual Features by Contrasting
 Cluster Assignments", NeurIPS 2020. Codes are those of section 3.1, Sinkhorn's over the batch, of each large view by
 itself; the loss is that of equations 1, 2 and 6: every view predicts the codes of all other large views. There is no
-queue of earlier features (section 4.2): the number of prototypes is kept near the batch's instead.
+queue of earlier features (section 4.2): the number of prototypes is kept near the batch's instead. The projector ends
+with a batch norm, without which nine tenths of an embedding soon were the same for all images.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class SwAV(Objective):
         self.large = views.groups[0].count
         self.temperature = temperature
         self.epsilon = epsilon
-        self.projector = projector([encoder.dim, hidden, width])
+        self.projector = projector([encoder.dim, hidden, width], last_norm=True)
         self.prototypes = Prototypes(prototypes, width)
 
     def forward(self, views: list[View], progress: float) -> Loss:

@@ -53,10 +53,11 @@ def fit(
     is none); `track` names trackers. Raises `Stopped` after saving when the user interrupts,
     and `SelfsightError` after ten steps in a row that were not finite.
     """
-    main, alarm, pace = accelerator.is_main_process, Alarm(), Pace()
+    main, alarm, pace, means = accelerator.is_main_process, Alarm(), Pace(), Means()
     objective.to(accelerator.device).to(memory_format=torch.channels_last)
     optimiser = make_optimiser(objective, recipe.optimiser, recipe.learning_rate, recipe.weight_decay)
     state = _resume(run, objective, optimiser, clock, main)
+    means.go_on(state.pop("means", {}), accelerator.device)
     done = -1.0  # progress of the last row
     for row in run.read_metrics():
         alarm.look(row)
@@ -66,12 +67,13 @@ def fit(
 
     def save() -> None:
         if main:
-            save_checkpoint(run.checkpoints, objective, optimiser, state | {"seconds": clock.seconds})
+            now = {"seconds": clock.seconds, "means": means.state()}
+            save_checkpoint(run.checkpoints, objective, optimiser, state | now)
         pace.saved = time.monotonic()
 
     def write(loss: Loss, row: dict[str, Any]) -> None:
         nonlocal done
-        row |= _shared(accelerator, {"loss": loss.total.detach(), **loss.parts})
+        row |= _shared(accelerator, means.lap())
         row |= {**evidence(loss.embeddings, loss.assignments), **measure(row["progress"], done), **pace.lap()}
         done = row["progress"]
         row |= {"epoch": row["step"] * recipe.accumulate / batches.steps_per_epoch, "seconds": clock.seconds}
@@ -95,6 +97,7 @@ def fit(
             if broken is None:
                 optimiser.step()
                 objective.after_step(progress)
+                means.add(loss)
             elif main:
                 run.log("skipped", f"{broken} is not finite", state["step"])
             state["bad"] = state["bad"] + 1 if broken else 0
@@ -253,6 +256,35 @@ def _not_finite(cause: str, step: int, run: Run, recipe: Recipe) -> str:
         f"before them are kept in {run.path}. Start anew, in another folder, with a --learning-rate below "
         f"{recipe.learning_rate:.2g}."
     )
+
+
+class Means:
+    """Means of the loss and its parts over the steps since the last row of metrics: one batch's says little."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, loss: Loss) -> None:
+        """Add those of a step."""
+        self.count += 1
+        for name, value in {"loss": loss.total.detach(), **loss.parts}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.float()
+
+    def lap(self) -> dict[str, Tensor]:
+        """The means since the last lap; at least one step was added."""
+        means = {name: value / self.count for name, value in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"count": self.count, "sums": {name: float(value) for name, value in self.sums.items()}}
+
+    def go_on(self, state: dict[str, Any], device: torch.device) -> None:
+        """From a checkpoint's state, or from nothing."""
+        self.count = state.get("count", 0)
+        self.sums = {name: torch.tensor(value, device=device) for name, value in state.get("sums", {}).items()}
 
 
 class Pace:
