@@ -350,7 +350,7 @@ def main() -> None:
         arguments.work.mkdir(parents=True, exist_ok=True)
         os.environ["SELFSIGHT_CACHE"] = str(arguments.work / "cache")
         sets: dict[str, tuple[Canvases, np.ndarray]] = {}
-        for number, case in enumerate(SOUND + BROKEN):
+        for number, case in sorted(enumerate(SOUND + BROKEN), key=lambda pair: pair[0] % len(SOUND)):
             done = any((row["case"], row["round"]) == (case.name, arguments.round) for row in rows)
             if done or arguments.only not in case.name:
                 continue
