@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 import torch
 from kmeans_patches import kmeans_features
-from scipy.stats import rankdata, spearmanr
+from leaderboard import summary, table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -61,7 +61,7 @@ from selfsight.training.measure import measure_normalisation
 from selfsight.training.recipe import Budget, Recipe
 from selfsight.training.run import environment, usable_cores
 from selfsight.training.settle import choose, write_recipe
-from selfsight.verbs.compare import CRITERIA, _criteria, _features
+from selfsight.verbs.compare import _criteria, _features
 from selfsight.verbs.evaluate import _reduced, _whitened
 from selfsight.views.make import Normalisation, make_views
 
@@ -75,8 +75,8 @@ SEEDS = {"cifar10": (0, 1, 2), "steel": (0,), "xray": (0,), "cifar10-split": (0,
 SPLIT = 5000  # of CIFAR-10's training images are held out in "cifar10-split", on which settings are chosen
 BOTH = ("dino", "lejepa", "simmim")  # run with either encoder: others of their families need tokens
 CONTROLS = ("random", "pixels", "k-means")
-# Values of a recipe by objective, where the rules' own are not taken; chosen on a split of the training set.
-SETTINGS: dict[str, dict[str, Any]] = {}
+# Values of a recipe by objective ("" for all), where the rules' own are not taken; chosen on a split of the training set.
+SETTINGS: dict[str, dict[str, Any]] = {"": {"batch_size": 64}}
 BANK = {"90s": 10_000, "10min": 50_000}  # labelled images that probes learn from, at most
 LINEAR, SHOTS, DRAWS = 10_000, 5, 5
 WORDS_SIDE = {"cifar10": 32, "cifar10-split": 32, "steel": 64, "xray": 64}  # pixels, for words of patches
@@ -98,7 +98,7 @@ class Case:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return SETTINGS.get(self.objective, {})
+        return {} if self.objective in CONTROLS else SETTINGS.get("", {}) | SETTINGS.get(self.objective, {})
 
     @property
     def key(self) -> str:
@@ -407,58 +407,6 @@ def missing(wanted: Callable[[], list[Case]], work: Path) -> Iterator[Case]:
             break
         else:
             return
-
-
-def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row an objective and encoder: means over seeds."""
-    out = []
-    for name, kind in dict.fromkeys((row["objective"], row["encoder"]) for row in rows):
-        seeds = [row for row in rows if (row["objective"], row["encoder"]) == (name, kind)]
-        mean = {key: statistics.mean(row[key] for row in seeds)
-                for key in ("knn", "linear", "cpu_seconds", "peak_mb", "steps") if key in seeds[0]}  # fmt: skip
-        mean |= {"objective": name, "encoder": kind, "seeds": len(seeds)}
-        mean["spread"] = statistics.stdev(row["knn"] for row in seeds) if len(seeds) > 1 else None
-        mean["few_shot"] = statistics.mean(row["few_shot"][0] for row in seeds)
-        mean["verdicts"] = ", ".join(dict.fromkeys(row["verdict"] for row in seeds if "verdict" in row))
-        if "criteria" in seeds[0]:
-            mean["criteria"] = {key: statistics.mean(row["criteria"][key] for row in seeds) for key in CRITERIA}
-        out.append(mean)
-    return sorted(out, key=lambda row: -row["knn"])
-
-
-def correlations(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Spearman's rank correlation of each label-free criterion, and of their mean rank, with k-NN."""
-    ranks = {}
-    for name, worth in CRITERIA.items():
-        values = [row["criteria"][name] for row in rows]
-        ranks[name] = rankdata([worth * v if worth else -abs(v - 1.0) for v in values])
-    ranks["mean rank"] = np.mean(list(ranks.values()), 0)
-    knn = [row["knn"] for row in rows]
-    return {name: float(spearmanr(rank, knn).statistic) for name, rank in ranks.items()}
-
-
-def table(rows: list[dict[str, Any]], budget: str) -> None:
-    """A table a data set, best first, then how well criteria without labels would have ranked."""
-    for data in dict.fromkeys(row["data"] for row in rows if row["budget"] == budget):
-        found = summary([row for row in rows if (row["budget"], row["data"]) == (budget, data)])
-        random = {row["encoder"]: row["knn"] for row in found if row["objective"] == "random"}
-        runs = [row for row in found if "criteria" in row]
-        top = max((row["knn"] for row in runs), default=0.0)
-        print(f"\n{data}, {budget}\n")
-        print("| objective | encoder | k-NN | seeds | behind the best | over random weights | linear | 5-shot | steps "
-              "| CPU s | MB | verdict |\n|---|---|---|---|---|---|---|---|---|---|---|---|")  # fmt: skip
-        for row in found:
-            knn = f"{100 * row['knn']:.1f}" + (f" ± {100 * row['spread']:.1f}" if row["spread"] is not None else "")
-            gain = f"{100 * (row['knn'] - random[row['encoder']]):+.1f}" if row["encoder"] in random else ""
-            cells = [row["objective"], row["encoder"], knn, row["seeds"], f"{100 * (top - row['knn']):.1f}", gain]
-            cells += [f"{100 * row['linear']:.1f}", f"{100 * row['few_shot']:.1f}"]
-            cells += [f"{row[key]:.0f}" if key in row else "" for key in ("steps", "cpu_seconds", "peak_mb")]
-            print("| " + " | ".join(map(str, [*cells, row["verdicts"]])) + " |")
-        for kind in ("", "conv", "vit"):
-            some = [row for row in runs if row["encoder"].startswith(kind)]
-            if len(some) > 2:
-                said = ", ".join(f"{name} {value:+.2f}" for name, value in correlations(some).items())
-                print(f"\nRank correlation with k-NN over {len(some)} {kind + ' ' if kind else ''}runs: {said}")
 
 
 def main() -> None:
