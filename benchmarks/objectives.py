@@ -75,7 +75,7 @@ SEEDS = {"cifar10": (0, 1, 2), "steel": (0,), "xray": (0,), "cifar10-split": (0,
 SPLIT = 5000  # of CIFAR-10's training images are held out in "cifar10-split", on which settings are chosen
 BOTH = ("dino", "lejepa", "simmim")  # run with either encoder: others of their families need tokens
 CONTROLS = ("random", "pixels", "k-means")
-# Values of a recipe by objective ("" for all), where the rules' own are not taken; chosen on a split of the training set.
+# Values of a recipe by objective ("" for all), where the rules' own are not taken; chosen on "cifar10-split".
 SETTINGS: dict[str, dict[str, Any]] = {"": {"batch_size": 64}}
 BANK = {"90s": 10_000, "10min": 50_000}  # labelled images that probes learn from, at most
 LINEAR, SHOTS, DRAWS = 10_000, 5, 5
