@@ -132,10 +132,11 @@ def default_objective(name: str, encoder: str = "", size: int = 32, channels: in
 
 def tiny_recipe(views: ViewPlan, **changes: Any) -> Recipe:
     recipe = Recipe(
-        objective="none", objective_options={}, encoder="resnet18", encoder_args=NARROW, pretrained=False, channels=3,
+        objective="none", objective_options={}, encoder="resnet18", encoder_args=NARROW, weights="random", channels=3,
         size=32, canvas_side=32, canvases="resident", views=views, batch_size=4, accumulate=1,
         optimiser="adamw", learning_rate=1e-3,
-        weight_decay=0.05, warmup=0.1, clip=0.0, precision="no", threads=1, seed=0, budget=Budget(steps=5),
+        weight_decay=0.05, warmup=0.1, frozen=0.0, encoder_rate=1.0, statistics="batch",
+        clip=0.0, precision="no", threads=1, seed=0, budget=Budget(steps=5),
     )  # fmt: skip
     return replace(recipe, **changes)
 

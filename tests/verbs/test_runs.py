@@ -57,7 +57,8 @@ def test_runs_are_listed_with_their_state(first: Path):
     ]  # fmt: skip
     assert rows[1] == {
         "run": "runs/first", "state": "finished", "objective": "simclr", "encoder": "resnet18", "items": 6,
-        "steps": STEPS, "seconds": last["seconds"], "bytes": size,
+        "weights": "random", "licence": "none: trained from random weights", "steps": STEPS, "seconds": last["seconds"],
+        "bytes": size,
     }  # fmt: skip
     assert (rows[0]["steps"], rows[0]["seconds"]) == (7, 120.5)
     assert [row["run"] for row in selfsight.runs("list", "runs/deep", "runs/first")["runs"]] == [

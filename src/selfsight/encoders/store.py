@@ -15,16 +15,22 @@ import torch
 from selfsight.data.formats.format import channels_of
 from selfsight.data.pixels import PixelFormat
 from selfsight.encoders.encoder import FORMAT_VERSION, Encoder, Preprocessing
+from selfsight.encoders.licences import NONE, UNKNOWN
 from selfsight.errors import SelfsightError, first_line
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def create(
-    name: str, preprocessing: Preprocessing, args: dict[str, Any] | None = None, pretrained: bool = False
+    name: str,
+    preprocessing: Preprocessing,
+    args: dict[str, Any] | None = None,
+    pretrained: bool = False,
+    overlay: dict[str, Any] | None = None,
 ) -> Encoder:
     """A timm model without classifier, fitted to the channels and, where its shape depends on it, the
-    size of the data. `args` go to the model. Raises `SelfsightError` for a name timm does not know."""
+    size of the data. `args` go to the model; `overlay` to its `pretrained_cfg`, such as a state to load instead of
+    timm's own. Raises `SelfsightError` for a name timm does not know."""
     name = name.removeprefix("timm/")
     check_name(name)
     args = {"in_chans": preprocessing.channels, "num_classes": 0, **(args or {})}
@@ -33,12 +39,12 @@ def create(
         if takes_any_size(name):  # position embeddings are resampled to the views' size
             args.setdefault("dynamic_img_size", True)
     try:
-        net = timm.create_model(name, pretrained=pretrained, **args)
+        net = timm.create_model(name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **args)
     except Exception as error:  # timm, the hub and the network raise many kinds
         what = "load the weights of" if pretrained else "make"
         raise SelfsightError(f"Cannot {what} {name!r} with {args}: {first_line(error)}") from None
     cfg: Any = net.pretrained_cfg
-    licence = cfg.get("license", "unknown") if pretrained else "none: trained from random weights"
+    licence = (cfg.get("license") or UNKNOWN) if pretrained else NONE
     return Encoder(net, preprocessing, {"starting_weights": name if pretrained else None, "licence": licence})
 
 
@@ -136,6 +142,16 @@ def read_folder(folder: str | os.PathLike[str]) -> Encoder:
             raise SelfsightError(f"The encoder in {folder} cannot be read: {first_line(error)}") from None
     rest = {k: v for k, v in about.items() if k not in ("format_version", "window", "depth", "mode")}
     return Encoder(net, preprocessing, rest).eval()
+
+
+def about_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the encoder saved in `folder` records of itself (`starting_weights`, `licence`, …), its tensors unread;
+    empty where nothing can be read."""
+    try:
+        about = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["selfsight"]
+        return dict(about)
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def load(model: str | os.PathLike[str], format: PixelFormat | None = None) -> Encoder:

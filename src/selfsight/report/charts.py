@@ -12,6 +12,7 @@ KNOWN = {
     "step", "progress", "epoch", "loss", "effective_rank", "centre_norm", "spread", "agreement", "contrast",
     "learning_rate", "skipped", "views_per_second", "waiting", "seconds", "gradient_norm", "knn", "alignment",
     "uniformity", "rank_share", "neighbour_stability", "scale", "assignment_entropy", "cluster_entropy",
+    "drift", "encoder_learning_rate",
 }  # fmt: skip
 
 # (id, title, what good looks like, metric to name, vertical range)
@@ -66,16 +67,24 @@ CURVES: tuple[tuple[str, str, str, dict[str, str], list[float] | None], ...] = (
         "knn",
         "k-NN on labelled images",
         "Of images given with --probe, whose labels nothing learns from: how many are like their nearest neighbours, "
-        "in %. The first point is of random weights.",
+        "in %. The first point is of the beginning.",
         {"knn": "k-NN, %"},
         None,
+    ),
+    (
+        "drift",
+        "Drift from the starting weights",
+        "How far images lie to each other otherwise than at the start: 0 is not at all, 1 is as if nothing of it were "
+        "left. It stands at 0 while the heads warm up.",
+        {"drift": "drift"},
+        [0.0, 1.05],
     ),
     ("gradient", "Norm of the gradient", "A burst may come before trouble.", {"gradient_norm": "norm"}, None),
     (
         "rate",
         "Learning rate",
         "The size of a step: up in the warm-up, then down.",
-        {"learning_rate": "learning rate"},
+        {"learning_rate": "learning rate", "encoder_learning_rate": "of the encoder, which had learnt before"},
         None,
     ),
     ("speed", "Speed", "Views trained on in a second.", {"views_per_second": "views/s"}, None),

@@ -14,9 +14,11 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from selfsight.data.collection import Collection
+from selfsight.encoders.store import about_of
 from selfsight.errors import SelfsightError
 from selfsight.report import atlas, charts, pictures, tables
 from selfsight.report.verdict import Verdict, judge
+from selfsight.training.adaptation import read_adaptation
 from selfsight.training.energy import read_energy
 from selfsight.training.recipe import Recipe
 from selfsight.training.run import Run
@@ -50,6 +52,8 @@ def build(run: Run, thumbnails: bool = True) -> tuple[str, Verdict, int]:
     content |= {"curves": charts.curves(rows), "notes": notes, "thumbnails": thumbnails, "atlas": drawn}
     for name, file in (("sheet", "views.png"), ("rebuilt", "reconstructions.png")):
         content[name] = pictures.sheet_uri(run.path / file) if thumbnails else None
+    about = next((known for name in ("encoder", "start") if (known := about_of(run.path / name))), {})
+    content["adaptation"] = tables.adaptation(read_adaptation(run), about, evaluation)
     content |= _evaluated(run, evaluation) | _left_out(run, collection)
     content |= {"recipe_rows": tables.recipe_rows(asked, recipe), "machine": _machine(run)}
     content["history"] = tables.history(run)

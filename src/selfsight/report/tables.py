@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from selfsight.data.collection import Collection
+from selfsight.encoders.licences import concern
 from selfsight.training.recipe import Recipe
 from selfsight.training.run import Run
 
@@ -100,6 +101,53 @@ def beaten_by(evaluation: dict[str, Any]) -> list[str]:
         if where:
             out.append(f"{title.capitalize()} are better than this encoder with {', '.join(where)}.")
     return out
+
+
+LARGE_DRIFT = 0.5  # what as much noise as there was signal would do
+
+
+def drift_in_words(drift: float | None) -> str | None:
+    """A sentence about a drift that is large; None for any other."""
+    if drift is None or drift < LARGE_DRIFT:
+        return None
+    return (
+        f"The features have drifted by {drift:.2f} of 1 from those of the starting weights: much of what these knew "
+        "may be gone. Measure both (selfsight evaluate has the starting weights beside it); a shorter run or a lower "
+        "encoder_rate in the recipe keeps more."
+    )
+
+
+def adaptation(
+    content: dict[str, Any] | None, about: dict[str, Any], evaluation: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """What the page says of a run with starting weights: {origin, licence, warning, drift, images, columns, rows}, the
+    starting weights and the encoder side by side; None for a run from random weights."""
+    if not about.get("starting_weights"):
+        return None
+    columns: list[str] = []
+    cells: dict[str, list[str]] = {"start": [], "encoder": []}
+    if content is not None:
+        for key, title in (("effective_rank", "effective rank"), ("neighbour_stability", "neighbours under views")):
+            if key in content["before"]:
+                columns.append(title)
+                for row, side in (("start", "before"), ("encoder", "after")):
+                    cells[row].append(f"{content[side][key]:.{1 if key == 'effective_rank' else 2}f}")
+    drift = (content or {}).get("after", {}).get("drift")
+    if drift is not None:
+        columns.append("drift")
+        cells["start"].append("0")
+        cells["encoder"].append(f"{drift:.2f}")
+    if evaluation is not None and "start" in evaluation:
+        for title, probe, key in COLUMNS[:2]:
+            columns.append(f"{title}, %")
+            for row, values in cells.items():
+                values.append(_percent(evaluation[row].get(probe, {}).get(key)))
+    licence = str(about.get("licence", "unknown"))
+    return {
+        "origin": about["starting_weights"], "licence": licence, "warning": concern(licence), "columns": columns,
+        "drift": drift_in_words(drift), "images": (content or {}).get("images", 0),
+        "rows": [{"title": ROWS[row], "cells": values} for row, values in cells.items()],
+    }  # fmt: skip
 
 
 def recipe_rows(asked: dict[str, Any], recipe: Recipe) -> list[dict[str, str]]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
+from selfsight.data.canvases import Canvases
 from selfsight.data.pixels import PixelFormat
-from selfsight.encoders.encoder import Preprocessing
-from selfsight.encoders.store import create
+from selfsight.encoders.encoder import Encoder, Preprocessing
+from selfsight.encoders.store import create, read_folder, save
+from selfsight.encoders.weights import RANDOM, begin, find_weights
 from selfsight.errors import SelfsightError, first_line
 from selfsight.objectives.objective import Objective, find
+from selfsight.training.measure import measure_normalisation
 from selfsight.training.recipe import Recipe
 from selfsight.views.make import Normalisation
 
@@ -31,15 +36,46 @@ def check_sizes(recipe: Recipe) -> None:
             ) from None
 
 
-def build(recipe: Recipe, format: PixelFormat, normalise: Normalisation) -> Objective:
-    """The objective of a recipe around its encoder, its weights drawn from the recipe's seed."""
+def build(recipe: Recipe, format: PixelFormat, normalise: Normalisation, start: Encoder | None = None) -> Objective:
+    """The objective of a recipe around `start` (see `starting_encoder`), or around an encoder of random weights; what
+    is random is drawn from the recipe's seed."""
     torch.manual_seed(recipe.seed)
-    preprocessing = Preprocessing(
-        recipe.channels, recipe.size, format.window, normalise.mean, normalise.std, format.depth, format.mode
-    )
-    encoder = create(recipe.encoder, preprocessing, recipe.encoder_args, recipe.pretrained)
+    encoder = start or create(recipe.encoder, _preprocessing(recipe, format, normalise), recipe.encoder_args)
     encoder.about["view_size"] = recipe.views.largest
     try:
         return find(recipe.objective)(encoder, recipe.views, **recipe.objective_options)
     except TypeError as error:
         raise SelfsightError(f"{recipe.objective} does not take these options: {error}.") from None
+
+
+def normalisation_of(recipe: Recipe, canvases: Canvases) -> Normalisation:
+    """That of the weights that a recipe starts from, for which the features are theirs; else measured."""
+    if recipe.weights == RANDOM:
+        return measure_normalisation(canvases)
+    mean, std = find_weights(recipe.weights, recipe.encoder).statistics(recipe.channels)
+    return Normalisation(canvases.unit, mean, std)
+
+
+def starting_encoder(
+    recipe: Recipe, format: PixelFormat, normalise: Normalisation, folder: Path | None = None
+) -> Encoder | None:
+    """The encoder with the weights that a recipe starts from; None where they are random.
+
+    It is kept in `folder`, and taken from there the next time: nothing else is needed then.
+    """
+    if recipe.weights == RANDOM:
+        return None
+    if folder is not None and (folder / "config.json").exists():
+        return read_folder(folder)
+    weights = find_weights(recipe.weights, recipe.encoder)
+    encoder = begin(weights, _preprocessing(recipe, format, normalise), recipe.encoder_args)
+    if folder is None:
+        return encoder
+    save(encoder, folder)
+    return read_folder(folder)
+
+
+def _preprocessing(recipe: Recipe, format: PixelFormat, normalise: Normalisation) -> Preprocessing:
+    return Preprocessing(
+        recipe.channels, recipe.size, format.window, normalise.mean, normalise.std, format.depth, format.mode
+    )

@@ -18,12 +18,13 @@ from selfsight.data.batches import Batch, Batches
 from selfsight.data.threads import console
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Loss, Objective
+from selfsight.training.adaptation import Frozen
 from selfsight.training.alarm import Alarm
 from selfsight.training.batch_norm import synchronise
 from selfsight.training.checkpoints import load_checkpoint, remove_after, save_checkpoint
 from selfsight.training.clock import Clock
 from selfsight.training.monitors import evidence
-from selfsight.training.optimisers import make_optimiser, schedule
+from selfsight.training.optimisers import encoder_factor, make_optimiser, schedule
 from selfsight.training.pictures import neighbour_gallery, reconstructions
 from selfsight.training.recipe import Recipe
 from selfsight.training.run import Run
@@ -44,18 +45,19 @@ def fit(
     clock: Clock,
     accelerator: Accelerator,
     show: Callable[[dict[str, Any]], None],
-    measure: Callable[[float, float], dict[str, float]] = lambda progress, before: {},
+    watches: Sequence[Callable[[float, float], dict[str, float]]] = (),
     track: Sequence[str] = (),
 ) -> Done:
     """Train `objective` until the clock's budget is spent, from the last checkpoint if there is one.
 
-    `measure` gives further figures for a row of metrics, from its progress and that of the row before (-1 if there
+    `watches` give further figures for a row of metrics, from its progress and that of the row before (-1 if there
     is none); `track` names trackers. Raises `Stopped` after saving when the user interrupts,
     and `SelfsightError` after ten steps in a row that were not finite.
     """
     main, alarm, pace, means = accelerator.is_main_process, Alarm(), Pace(), Means()
     objective.to(accelerator.device).to(memory_format=torch.channels_last)
-    optimiser = make_optimiser(objective, recipe.optimiser, recipe.learning_rate, recipe.weight_decay)
+    apart = recipe.encoder_apart
+    optimiser = make_optimiser(objective, recipe.optimiser, recipe.learning_rate, recipe.weight_decay, apart)
     state = _resume(run, objective, optimiser, clock, main)
     means.go_on(state.pop("means", {}), accelerator.device)
     done = -1.0  # progress of the last row
@@ -74,7 +76,9 @@ def fit(
     def write(loss: Loss, row: dict[str, Any]) -> None:
         nonlocal done
         row |= _shared(accelerator, means.lap())
-        row |= {**evidence(loss.embeddings, loss.assignments), **measure(row["progress"], done), **pace.lap()}
+        row |= {**evidence(loss.embeddings, loss.assignments), **pace.lap()}
+        for watch in watches:
+            row |= watch(row["progress"], done)
         done = row["progress"]
         row |= {"epoch": row["step"] * recipe.accumulate / batches.steps_per_epoch, "seconds": clock.seconds}
         if main:
@@ -92,6 +96,7 @@ def fit(
         while progress < 1.0 and not stop:
             torch.manual_seed(_seed_of_step(recipe.seed, state["step"], accelerator.process_index))
             rate = schedule(optimiser, objective, progress, recipe)
+            slow = recipe.learning_rate * encoder_factor(progress, recipe)
             optimiser.zero_grad(set_to_none=True)
             loss, norm, broken = gradients(progress, accelerator)
             if broken is None:
@@ -107,6 +112,7 @@ def fit(
             progress, stop = _agreed(accelerator, clock.progress(state["step"]), interrupts.caught)
             if broken is None and (state["step"] % LOG_EVERY == 0 or state["step"] == 1 or progress >= 1.0):
                 row = {"step": state["step"], "skipped": state["skipped"], "progress": progress}
+                row |= {"encoder_learning_rate": slow} if apart else {}
                 write(loss, row | {"learning_rate": rate, "gradient_norm": norm})
             if broken and state["bad"] >= BAD_STEPS:
                 save()
@@ -133,7 +139,7 @@ class Done(NamedTuple):
 
 
 class Gradients:
-    """Called for each step: leaves the gradients of its batches in the parameters.
+    """Called for each step: leaves the gradients of its batches in the parameters, but for those of a frozen encoder.
 
     Returns the last batch's loss, the norm of the gradients, and what was not finite, if anything: then running
     statistics are as before, and there is nothing to step along.
@@ -150,11 +156,13 @@ class Gradients:
     ) -> None:
         self.model, self.objective, self.stream, self.normalise = model, objective, stream, normalise
         self.recipe, self.pace = recipe, pace
+        self.frozen = Frozen(objective, recipe.frozen, recipe.statistics == "kept")
         norms = (m for m in objective.modules() if isinstance(m, nn.modules.batchnorm._NormBase))
         self.statistics = [buffer for norm in norms for buffer in norm.buffers()]
 
     def __call__(self, progress: float, accelerator: Accelerator) -> tuple[Loss, float, str | None]:
         recipe, device = self.recipe, accelerator.device
+        self.frozen.before(progress)
         before = [buffer.clone() for buffer in self.statistics]
         finite = torch.tensor(True, device=device)
         for part in range(recipe.accumulate):
@@ -167,6 +175,7 @@ class Gradients:
                     loss: Loss = self.model(views, progress)
                 accelerator.backward(loss.total / recipe.accumulate)
             finite &= torch.isfinite(loss.total.detach())
+        self.frozen.drop_gradients(progress)
         norm = accelerator.clip_grad_norm_(self.objective.parameters(), recipe.clip or float("inf"))
         finite &= torch.isfinite(torch.as_tensor(norm, device=device))
         if _everywhere(accelerator, finite):

@@ -39,18 +39,22 @@ def measure_normalisation(canvases: Canvases, items: int = 256) -> Normalisation
 def canvas_features(
     encoder: Encoder, batches: Batches, normalise: Normalisation, items: int = WHITENING_ITEMS
 ) -> Tensor:
-    """Pooled features [N, D] float32 of up to `items` whole canvases at the encoder's size, in eval mode."""
-    encoder.eval()
-    size, device = encoder.preprocessing.size, next(encoder.parameters()).device
+    """Pooled features [N, D] float32 of up to `items` whole canvases at the encoder's size, in eval mode,
+    from which it goes back to the one it was in."""
+    training, size, device = encoder.training, encoder.preprocessing.size, next(encoder.parameters()).device
     items, out = min(items, len(batches.ids)), []
-    for start in range(0, items, BATCH):
-        batch = batches.gather(np.arange(start, min(start + BATCH, items)), 0)
-        pixels = normalise.to_unit(batch.pixels[:, 0].to(device))
-        squares = [
-            F.interpolate(p[None, :, :h, :w], (size, size), mode="bicubic", antialias=True).clamp_(0.0, 1.0)
-            for p, (h, w) in zip(pixels, batch.shapes[:, 0].tolist(), strict=True)
-        ]
-        out.append(encoder(normalise(torch.cat(squares))).pooled.float().cpu())
+    encoder.eval()
+    try:
+        for start in range(0, items, BATCH):
+            batch = batches.gather(np.arange(start, min(start + BATCH, items)), 0)
+            pixels = normalise.to_unit(batch.pixels[:, 0].to(device))
+            squares = [
+                F.interpolate(p[None, :, :h, :w], (size, size), mode="bicubic", antialias=True).clamp_(0.0, 1.0)
+                for p, (h, w) in zip(pixels, batch.shapes[:, 0].tolist(), strict=True)
+            ]
+            out.append(encoder(normalise(torch.cat(squares))).pooled.float().cpu())
+    finally:
+        encoder.train(training)
     return torch.cat(out)
 
 

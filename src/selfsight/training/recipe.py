@@ -8,9 +8,9 @@ from typing import Any
 from selfsight.errors import SelfsightError
 from selfsight.views.plan import Colour, ViewGroup, ViewPlan
 
-FORMAT_VERSION = 2  # 2: a view's `draws` in place of `grid` and `keep`
+FORMAT_VERSION = 3  # 2: a view's `draws` in place of `grid` and `keep`; 3: `weights` in place of `pretrained`
 WHOLE = {"channels": 1, "size": 8, "canvas_side": 1, "batch_size": 2, "accumulate": 1, "threads": 1, "seed": 0}
-REAL = ("learning_rate", "weight_decay", "warmup", "clip")
+REAL = ("learning_rate", "weight_decay", "warmup", "clip", "frozen", "encoder_rate")
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,18 @@ class Budget:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Resolved values. `reasons` says, for each value that was not asked for, why it was chosen."""
+    """Resolved values. `reasons` says, for each value that was not asked for, why it was chosen.
+
+    weights: what `--weights` names, or "random". frozen: the part of the budget in which the encoder stands still and
+    only the networks around it learn. encoder_rate: the encoder's learning rate behind that, as a part of theirs.
+    statistics: of the encoder's batch norms; "batch", those of each batch, remembered for use, or "kept" as they were.
+    """
 
     objective: str
     objective_options: dict[str, Any]
     encoder: str
     encoder_args: dict[str, Any]
-    pretrained: bool
+    weights: str
     channels: int
     size: int
     canvas_side: int
@@ -50,6 +55,9 @@ class Recipe:
     learning_rate: float
     weight_decay: float
     warmup: float
+    frozen: float
+    encoder_rate: float
+    statistics: str
     clip: float
     precision: str
     threads: int
@@ -63,6 +71,15 @@ class Recipe:
             raise SelfsightError(f"canvases must be resident or stream, not {self.canvases!r}.")
         if self.precision not in ("no", "bf16"):
             raise SelfsightError(f"precision must be no or bf16, not {self.precision!r}.")
+        if self.statistics not in ("batch", "kept"):
+            raise SelfsightError(f"statistics must be batch or kept, not {self.statistics!r}.")
+        if self.frozen >= 1.0:
+            raise SelfsightError(f"frozen must be below 1, the whole budget, not {self.frozen!r}.")
+
+    @property
+    def encoder_apart(self) -> bool:
+        """Whether the encoder's weights have a learning rate of their own."""
+        return self.frozen > 0.0 or self.encoder_rate != 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for YAML and JSON."""
@@ -73,7 +90,10 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
-        """The recipe that `to_dict` wrote. Raises `SelfsightError` naming what does not fit."""
+        """The recipe that `to_dict` wrote, of this format or an older one. Raises `SelfsightError` naming what does
+        not fit."""
+        if "pretrained" in values:
+            values = {"frozen": 0.0, "encoder_rate": 1.0, "statistics": "batch"} | values
         try:
             return cls(**typed(values))
         except TypeError as error:
@@ -92,6 +112,9 @@ def check_numbers(values: dict[str, Any]) -> None:
 
 def typed(values: dict[str, Any]) -> dict[str, Any]:
     """Some or all of a recipe's plain values as a YAML file holds them, made into what `Recipe` takes."""
+    if "pretrained" in values:  # before format 3
+        before = f"timm:{values.get('encoder')}" if values["pretrained"] else "random"
+        values = {"weights": before} | {k: v for k, v in values.items() if k != "pretrained"}
     unknown = sorted(values.keys() - {f.name for f in fields(Recipe)})
     if unknown:
         raise SelfsightError(f"A recipe has no {', '.join(unknown)}.")

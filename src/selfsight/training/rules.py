@@ -16,8 +16,11 @@ from selfsight.data.canvases import canvas_bytes, decoded, folder_of, free_bytes
 from selfsight.data.collection import Collection
 from selfsight.data.pixels import PixelFormat
 from selfsight.encoders.extract import best_device
-from selfsight.encoders.store import takes_any_size
+from selfsight.encoders.licences import concern
+from selfsight.encoders.store import is_fixed_size, takes_any_size
+from selfsight.encoders.weights import RANDOM, Weights
 from selfsight.objectives.objective import Rule, find
+from selfsight.objectives.patches import patch_side
 from selfsight.objectives.shared import MEASURED, quarters, restyled
 from selfsight.training.recipe import Budget, Recipe, check_numbers
 from selfsight.training.run import usable_cores
@@ -27,7 +30,8 @@ from selfsight.training.run import usable_cores
 class Facts:
     """What the rules look at. side: median shorter side in pixels. format: the collection's. cores: of this machine,
     for each of `processes`. threads: the fastest number of them. free: bytes of disk for canvases. decoding: seconds
-    that decoding every item takes, 0 where that is done. size_of: bytes of all canvases of a given shorter side."""
+    that decoding every item takes, 0 where that is done. size_of: bytes of all canvases of a given shorter side. start:
+    the weights to start from, if they are not random."""
 
     items: int
     side: int
@@ -40,9 +44,10 @@ class Facts:
     size_of: Callable[[int], int]
     cores: int = 1
     processes: int = 1
+    start: Weights | None = None
 
 
-def facts_of(items: Collection, format: PixelFormat, processes: int = 1) -> Facts:
+def facts_of(items: Collection, format: PixelFormat, processes: int = 1, start: Weights | None = None) -> Facts:
     """Facts of the usable items of a collection and of this machine, which `processes` share."""
     rows = items.usable
     sides = np.minimum(rows["height"].to_numpy(), rows["width"].to_numpy())
@@ -59,7 +64,7 @@ def facts_of(items: Collection, format: PixelFormat, processes: int = 1) -> Fact
     cores = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", processes)))
     return Facts(
         len(rows), int(np.median(sides)), format, device, bf16, fastest_threads(cores, bf16 and device == "cpu"),
-        free_bytes(), decoding, size_of, cores, processes,
+        free_bytes(), decoding, size_of, cores, processes, start,
     )  # fmt: skip
 
 
@@ -122,6 +127,12 @@ def _encoder(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
 
 
 def _size(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+    if f.start is not None and is_fixed_size(r["encoder"]):
+        if not takes_any_size(r["encoder"]):
+            return f.start.size, "the one size that these weights take"
+        side = f.side if f.side < SMALL else min(224 if f.device == "cuda" else 128, f.side)
+        step = 2 * patch_side(r)  # views are of half the size, in whole patches
+        return max(step, round(side / step) * step), f"the images' {f.side} px, in whole patches of the weights"
     if f.side < SMALL and takes_any_size(r["encoder"]):
         return max(32, round(f.side / 16) * 16), f"the images' {f.side} px, in whole patches"
     if f.side < SMALL:
@@ -169,6 +180,27 @@ def _warmup(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
     return 0.05, "of the budget, as Adam's second moments are rough at first (Liu et al., RAdam, ICLR 2020)"
 
 
+def _frozen(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+    if f.start is None:
+        return 0.0, "random weights need no protection"
+    return 0.1, "of the budget the weights stand still: random heads would distort them (Kumar et al., ICLR 2022)"
+
+
+def _encoder_rate(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+    if f.start is None:
+        return 1.0, "the encoder is as new as the networks around it"
+    return 0.1, "of the heads' rate, as what is learnt already moves less (Howard and Ruder, ULMFiT, ACL 2018)"
+
+
+def _statistics(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+    if f.start is None:
+        return "batch", "random weights have none worth keeping"
+    return (
+        "kept",
+        "those of small, altered views misfit whole images, and undo what was learnt (measured, docs/weights.md)",
+    )
+
+
 RATES = {"adamw": 2e-3, "sgd": 0.06, "lars": 0.3}
 WEIGHT_DECAYS = {"adamw": 0.05, "sgd": 5e-4, "lars": 1e-4}
 
@@ -202,8 +234,8 @@ def _learning_rate(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
 # rules come before these.
 RULES: dict[str, Rule] = {
     "objective": lambda f, r: ("simclr", f"led on CIFAR-10 after 150 seconds on a CPU ({MEASURED})"),
+    "weights": lambda f, r: (RANDOM, "nothing is downloaded, and no licence inherited, unless asked for"),
     "encoder": _encoder,
-    "pretrained": lambda f, r: (False, "nothing is downloaded unless asked for"),
     "channels": lambda f, r: (f.format.channels, f"the data's own: {f.format}"),
     "size": _size,
     "encoder_args": _encoder_args,
@@ -216,6 +248,9 @@ RULES: dict[str, Rule] = {
     "learning_rate": _learning_rate,
     "weight_decay": lambda f, r: (WEIGHT_DECAYS.get(r["optimiser"], 0.0), "usual for the optimiser"),
     "warmup": _warmup,
+    "frozen": _frozen,
+    "encoder_rate": _encoder_rate,
+    "statistics": _statistics,
     "clip": lambda f, r: (0.0, "off: no run of ours needed it; steps that are not finite are skipped anyway"),
     "precision": _precision,
     "seed": lambda f, r: (0, "fixed, so that a run can be repeated"),
@@ -231,7 +266,12 @@ def resolve(asked: dict[str, Any], facts: Facts) -> Recipe:
     values: dict[str, Any] = dict(asked)
     style, positives = values.pop("view_style", "full"), values.pop("positives", "image")
     reasons: dict[str, str] = {}
-    if values.get("encoder_args") is None and (values.get("encoder") or values.get("pretrained")):
+    if facts.start is not None:
+        start = facts.start
+        values |= {"encoder": start.architecture, "encoder_args": start.args | (values.get("encoder_args") or {})}
+        reasons |= {"encoder": "that of the weights", "encoder_args": "those of the weights"}
+        reasons["weights"] = f"as asked; licence: {start.licence}. {concern(start.licence) or ''}".rstrip()
+    elif values.get("encoder_args") is None and values.get("encoder"):
         values["encoder_args"], reasons["encoder_args"] = {}, "the model as timm has it"
     check_numbers(values)
     if values.get("batch_size", 0) > facts.items:

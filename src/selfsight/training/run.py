@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ class Event(NamedTuple):
 @dataclass(frozen=True)
 class Run:
     """`recipe.yaml`, `environment.json`, `run.log`, `metrics.jsonl`, `checkpoints/`, `encoder/`,
-    `views.png`, and what later verbs add: `evaluation.json`, `report.html`."""
+    `views.png`; of a run that began with weights `start/`, the encoder as it was, and `adaptation.json`; and what later
+    verbs add: `evaluation.json`, `report.html`."""
 
     path: Path
 
@@ -63,6 +65,21 @@ class Run:
         return self.path / "checkpoints"
 
     @property
+    def start(self) -> Path:
+        """The encoder that a run with weights began with."""
+        return self.path / "start"
+
+    @property
+    def adaptation_file(self) -> Path:
+        """What training made of the features of the starting weights, see `Adaptation`."""
+        return self.path / "adaptation.json"
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to go on with."""
+        return self.finished or any(self.checkpoints.glob("step-*"))
+
+    @property
     def finished(self) -> bool:
         return (self.path / "encoder" / "config.json").exists()
 
@@ -81,7 +98,9 @@ class Run:
             newer = content["format_version"] > FORMAT_VERSION
             asked, data = content["asked"], content["data"]
             values = content["resolved"] | {"reasons": content["reasons"]}
-        except (yaml.YAMLError, KeyError, TypeError) as error:
+            if asked.pop("pretrained", None):  # before format 3
+                asked["weights"] = f"timm:{values['encoder']}"
+        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
             raise SelfsightError(
                 f"{self.recipe_file} is damaged ({type(error).__name__}). Start in another -o."
             ) from None
@@ -139,6 +158,7 @@ class Run:
         """Remove what an attempt left that did no step: another one, perhaps of other data, measures anew."""
         for name in ("normalisation.json", "run.log", "metrics.jsonl", "set_aside.json", "energy.json"):
             (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.start, ignore_errors=True)
 
 
 def _line(event: Event) -> str:

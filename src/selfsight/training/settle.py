@@ -17,6 +17,7 @@ from selfsight.data.collection import Collection
 from selfsight.data.formats.format import usual_mode
 from selfsight.data.pixels import PixelFormat
 from selfsight.encoders.store import check_name
+from selfsight.encoders.weights import RANDOM, Weights, find_weights, read
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import find
 from selfsight.training.build import check_sizes
@@ -28,12 +29,14 @@ from selfsight.training.run import Run, write_whole
 
 # Values of a recipe that were chosen for another, and are chosen anew where that one is overridden.
 DEPENDENTS = {
+    "weights": ("encoder", "encoder_args", "views", "frozen", "encoder_rate", "statistics"),
     "objective": ("objective_options", "views"),
     "encoder": ("encoder_args", "views"),
     "size": ("views", "canvas_side"),
     "optimiser": ("learning_rate", "weight_decay"),
     "batch_size": ("learning_rate",),
 }
+OPAQUE = {"LA": "L", "RGBA": "RGB"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,19 @@ def asked_of(choices: dict[str, Any]) -> dict[str, Any]:
     return asked | ({"budget": Budget(**budget)} if any(v is not None for v in budget.values()) else {})
 
 
+def check_weights(asked: dict[str, Any]) -> None:
+    """Read the weights that were asked for, if any were, and forget them again. Raises `SelfsightError` where they
+    cannot be had, before any image is read."""
+    if weights := _start(asked):
+        read(weights)
+
+
+def _start(asked: dict[str, Any]) -> Weights | None:
+    """The weights that are named among the values of a recipe; None if none are, or random ones."""
+    source = asked.get("weights", RANDOM)
+    return None if source == RANDOM else find_weights(str(source), asked.get("encoder"))
+
+
 def choose(
     asked: dict[str, Any], recipe_file: str | None, items: Collection, processes: int = 1
 ) -> tuple[Recipe, PixelFormat]:
@@ -78,11 +94,13 @@ def choose(
             f"--positives group needs to know which images belong together, and no item of {items.about.location} "
             "has a group. Name it: selfsight import --columns group=COLUMN"
         )
-    format = measure_format(items)
+    start, format = _start(asked), measure_format(items)
+    if start is not None and "channels" not in asked and format.mode in OPAQUE:  # they know nothing of transparency
+        format = replace(format, mode=OPAQUE[format.mode])
     channels = asked.get("channels", format.channels)
     if channels != format.channels:  # a recipe of other data
         format = PixelFormat(usual_mode(channels), format.depth, format.window)
-    recipe = resolve(asked, facts_of(items, format, processes))
+    recipe = resolve(asked, facts_of(items, format, processes, start))
     find(recipe.objective).check(recipe.encoder, recipe.channels, recipe.views)
     check_sizes(recipe)
     usable = len(items.usable)
@@ -117,7 +135,7 @@ def settle(
     wanted |= {"extend": True} if extend else {}
     data: dict[str, Any] = {"source": str(source), "collection": str(items.path), "version": items.version}
     data |= {"items": len(items.usable), "id_hash": items.id_hash(), "processes": processes}
-    if run.finished or any(run.checkpoints.glob("step-*")):
+    if run.begun:
         if not run.recipe_file.exists():
             raise SelfsightError(
                 f"{run.path} has checkpoints but no recipe.yaml. Give another -o, or remove the folder."
@@ -160,7 +178,10 @@ def _go_on(run: Run, asked: dict[str, Any], wanted: dict[str, Any], data: dict[s
             f"{data['processes']}: torchrun --nproc-per-node says how many."
         )
     if extending:
-        _extend(run, wanted, replace(recipe, budget=asked.get("budget", recipe.budget)), pinned)
+        longer = replace(recipe, budget=asked.get("budget", recipe.budget), frozen=0.0)
+        if recipe.frozen:
+            longer = replace(longer, reasons=recipe.reasons | {"frozen": "the heads have learnt before"})
+        _extend(run, wanted, longer, pinned)
     elif run.finished:
         raise SelfsightError(
             f"{run.path} is finished. Give another -o, or --extend to train it further, or use it: "

@@ -14,7 +14,13 @@ from selfsight.errors import SelfsightError
 from selfsight.probing.neighbours import knn_scores
 
 MOST = 2000  # images; half of them are the neighbours, half are asked
-TIMES = 10  # in a run, and once at its beginning, before anything is learnt
+TIMES = 10  # in a run, and once at its beginning
+
+
+def is_due(progress: float, before: float) -> bool:
+    """Whether what is measured `TIMES` in a run is to be measured at `progress`, the last row having been at `before`
+    (-1 if there was none; 1 where a finished run is extended)."""
+    return before < 0 or progress >= 1.0 or int(TIMES * progress) != int(TIMES * before)
 
 
 def online_knn(encoder: Encoder, items: Collection) -> Callable[[float, float], dict[str, float]]:
@@ -37,7 +43,7 @@ def online_knn(encoder: Encoder, items: Collection) -> Callable[[float, float], 
         raise SelfsightError(f"{items.about.location} has too few labelled images: --probe needs two classes.")
 
     def measure(progress: float, before: float) -> dict[str, float]:
-        if int(TIMES * progress) == int(TIMES * before) and before >= 0:
+        if not is_due(progress, before):
             return {}
         features = _features(encoder, squares)
         votes = knn_scores(features[::2], labels[::2], features[1::2], len(names))

@@ -51,7 +51,7 @@ def evaluate(
 
     from selfsight.data.canvases import measure_format
     from selfsight.data.importers import open_source
-    from selfsight.encoders.store import create, load, random_like
+    from selfsight.encoders.store import load, random_like, read_folder
 
     counts = parse_shots(shots)
     if seeds < 1:
@@ -61,11 +61,12 @@ def evaluate(
     format = measure_format(collections[0])
     encoder = load(model, format)
     encoders: dict[str, Encoder] = {"encoder": encoder, "random": random_like(encoder)}
-    start = encoder.about.get("starting_weights")
-    if start and (Path(model) / "encoder").exists():
-        encoders["start"] = create(start, encoder.preprocessing, pretrained=True).eval()
-    result: dict[str, Any] = {}
     notes = _notes(*collections)
+    if (Path(model) / "start" / "config.json").exists():
+        encoders["start"] = read_folder(Path(model) / "start")
+    elif encoder.about.get("starting_weights"):
+        notes.append(f"{model} has no folder start, so its starting weights are not among the controls")
+    result: dict[str, Any] = {}
     for name, candidate in encoders.items():
         data = [_labelled(candidate, collection, classes, notes) for collection in collections]
         if name != "encoder" and encoder.net.num_classes:  # a control gets the same whitening
@@ -256,15 +257,16 @@ def show(result: dict[str, Any]) -> None:
         few = [result[name]["few_shot"][count] for name in names]
         table.add_row(f"{count} per class", *(f"{percent(f['mean'])} ± {percent(f['std'])}" for f in few))
     console.print(table)
-    for count in [*counts, "all"]:
-        means = [
-            result[name]["linear"]["top1"] if count == "all" else result[name]["few_shot"][count]["mean"]
-            for name in ("encoder", "random")
-        ]
-        labels = "all labels" if count == "all" else f"{count} label{'s' * (count != '1')} per class"
-        console.print(
-            f"Pretraining bought {100 * (means[0] - means[1]):+.1f} points over random weights with {labels}."
-        )
+    for control in ("random", "start"):
+        for count in [*counts, "all"] if control in result else []:
+            means = [
+                result[name]["linear"]["top1"] if count == "all" else result[name]["few_shot"][count]["mean"]
+                for name in ("encoder", control)
+            ]
+            labels = "all labels" if count == "all" else f"{count} label{'s' * (count != '1')} per class"
+            console.print(
+                f"Pretraining bought {100 * (means[0] - means[1]):+.1f} points over {TITLES[control]} with {labels}."
+            )
     for note in about["notes"]:
         console.print(f"Note: {note}.")
     console.print(f"± is the standard deviation over {about['seeds']} draws of the labels.", style="dim")

