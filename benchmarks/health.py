@@ -19,6 +19,7 @@ by itself, and is counted apart. Looks for data in SELFSIGHT_DATA or ../shared/d
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import shutil
@@ -35,12 +36,13 @@ import torch
 from accelerate import Accelerator
 from faults import put_in
 from PIL import Image
+from torch import Tensor
 
 from selfsight.data.batches import Batches
 from selfsight.data.canvases import Canvases, Resident, measure_format
 from selfsight.data.importers import open_source
 from selfsight.encoders.encoder import Encoder
-from selfsight.encoders.extract import to_input
+from selfsight.encoders.extract import measure_batch_norm, to_input
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Objective, registry
 from selfsight.probing.neighbours import knn_scores
@@ -202,17 +204,21 @@ class Part(Canvases):
 
 
 @torch.no_grad()
-def probe(encoder: Encoder, canvases: Canvases, labels: np.ndarray, bank: np.ndarray, held: np.ndarray) -> float:
-    """k-NN accuracy of frozen features, in eval mode."""
+def probe(
+    encoder: Encoder, canvases: Canvases, labels: np.ndarray, bank: np.ndarray, held: np.ndarray, trained: bool = True
+) -> float:
+    """k-NN accuracy of frozen features, in eval mode; one that is not `trained` gets the data's statistics first."""
     encoder.eval()
 
-    def features(indices: np.ndarray) -> np.ndarray:
+    def inputs(indices: np.ndarray) -> Tensor:
         squares = np.stack([np.asarray(Image.fromarray(canvases[int(i)].squeeze()).resize((SIDE, SIDE)))
                             for i in indices])  # fmt: skip
-        squares = squares if squares.ndim == 4 else squares[..., None]
-        return encoder(to_input(squares, encoder.preprocessing)).pooled.float().numpy()
+        return to_input(squares if squares.ndim == 4 else squares[..., None], encoder.preprocessing)
 
-    scores = knn_scores(features(bank), labels[bank], features(held), int(labels.max()) + 1)
+    if not trained:
+        measure_batch_norm(encoder, inputs(bank).split(256))
+    known, asked = (encoder(inputs(which)).pooled.float().numpy() for which in (bank, held))
+    scores = knn_scores(known, labels[bank], asked, int(labels.max()) + 1)
     return float((scores.argmax(1) == labels[held]).mean())
 
 
@@ -252,7 +258,7 @@ def measure(number: int, case: Case, which: int, canvases: Canvases, labels: np.
     batches = Batches(part, recipe.batch_size, seed)
     normalise: Normalisation = measure_normalisation(canvases)
     task = build(recipe, canvases.format, normalise)
-    random, began = probe(task.trained, canvases, labels, bank, held), time.monotonic()
+    random, began = probe(copy.deepcopy(task.trained), canvases, labels, bank, held, trained=False), time.monotonic()
     undo = put_in(task, case.fault, case.onset / case.steps) if case.fault else None
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder))

@@ -50,7 +50,7 @@ from selfsight.data.lock import Busy, locked
 from selfsight.data.pixels import PixelFormat
 from selfsight.data.randomness import item_keys
 from selfsight.encoders.encoder import Encoder, Preprocessing
-from selfsight.encoders.extract import input_batches, to_input
+from selfsight.encoders.extract import input_batches, measure_batch_norm, some_inputs, to_input
 from selfsight.encoders.store import create, load, random_like
 from selfsight.objectives.objective import registry
 from selfsight.probing.linear import few_shot_scores, linear_scores
@@ -333,6 +333,7 @@ def control(case: Case, images: Images) -> Sides:
             images.format.depth, images.format.mode,
         )  # fmt: skip
         encoder = random_like(create(recipe.encoder, p, recipe.encoder_args), case.seed)
+        measure_batch_norm(encoder, some_inputs(images.train, p))
         return _whitened(features_of(encoder, images, most))
     side = 32 if case.objective == "pixels" else WORDS_SIDE[case.data]
     (train, labels), (test, truth) = (images.squares(*each) for each in (("train", side, most), ("test", side, 10**9)))

@@ -29,8 +29,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure an encoder with labels: k-NN, linear and few-shot accuracy, beside controls.
 
-    The controls are the same encoder with random weights, raw pixels, and the starting weights if
-    there were any. Labels are the names of the folders that hold the images.
+    The controls are the same encoder with random weights (its batch norms with the statistics of the data), raw
+    pixels, and the starting weights if there were any. Labels are the names of the folders that hold the images.
 
     Parameters
     ----------
@@ -51,6 +51,7 @@ def evaluate(
 
     from selfsight.data.canvases import measure_format
     from selfsight.data.importers import open_source
+    from selfsight.encoders.extract import measure_batch_norm, some_inputs
     from selfsight.encoders.store import load, random_like, read_folder
 
     counts = parse_shots(shots)
@@ -61,6 +62,7 @@ def evaluate(
     format = measure_format(collections[0])
     encoder = load(model, format)
     encoders: dict[str, Encoder] = {"encoder": encoder, "random": random_like(encoder)}
+    measure_batch_norm(encoders["random"], some_inputs(collections[0], encoder.preprocessing))
     notes = _notes(*collections)
     if (Path(model) / "start" / "config.json").exists():
         encoders["start"] = read_folder(Path(model) / "start")
