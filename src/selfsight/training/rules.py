@@ -150,7 +150,11 @@ def _encoder_args(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
     """Of an encoder that was chosen by these rules; one that was asked for is as timm has it."""
     if takes_any_size(r["encoder"]):
         small = {} if f.device == "cuda" else {"embed_dim": 128, "depth": 6, "num_heads": 4}
-        return small | {"patch_size": r["size"] // 8}, "eight by eight patches, few enough for attention to be cheap"
+        patch = min(16, r["size"] // 8)
+        a_side = r["size"] // patch
+        return small | {
+            "patch_size": patch
+        }, f"{a_side} by {a_side} patches of at most 16 px, as in most published ViTs"
     return (NARROW if f.device != "cuda" else {}), "see encoder"
 
 

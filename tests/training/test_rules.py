@@ -1,0 +1,79 @@
+"""The rules at the corners: few images and small batches, many images and large ones, small pictures and large ones."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from selfsight.data.pixels import PixelFormat
+from selfsight.objectives.objective import find, registry
+from selfsight.training.build import check_sizes
+from selfsight.training.recipe import Budget, Recipe
+from selfsight.training.rules import Facts, resolve
+
+CORNERS = [(1000, 64), (50_000, 256)]
+
+
+def recipe(objective: str, items: int, batch: int | None, side: int = 32, device: str = "cpu") -> Recipe:
+    format = PixelFormat("RGB", 8, (0.0, 255.0))
+    facts = Facts(items, side, format, device, False, 1, 2**40, lambda side: 0.0, lambda side: 0)
+    asked: dict[str, Any] = {"objective": objective, "budget": Budget(steps=100)}
+    return resolve(asked | ({"batch_size": batch} if batch else {}), facts)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("side", [32, 64, 100, 224, 1000])
+@pytest.mark.parametrize("items, batch", CORNERS)
+@pytest.mark.parametrize("objective", list(registry()))
+def test_whatever_the_data_the_sizes_go_together(objective: str, items: int, batch: int, side: int, device: str):
+    r = recipe(objective, items, batch, side, device)
+    assert r.batch_size == batch and r.views.count >= find(objective).least_views
+    assert r.size <= 2 * max(side, 32) and r.canvas_side <= side
+    patch = r.encoder_args.get("patch_size")
+    for group in r.views.groups:
+        assert 0 < group.size <= r.size and (patch is None or group.size % patch == 0)
+    assert set(r.reasons) >= {"views", "objective_options", "learning_rate", "canvas_side"}
+    find(objective).check(r.encoder, r.channels, r.views)
+
+
+@pytest.mark.parametrize("objective", list(registry()))
+def test_the_encoder_takes_the_sizes_of_the_rules(objective: str):
+    for side in (32, 200):
+        check_sizes(recipe(objective, 1000, 64, side))
+
+
+@pytest.mark.parametrize("objective", ["swav", "dino", "dinov2"])
+def test_prototypes_are_counted_by_images(objective: str):
+    few, many = (recipe(objective, *corner).objective_options["prototypes"] for corner in CORNERS)
+    assert (few, many) == (64, 1024)  # 16 images each would be 62 and 3,125, of which 1,024 is the limit
+
+
+def test_the_rate_follows_the_root_of_the_batch():
+    few, many = (recipe("simclr", *corner).learning_rate for corner in CORNERS)
+    assert few == pytest.approx(many / 2) and many == pytest.approx(2e-3)
+
+
+def test_what_a_batch_can_bear():
+    """Barlow's weight makes what chance correlates weigh as much at any batch; EMP's width is no more than a batch."""
+    few, many = (recipe("barlow", *corner).objective_options for corner in CORNERS)
+    chance = [o["redundancy"] * o["width"] / batch for o, (_, batch) in zip((few, many), CORNERS, strict=True)]
+    assert chance == pytest.approx([0.0204, 0.0204], rel=2e-3)
+    few, many = (recipe("emp", *corner).objective_options["width"] for corner in CORNERS)
+    assert (few, many) == (64, 256)
+    said = recipe("moco", 1000, 64).reasons["objective_options"]
+    assert f"{0.8 * math.log(64):.1f}" in said
+
+
+def test_a_batch_is_all_there_is_of_few_images():
+    assert recipe("simclr", 40, None).batch_size == 40
+    assert recipe("simclr", 40, 64).batch_size == 40
+    assert recipe("simclr", 50_000, None).batch_size == 256
+
+
+def test_a_vit_has_patches_of_16_on_a_gpu_where_images_are_large():
+    assert recipe("mae", 1000, 64, 224, "cuda").encoder_args["patch_size"] == 16
+    assert recipe("mae", 1000, 64, 224, "cpu").encoder_args["patch_size"] == 16  # of 128 px, eight a side
+    assert recipe("mae", 1000, 64, 32, "cpu").encoder_args["patch_size"] == 4
+    assert recipe("mae", 1000, 64, 32, "cuda").encoder_args["patch_size"] == 4
