@@ -67,7 +67,7 @@ CHANCE = {"rotation": 1 / 4, "position": 1 / 8, "jigsaw": 1 / 64}
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet": ("resnet18", {"layers": [1, 1, 1, 0], "channels": [16, 32, 64, 64]}),
     "vit": ("vit_tiny_patch16_224", {"patch_size": 4, "depth": 3, "embed_dim": 64, "num_heads": 2}),
-    "convnext": ("convnext_atto", {"depths": (1, 1, 2), "dims": (16, 32, 64), "patch_size": 2}),
+    "convnext": ("convnext_atto", {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 64), "patch_size": 1}),
 }
 FIGURES = (*SEEN[1:], "accuracy", "centre_norm", "agreement", "alignment", "uniformity", "neighbour_stability")
 
