@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from selfsight.data.collection import Collection
 from selfsight.encoders.store import about_of
+from selfsight.encoders.weights import RANDOM
 from selfsight.errors import SelfsightError
 from selfsight.report import atlas, charts, pictures, tables
 from selfsight.report.verdict import Verdict, judge
@@ -97,6 +98,7 @@ def next_steps(
     """What to do next: {text, command}, most useful first; `command` may be empty."""
     here, source = shlex.quote(str(run.path)), shlex.quote(data["source"])
     again = f"selfsight pretrain {source} -o {shlex.quote(str(run.path) + '-2')}"
+    again += f" --weights {shlex.quote(recipe.weights)}" if recipe.weights != RANDOM else ""
     slower = f"--learning-rate {recipe.learning_rate / 4:.2g}"
     other = "vicreg" if recipe.objective == "simclr" else "simclr"
     steps: list[dict[str, str]] = []
