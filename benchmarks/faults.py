@@ -1,4 +1,8 @@
-"""Faults that `health.py` puts into the objectives as they are shipped, from a known step on."""
+"""Faults that `health.py` puts into the objectives as they are shipped, from a known step on.
+
+Not among them, as they broke nothing in 300 steps: DINO without its centre (k-NN 0.212 to 0.238 on CIFAR-10) and DINOv2
+without Sinkhorn's balance (0.227 to 0.260); the batch norm at the end of their heads keeps clusters in use.
+"""
 
 from __future__ import annotations
 
@@ -77,11 +81,6 @@ def attribute(name: str, value: Any) -> Fault:
     return lambda task, undo: setattr(task, name, value)
 
 
-def no_centre(task: Any, undo: ExitStack) -> None:
-    task.centre.zero_()
-    task.after_step = lambda progress: task.teacher.follow([task.encoder, task.head, task.prototypes], progress)
-
-
 def no_sharpening(task: Any, undo: ExitStack) -> None:
     for module in (dino, dinov2):
         undo.enter_context(patch.object(module, "teacher_temperature", lambda last, progress: 0.5))
@@ -91,8 +90,7 @@ def no_balance(task: Any, undo: ExitStack) -> None:
     def alone(scores: Tensor, temperature: float, iterations: int = 3, kept: Tensor | None = None) -> Tensor:
         return (scores.detach().float() / temperature).softmax(-1) * (1.0 if kept is None else kept[:, None])
 
-    for module in (swav, dinov2):
-        undo.enter_context(patch.object(module, "sinkhorn", alone))
+    undo.enter_context(patch.object(swav, "sinkhorn", alone))
 
 
 def no_rate(task: Any, undo: ExitStack) -> None:
@@ -126,7 +124,6 @@ FAULTS: dict[str, Fault] = {
     "no coding rate": no_rate,
     "no regulariser": attribute("weight", 0.0),
     "no balance": no_balance,
-    "no centre": no_centre,
     "no sharpening": no_sharpening,
     "own teacher": nothing,
     "unrelated": nothing,

@@ -49,9 +49,11 @@ def raised(rows: list[dict[str, Any]]) -> list[Alert]:
         ("constant", {"spread": (0.8, 0.05), "contrast": (0.4, 0.001)}),
         ("constant", {"scale": (0.5, 0.02), "contrast": (0.4, 0.1)}),  # to a point, the directions as they were
         ("constant", {"spread": (0.8, 0.2), "contrast": (0.4, 0.04)}),  # nearly all of it lost
+        ("constant", {"contrast": (0.3, 0.0)}),  # spread out, and yet nothing told apart
         ("dimensional", {"effective_rank": (40.0, 1.5), "rank_share": (0.4, 0.015)}),
         ("cluster", {"cluster_entropy": (0.9, 0.08), "assignment_entropy": (0.4, 0.0)}),
-        ("teacher peaked", {"cluster_entropy": (0.9, 0.02), "assignment_entropy": (0.4, 0.01)}),
+        ("cluster", {"cluster_entropy": (0.98, 0.45), "assignment_entropy": (0.8, 0.3)}),  # most are given up
+        ("teacher peaked", {"cluster_entropy": (0.9, 0.02), "assignment_entropy": (0.88, 0.01)}),
         ("teacher uniform", {"assignment_entropy": (0.4, 0.999)}),
     ],
 )
@@ -60,6 +62,33 @@ def test_each_kind_is_named_once_and_within_100_steps(kind: str, figures: dict[s
     assert alert.kind == kind and alert.remedy == REMEDIES[kind]
     assert 100 < alert.step <= 200
     assert all(name in figures or name in SOUND for name in alert.figures)
+
+
+def without(rows: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k not in names} for row in rows]
+
+
+def test_how_few_directions_are_too_few_depends_on_the_task():
+    """Six of forty directions are a collapse for a task of pairs, but serve clusters and pixels; two do not."""
+    clusters = ("assignment_entropy", "cluster_entropy")
+    for left, left_out, named in (
+        (6.0, clusters, True), (6.0, (), False), (6.0, ("contrast", *clusters), False),
+        (2.0, (), True), (2.0, ("contrast", *clusters), True),
+    ):  # fmt: skip
+        rows = without(course(effective_rank=(40.0, left), rank_share=(0.4, left / 100)), *left_out)
+        assert [alert.kind for alert in raised(rows)] == ["dimensional"] * named
+
+
+def test_features_that_become_the_same_are_named_where_no_views_are_compared():
+    (alert,) = raised(without(course(spread=(0.7, 0.02)), "contrast", "assignment_entropy", "cluster_entropy"))
+    assert alert.kind == "constant" and alert.figures == {"spread": pytest.approx(0.02, abs=0.03)}
+    assert raised(without(course(spread=(0.7, 0.1)), "contrast", "assignment_entropy", "cluster_entropy")) == []
+
+
+def test_answers_that_become_right_move_though_the_loss_does_not():
+    still = {name: (value, value) for name, (value, _) in SOUND.items() if name != "contrast"}
+    rows = without(course(steps=150, accuracy=(0.1, 0.4), falls_at=40, **still), "contrast")
+    assert raised(rows) == []
 
 
 def test_a_loss_that_never_moved_is_named_within_100_steps():

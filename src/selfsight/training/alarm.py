@@ -18,15 +18,22 @@ ROWS = 3  # that must say the same: one batch decides nothing
 QUIET = 5  # rows without it, after which an episode has ended
 FIRST_STEP = 40  # a random network may look collapsed, and the first steps may widen it
 BETTER = 1.05  # what rises by this factor over `ROWS` rows is recovering
-SPREAD = 0.3  # with less (1 fills the sphere), and with
+SPREAD_NONE = 0.15  # with less (1 fills the sphere), and with
 NO_CONTRAST = 0.005  # less between cosines of the same image and of others, all images look the same; or with
-LOW_CONTRAST = 0.05  # less, where there had been more, and less than `CONTRAST_LEFT` of that is left
+SPREAD = 0.3  # less spread and
+LOW_CONTRAST = 0.05  # less contrast, where there had been more, and with less than
+CONTRAST_LEFT = 0.5  # of that left; or, whatever the spread, with
+CONTRAST_GONE = 0.1  # of it left in every row, where there had been more than twice `LOW_CONTRAST`
+SPREAD_ALONE = 0.05  # where no views are compared, with less than this spread
 SCALE_LEFT = 0.25  # of the largest scale there was: with less, and with
-CONTRAST_LEFT = 0.5  # of the best contrast there was, embeddings shrink to a point
-RANK = 10.0  # directions: with fewer, and
-RANK_SHARE = 0.12  # of the directions that batch and dimension allow, with less of which, and with
+CONTRAST_SHRUNK = 0.75  # of the best contrast there was, embeddings shrink to a point
+RANK = 10.0  # directions: with fewer (or than
+RANK_OTHERWISE = 3.0  # where clusters or pixels are the task, which few directions can serve), and
+RANK_SHARE = 0.12  # of the directions that batch and dimension allow, with less of which (or with fewer than
+RANK_SURE = 6.5  # directions of pairs, whatever the batch allows), and with
 RANK_LEFT = 0.4  # of the largest share there was, directions have been lost
-PEAKED = 0.1  # of the largest entropy: nearly all items are given to the same few of the clusters
+CLUSTERS_LEFT = 0.5  # of the most even use of clusters there was: with less, some are given up; and if what they
+PEAKED = 0.05  # tell of an item is less than this part of the largest entropy, the teacher says the same of all
 UNIFORM = 0.995  # of the largest entropy of an assignment: every item belongs to all clusters alike
 STILL_SINCE, STILL_SURE = (
     11,
@@ -35,15 +42,15 @@ STILL_SINCE, STILL_SURE = (
 STILL_FIRST, STILL_LAST = 3, 20  # rows at the beginning and (at most, and half of them) at the end that are compared
 STILL_NOISE, STILL_DOUBT = 3.0, 1.5  # standard errors by which a figure has to move, at first and when sure, and
 STILL_LOSS = 0.005  # of the first loss, or
-STILL_CONTRAST = 0.02  # (a difference of cosines), or
+STILL_CONTRAST = 0.02  # (a difference of cosines; or of the answers that are right), or
 STILL_OTHERS = 0.05  # of what the others were at first
 
 REMEDIES = {
-    "constant": "Every image gets nearly the same answer. Start anew with a --learning-rate four times lower; if that "
+    "constant": "Images are not told apart any more. Start anew with a --learning-rate four times lower; if that "
     "changes nothing, with another --objective, or with views that differ less.",
     "dimensional": "The answers vary in few directions. Start anew with a larger --batch-size or a lower "
     "--learning-rate, or with --objective vicreg, which keeps directions apart.",
-    "cluster": "Nearly all images are given to the same few clusters. Start anew with fewer clusters or a lower "
+    "cluster": "Images are given to fewer and fewer of the clusters. Start anew with fewer clusters or a lower "
     "--learning-rate.",
     "teacher uniform": "The teacher cannot decide: every image belongs to all clusters alike. Lower its temperature.",
     "teacher peaked": "The teacher says the same of every image. Its centring is too weak, or its temperature too low.",
@@ -52,7 +59,7 @@ REMEDIES = {
 }
 
 
-SEEN_TO_MOVE = ("loss", "contrast", "rank_share", "scale", "spread")
+SEEN_TO_MOVE = ("loss", "contrast", "accuracy", "rank_share", "scale", "spread")
 SEEN = ("step", "learning_rate", *SEEN_TO_MOVE, "effective_rank", "assignment_entropy", "cluster_entropy")
 Seen = tuple[str, dict[str, float]]  # a sentence and its figures
 
@@ -131,18 +138,27 @@ class Alarm:
         none = contrast < NO_CONTRAST and not self._warming_up()
         had = self._best.get("contrast", 0.0) > LOW_CONTRAST
         lost = had and contrast < LOW_CONTRAST and self._fell("contrast", CONTRAST_LEFT)
-        if self._low("spread", SPREAD) and (none or lost):
+        if "contrast" not in level and self._low("spread", SPREAD_ALONE) and not self._warming_up():
+            said = f"The features have a spread of {level['spread']:.3f} (1 as different as can be, 0 all the same)."
+            return said, {"spread": level["spread"]}
+        if (none and self._low("spread", SPREAD_NONE)) or (lost and self._low("spread", SPREAD)):
             said = f"The embeddings have a spread of {level['spread']:.3f} (1 as different as can be, 0 all the same)"
             said += f" and two views of an image are only {contrast:.3f} more alike than those of two images."
             return said, {"spread": level["spread"], "contrast": contrast}
-        if self._fell("scale", SCALE_LEFT) and self._fell("contrast", CONTRAST_LEFT):
+        best = self._best.get("contrast", 0.0)
+        if best > 2 * LOW_CONTRAST and self._low("contrast", CONTRAST_GONE * best):
+            said = f"Two views of an image are {contrast:.3f} more alike than those of two images, and were {best:.2f}."
+            return said, {"contrast": contrast}
+        if self._fell("scale", SCALE_LEFT) and self._fell("contrast", CONTRAST_SHRUNK):
             said = f"The embeddings shrank from a scale of {self._best['scale']:.2g} to {level['scale']:.2g}"
             said += f", and what tells images apart (the contrast) from {self._best['contrast']:.2f} to {contrast:.2f}."
             return said, {"scale": level["scale"], "contrast": contrast}
         return None
 
     def _dimensional(self) -> Seen | None:
-        few = self._low("effective_rank", RANK) and self._low("rank_share", RANK_SHARE)
+        pairs = "contrast" in self._level and "cluster_entropy" not in self._level
+        few = self._low("effective_rank", RANK if pairs else RANK_OTHERWISE) and self._low("rank_share", RANK_SHARE)
+        few |= pairs and self._low("effective_rank", RANK_SURE)
         if not few or not self._fell("rank_share", RANK_LEFT):
             return None
         rank, share, best = self._level["effective_rank"], self._level["rank_share"], self._best["rank_share"]
@@ -151,20 +167,21 @@ class Alarm:
 
     def _few_clusters(self) -> tuple[Seen, float] | None:
         """What there is to say of them, and how much of the entropy they tell about an item."""
-        if not self._low("cluster_entropy", PEAKED):
+        best = self._best.get("cluster_entropy", 0.0)
+        if not self._low("cluster_entropy", CLUSTERS_LEFT * best):
             return None
         figures = {name: self._level[name] for name in ("assignment_entropy", "cluster_entropy")}
         told = figures["cluster_entropy"] - figures["assignment_entropy"]
-        said = f"Clusters are used at {figures['cluster_entropy']:.0%} of the entropy of all of them alike"
-        return (f"{said}, and tell {told:.1%} of it about an item.", figures), told
+        said = f"Clusters are used at {figures['cluster_entropy']:.0%} of the entropy of all of them alike, which was"
+        return (f"{said} {best:.0%}, and tell {told:.1%} of it about an item.", figures), told
 
     def _cluster(self) -> Seen | None:
         found = self._few_clusters()
-        return found[0] if found and found[1] >= PEAKED / 2 else None
+        return found[0] if found and found[1] >= PEAKED else None
 
     def _peaked(self) -> Seen | None:
         found = self._few_clusters()
-        return found[0] if found and found[1] < PEAKED / 2 else None
+        return found[0] if found and found[1] < PEAKED else None
 
     def _uniform(self) -> Seen | None:
         if min(row.get("assignment_entropy", 0.0) for row in self._rows[-ROWS:]) < UNIFORM:
@@ -182,10 +199,10 @@ class Alarm:
         if self._moved or len(self._rows) < STILL_SINCE or self._warming_up():
             return None
         losses = [row["loss"] for row in self._rows if "loss" in row]
-        self._moved = any(self._has_moved(name) for name in SEEN_TO_MOVE[:2])
+        self._moved = any(self._has_moved(name) for name in SEEN_TO_MOVE[:3])
         if self._moved:
             del self._rows[:-ROWS]
-        early = len(self._rows) < STILL_SURE and any(self._has_moved(name) for name in SEEN_TO_MOVE[2:])
+        early = len(self._rows) < STILL_SURE and any(self._has_moved(name) for name in SEEN_TO_MOVE[3:])
         if self._moved or early or len(losses) < STILL_SINCE:
             return None
         first, last = fmean(losses[:STILL_FIRST]), fmean(losses[-STILL_FIRST:])
@@ -199,7 +216,7 @@ class Alarm:
         errors = STILL_NOISE if len(values) < STILL_SURE else STILL_DOUBT  # rather silent than wrong
         if name == "loss":
             return moved(values, -1.0, STILL_LOSS * abs(values[0]), errors)
-        if name == "contrast":
+        if name in ("contrast", "accuracy"):
             return moved(values, 1.0, STILL_CONTRAST, errors)
         return max(moved(values, sign, STILL_OTHERS * abs(values[0]), errors) for sign in (-1.0, 1.0))
 

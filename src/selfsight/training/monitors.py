@@ -66,17 +66,18 @@ def _nearest(z: Tensor, k: int) -> Tensor:
 
 
 def assignment_entropies(assignments: Tensor) -> tuple[float, float]:
-    """(mean entropy of the rows, entropy of the mean row) of probabilities [N, K], each over log K.
+    """(mean entropy of the rows over log K, entropy of the mean row over log of the smaller of N and K, at most 1) of
+    probabilities [N, K]: so many clusters are as many as N items can be given to.
 
     The first is 0 where each item is put into one cluster with certainty, 1 where the rows are uniform; the second is
     0 where all items share one cluster, 1 where clusters are used evenly. Their difference is what a cluster tells
     of an item (Caron et al., DINO, ICCV 2021, section 5.3, tell both collapses of a teacher by its entropy).
     """
     rows = assignments.float()
-    scale = max(math.log(rows.shape[1]), 1e-12)
     each = torch.special.entr(rows).sum(1).mean()
     used = torch.special.entr(rows.mean(0)).sum()
-    return float(each) / scale, float(used) / scale
+    most = max(math.log(min(rows.shape)), 1e-12)
+    return float(each) / max(math.log(rows.shape[1]), 1e-12), min(1.0, float(used) / most)
 
 
 @torch.no_grad()
