@@ -29,8 +29,8 @@ Rule = Callable[[Any, dict[str, Any]], tuple[Any, str]]
 
 @dataclass
 class Loss:
-    """total: a float32 scalar to minimise; parts: its named terms, detached; embeddings [V, B, D]: what
-    the monitors look at, detached, one row a view."""
+    """total: a float32 scalar to minimise; parts: its named terms, detached; embeddings [V, B, D]: what the monitors
+    look at, detached, one row for each view that is to agree with the others; one row where none is."""
 
     total: Tensor
     parts: dict[str, Tensor]

@@ -55,4 +55,4 @@ class Rotation(Objective):
         z = encode_parts(self.encoder, turns(view.pixels))  # [4, B, D]
         turn = torch.arange(TURNS, device=z.device)[:, None].expand(z.shape[:2])  # [4, B]
         loss, accuracy = all_mean(guess(self.head(z), turn))
-        return Loss(loss, {"cross_entropy": loss.detach(), "accuracy": accuracy.detach()}, gather(z.detach()))
+        return Loss(loss, {"cross_entropy": loss.detach(), "accuracy": accuracy.detach()}, gather(z.detach()[:1]))

@@ -16,15 +16,16 @@ from typing import Any
 
 ROWS = 3  # that must say the same: one batch decides nothing
 QUIET = 5  # rows without it, after which an episode has ended
-FIRST_STEP = 40  # a random network may look collapsed, and the first steps may widen it
-BETTER = 1.05  # what rises by this factor over `ROWS` rows is recovering
+FIRST_STEP = 50  # a random network may look collapsed, and the first steps may widen it
+BETTER = 1.05  # what rises by this factor over `ROWS` rows is recovering; so is
+RISEN = 1.15  # a spread that has risen by this from its lowest, where nothing has been told apart yet
 SPREAD_NONE = 0.15  # with less (1 fills the sphere), and with
 NO_CONTRAST = 0.005  # less between cosines of the same image and of others, all images look the same; or with
 SPREAD = 0.3  # less spread and
 LOW_CONTRAST = 0.05  # less contrast, where there had been more, and with less than
 CONTRAST_LEFT = 0.5  # of that left; or, whatever the spread, with
 CONTRAST_GONE = 0.1  # of it left in every row, where there had been more than twice `LOW_CONTRAST`
-SPREAD_ALONE = 0.05  # where no views are compared, with less than this spread
+SPREAD_ALONE = 0.02  # where no views are compared, with less than this spread
 SCALE_LEFT = 0.25  # of the largest scale there was: with less, and with
 CONTRAST_SHRUNK = 0.75  # of the best contrast there was, embeddings shrink to a point
 RANK = 10.0  # directions: with fewer (or than
@@ -83,6 +84,7 @@ class Alarm:
         self._rows: list[dict[str, float]] = []  # all of them until something has moved, then the recent ones
         self._moved = False
         self._best: dict[str, float] = {}  # the highest level so far; a level is the median of recent rows
+        self._worst: dict[str, float] = {}
         self._level: dict[str, float] = {}
         self._quiet: dict[str, int] = {}  # rows since a raised kind was last seen
 
@@ -95,6 +97,7 @@ class Alarm:
             return []
         for name, value in self._level.items():
             self._best[name] = max(value, self._best.get(name, value))
+            self._worst[name] = min(value, self._worst.get(name, value))
         now = self._now() if row["step"] >= FIRST_STEP else {}
         fresh = [Alert(row["step"], kind, said[0], REMEDIES[kind], said[1]) for kind, said in now.items()]
         fresh = [alert for alert in fresh if alert.kind not in self.raised]
@@ -135,7 +138,8 @@ class Alarm:
         level = self._level
         contrast = level.get("contrast", math.inf)
         # A random network may not have begun to tell images apart, as long as the rate still rises.
-        none = contrast < NO_CONTRAST and not self._warming_up()
+        rises = level.get("spread", 0.0) > RISEN * self._worst.get("spread", 0.0)
+        none = contrast < NO_CONTRAST and not self._warming_up() and not rises
         had = self._best.get("contrast", 0.0) > LOW_CONTRAST
         lost = had and contrast < LOW_CONTRAST and self._fell("contrast", CONTRAST_LEFT)
         if "contrast" not in level and self._low("spread", SPREAD_ALONE) and not self._warming_up():
@@ -213,7 +217,8 @@ class Alarm:
         values = [row[name] for row in self._rows if name in row]
         if len(values) < STILL_SINCE:
             return False
-        errors = STILL_NOISE if len(values) < STILL_SURE else STILL_DOUBT  # rather silent than wrong
+        early = len(values) < STILL_SURE and "contrast" in self._level
+        errors = STILL_NOISE if early else STILL_DOUBT  # rather silent than wrong; a task without pairs begins slowly
         if name == "loss":
             return moved(values, -1.0, STILL_LOSS * abs(values[0]), errors)
         if name in ("contrast", "accuracy"):
