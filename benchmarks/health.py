@@ -70,7 +70,7 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "vit": ("vit_tiny_patch16_224", {"patch_size": 4, "depth": 3, "embed_dim": 64, "num_heads": 2}),
     "convnext": ("convnext_atto", {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 64), "patch_size": 1}),
 }
-FIGURES = (*SEEN[1:], "accuracy", "centre_norm", "agreement", "alignment", "uniformity", "neighbour_stability")
+FIGURES = (*SEEN[1:], "centre_norm", "agreement", "neighbour_stability")
 
 
 @dataclass(frozen=True)
