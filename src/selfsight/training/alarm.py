@@ -2,7 +2,7 @@
 
 It looks at the rows of metrics one after another and remembers a few of them, so that a resumed run, which shows it
 its old rows again, goes on as if it had not stopped. The thresholds were chosen on one half of the runs of
-`benchmarks/alarm.py` and tested on the other; docs/evidence.md has the table.
+`benchmarks/health.py` and tested on the other; docs/evidence.md has the table.
 """
 
 from __future__ import annotations
