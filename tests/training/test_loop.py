@@ -186,6 +186,18 @@ def test_a_loss_that_is_not_finite_is_skipped_and_counted(images: Callable[..., 
     assert len([x for x in (run.path / "run.log").read_text().splitlines() if "skipped" in x]) == 3
 
 
+def test_a_row_holds_the_mean_loss_of_the_steps_since_the_last(images: Callable[..., Path], tmp_path: Path):
+    batches, task, seen = make_batches(images(8)), simclr(), []
+    task.register_forward_hook(lambda module, args, loss: seen.append(loss.total.item()))
+    _, run, _ = train(task, batches, tmp_path / "run", budget=Budget(steps=23))
+    parts = [seen[:1], seen[1:10], seen[10:20], seen[20:]]
+    assert len(seen) == 23 and [row["step"] for row in run.read_metrics()] == [1, 10, 20, 23]
+    for row, losses in zip(run.read_metrics(), parts, strict=True):
+        mean = sum(losses) / len(losses)
+        assert row["loss"] == pytest.approx(mean, abs=1e-5) and row["nt_xent"] == pytest.approx(mean, abs=1e-5)
+    assert abs(parts[2][-1] - sum(parts[2]) / 10) > 1e-3  # which the last step's alone is not
+
+
 def test_a_micro_batch_that_is_not_finite_spoils_no_weight(images: Callable[..., Path], tmp_path: Path):
     task = Moody(lambda k: float("nan") if k == 4 else 0.0)  # the first of the two batches of the third step
     train(task, make_batches(images(8)), tmp_path / "run", budget=Budget(steps=6), accumulate=2)

@@ -1,8 +1,8 @@
 """The collapse alarm: names what is going wrong while a run could still be saved, and stays silent otherwise.
 
 It looks at the rows of metrics one after another and remembers a few of them, so that a resumed run, which shows it
-its old rows again, goes on as if it had not stopped. The thresholds were chosen on one half of the runs of
-`benchmarks/health.py` and tested on the other; docs/evidence.md has the table.
+its old rows again, goes on as if it had not stopped. The thresholds were chosen on sound and on broken runs of
+`benchmarks/health.py`; docs/evidence.md has the table, and says which runs were trained after they were fixed.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Alarm:
         self.raised: dict[str, Alert] = {}
         self._rows: list[dict[str, float]] = []  # all of them until something has moved, then the recent ones
         self._moved = False
-        self._best: dict[str, float] = {}  # the highest level so far; a level is the median of recent rows
-        self._worst: dict[str, float] = {}
+        self._best: dict[str, float] = {}  # the highest level so far; a level is the median of recent rows; and
+        self._worst: dict[str, float] = {}  # the lowest
         self._level: dict[str, float] = {}
         self._quiet: dict[str, int] = {}  # rows since a raised kind was last seen
 
@@ -136,12 +136,11 @@ class Alarm:
 
     def _constant(self) -> Seen | None:
         level = self._level
-        contrast = level.get("contrast", math.inf)
+        contrast, best = level.get("contrast", math.inf), self._best.get("contrast", 0.0)
         # A random network may not have begun to tell images apart, as long as the rate still rises.
         rises = level.get("spread", 0.0) > RISEN * self._worst.get("spread", 0.0)
         none = contrast < NO_CONTRAST and not self._warming_up() and not rises
-        had = self._best.get("contrast", 0.0) > LOW_CONTRAST
-        lost = had and contrast < LOW_CONTRAST and self._fell("contrast", CONTRAST_LEFT)
+        lost = best > LOW_CONTRAST > contrast and self._fell("contrast", CONTRAST_LEFT)
         if "contrast" not in level and self._low("spread", SPREAD_ALONE) and not self._warming_up():
             said = f"The features have a spread of {level['spread']:.3f} (1 as different as can be, 0 all the same)."
             return said, {"spread": level["spread"]}
@@ -149,13 +148,12 @@ class Alarm:
             said = f"The embeddings have a spread of {level['spread']:.3f} (1 as different as can be, 0 all the same)"
             said += f" and two views of an image are only {contrast:.3f} more alike than those of two images."
             return said, {"spread": level["spread"], "contrast": contrast}
-        best = self._best.get("contrast", 0.0)
         if best > 2 * LOW_CONTRAST and self._low("contrast", CONTRAST_GONE * best):
             said = f"Two views of an image are {contrast:.3f} more alike than those of two images, and were {best:.2f}."
             return said, {"contrast": contrast}
         if self._fell("scale", SCALE_LEFT) and self._fell("contrast", CONTRAST_SHRUNK):
             said = f"The embeddings shrank from a scale of {self._best['scale']:.2g} to {level['scale']:.2g}"
-            said += f", and what tells images apart (the contrast) from {self._best['contrast']:.2f} to {contrast:.2f}."
+            said += f", and what tells images apart (the contrast) from {best:.2f} to {contrast:.2f}."
             return said, {"scale": level["scale"], "contrast": contrast}
         return None
 
