@@ -14,7 +14,7 @@ from selfsight.data.canvases import Canvases, nothing_decoded
 from selfsight.encoders.encoder import Encoder
 from selfsight.views.make import Normalisation
 
-WHITENING_ITEMS = 8192  # sixteen times the dimension of the widest default encoder
+WHITENING_ITEMS = 4096  # with 1,000 to 10,000, k-NN and probes on CIFAR-10 differed by 0.1 points
 BATCH = 256
 
 
