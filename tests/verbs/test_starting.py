@@ -24,6 +24,7 @@ from selfsight.encoders.store import about_of, load, read_folder
 from selfsight.encoders.weights import find_weights
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import find
+from selfsight.training.checkpoints import read_checkpoint
 from selfsight.training.run import Run
 from selfsight.verbs.plan import show as show_plan
 from selfsight.verbs.pretrain import show
@@ -235,12 +236,18 @@ def test_a_recipe_of_the_former_format_is_read(photos: str):
     assert (recipe.frozen, recipe.encoder_rate, recipe.statistics) == (0.0, 1.0, "batch")  # as it was then
 
 
-def test_an_extension_does_not_freeze_again(photos: str):
+@pytest.mark.parametrize("rate", [0.1, 1.0])
+def test_an_extension_does_not_freeze_again(photos: str, rate: float):
+    """At a rate of 1 nothing but the frozen part sets the encoder apart, and the optimiser's state still fits."""
+    Path("small.yaml").write_text(RECIPE + f"  frozen: 0.5\n  encoder_rate: {rate}\n")
     train(photos, "run")
+    ended = {k: v for k, v in read_checkpoint(Run(Path("run")).checkpoints)[2].items() if k.endswith(".step")}
     train(photos, "run", extend=True, steps=2)
     run = Run.open("run")
-    assert run.read_recipe()[1].frozen == 0.0 and run.start.exists()
-    assert run.read_metrics()[-1]["drift"] > 0.0
+    steps = {k: v for k, v in read_checkpoint(run.checkpoints)[2].items() if k.endswith(".step")}
+    assert steps.keys() == ended.keys() and {float(v) for v in ended.values()} == {2.0, 4.0}
+    assert all(float(v) == float(ended[k]) + 2 for k, v in steps.items())  # of the encoder's as of the heads'
+    assert run.start.exists() and run.read_metrics()[-1]["drift"] > 0.0
 
 
 def test_two_processes_are_one(photos: str, tmp_path: Path):

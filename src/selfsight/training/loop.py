@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple
 
@@ -57,6 +58,8 @@ def fit(
     main, alarm, pace, means = accelerator.is_main_process, Alarm(), Pace(), Means()
     objective.to(accelerator.device).to(memory_format=torch.channels_last)
     apart = recipe.encoder_apart
+    if clock.first_step:  # an extension, whose heads have learnt before; groups stay, as the optimiser's state has them
+        recipe = replace(recipe, frozen=0.0)
     optimiser = make_optimiser(objective, recipe.optimiser, recipe.learning_rate, recipe.weight_decay, apart)
     state = _resume(run, objective, optimiser, clock, main)
     means.go_on(state.pop("means", {}), accelerator.device)

@@ -34,9 +34,10 @@ class Budget:
 class Recipe:
     """Resolved values. `reasons` says, for each value that was not asked for, why it was chosen.
 
-    weights: what `--weights` names, or "random". frozen: the part of the budget in which the encoder stands still and
-    only the networks around it learn. encoder_rate: the encoder's learning rate behind that, as a part of theirs.
-    statistics: of the encoder's batch norms; "batch", those of each batch, remembered for use, or "kept" as they were.
+    weights: what `--weights` names, or "random". frozen: the part of the budget (of the first one, where a run is
+    extended) in which the encoder stands still and only the networks around it learn. encoder_rate: the encoder's
+    learning rate behind that, as a part of theirs. statistics: of the encoder's batch norms; "batch", those of each
+    batch, remembered for use, or "kept" as they were.
     """
 
     objective: str

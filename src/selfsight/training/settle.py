@@ -178,10 +178,7 @@ def _go_on(run: Run, asked: dict[str, Any], wanted: dict[str, Any], data: dict[s
             f"{data['processes']}: torchrun --nproc-per-node says how many."
         )
     if extending:
-        longer = replace(recipe, budget=asked.get("budget", recipe.budget), frozen=0.0)
-        if recipe.frozen:
-            longer = replace(longer, reasons=recipe.reasons | {"frozen": "the heads have learnt before"})
-        _extend(run, wanted, longer, pinned)
+        _extend(run, wanted, replace(recipe, budget=asked.get("budget", recipe.budget)), pinned)
     elif run.finished:
         raise SelfsightError(
             f"{run.path} is finished. Give another -o, or --extend to train it further, or use it: "
