@@ -37,3 +37,15 @@ def test_weights_stay_as_they_are(images: Callable[..., Path]) -> None:
     before = {name: value.clone() for name, value in encoder.named_parameters()}
     measure_batch_norm(encoder, some_inputs(open_source(str(images(6))), encoder.preprocessing))
     assert all(torch.equal(value, before[name]) for name, value in encoder.named_parameters())
+
+
+def test_a_last_batch_of_a_few_counts_as_a_few() -> None:
+    inputs = torch.randn(34, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    inputs[32:] = 3.0 * inputs[32:] + 5.0
+    encoder = tiny_encoder().eval()
+    measure_batch_norm(encoder, [inputs[:32], inputs[32:]])
+    with torch.no_grad():
+        seen = encoder.net.conv1(inputs)  # [N, C, H, W]
+    assert torch.allclose(encoder.net.bn1.running_mean, seen.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    within = (32 * seen[:32].var((0, 2, 3)) + 2 * seen[32:].var((0, 2, 3))) / 34
+    assert torch.allclose(encoder.net.bn1.running_var, within, rtol=1e-4)
