@@ -11,6 +11,9 @@ from helpers import tiny_encoder
 from PIL import Image
 
 import selfsight
+from selfsight.data.pixels import PixelFormat
+from selfsight.encoders import store
+from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.store import save
 from selfsight.verbs.evaluate import parse_shots
 
@@ -48,6 +51,18 @@ def test_contract(tmp_path: Path, encoder: str) -> None:
     assert any("30 labels per class: bright, dark" in note for note in result["about"]["notes"])
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == result
     assert "encoder,knn,top1,1.0," in (tmp_path / "out" / "evaluation.csv").read_text()
+
+
+def test_a_stock_model_is_not_asked_for_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stock(name: str, format: PixelFormat) -> Encoder:
+        encoder = tiny_encoder()
+        encoder.about["starting_weights"] = name  # as those that timm downloads have it
+        return encoder
+
+    monkeypatch.setattr(store, "stock", stock)
+    train, test = stripes(tmp_path / "train", 3, 0), stripes(tmp_path / "test", 3, 1)
+    result = selfsight.evaluate("resnet18", train=str(train), test=str(test), shots="1", seeds=1)
+    assert "start" not in result and not any("starting weights" in note for note in result["about"]["notes"])
 
 
 def test_unreadable_files_do_not_shift_the_labels(tmp_path: Path, encoder: str) -> None:

@@ -66,7 +66,7 @@ def evaluate(
     notes = _notes(*collections)
     if (Path(model) / "start" / "config.json").exists():
         encoders["start"] = read_folder(Path(model) / "start")
-    elif encoder.about.get("starting_weights"):
+    elif encoder.about.get("starting_weights") and Path(model).exists():  # a stock model is its own start
         notes.append(f"{model} has no folder start, so its starting weights are not among the controls")
     result: dict[str, Any] = {}
     for name, candidate in encoders.items():
