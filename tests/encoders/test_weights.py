@@ -123,6 +123,22 @@ def test_a_download_that_is_a_pickle_with_code_in_it_does_not_run(tmp_path: Path
     assert not (tmp_path / "it ran").exists()
 
 
+def test_arguments_do_not_have_another_file_read(tmp_path: Path):
+    """timm's create_model would load it over the weights, and timm 1.0.20 runs what a pickle says."""
+    hub_folder(tmp_path / "hub")
+    other = timm.create_model("resnet18", num_classes=10)
+    torch.save(other.state_dict(), tmp_path / "other.pth")
+    config = json.loads((tmp_path / "hub" / "config.json").read_text())
+    config["model_args"]["checkpoint_path"] = str(tmp_path / "other.pth")
+    (tmp_path / "hub" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SelfsightError, match=r"config\.json may not hold checkpoint_path"):
+        find_weights(str(tmp_path / "hub"))
+    with pytest.raises(SelfsightError, match=r"holds no encoder|cannot be read"):
+        read_folder(tmp_path / "hub")
+    with pytest.raises(SelfsightError, match="encoder_args may not hold checkpoint_path"):
+        tiny_encoder(checkpoint_path=str(tmp_path / "other.pth"))
+
+
 OFFLINE = """
 import sys, torch, timm
 from selfsight.encoders.weights import find_weights, read

@@ -18,6 +18,8 @@ from selfsight.encoders.encoder import FORMAT_VERSION, Encoder, Preprocessing
 from selfsight.encoders.licences import NONE, UNKNOWN
 from selfsight.errors import SelfsightError, first_line
 
+# Arguments of timm's that are none of a model's. By the first it reads a file, whatever that is, over all weights.
+NOT_OF_A_MODEL = ("checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -33,6 +35,7 @@ def create(
     timm's own. Raises `SelfsightError` for a name timm does not know."""
     name = name.removeprefix("timm/")
     check_name(name)
+    check_args(args or {})
     args = {"in_chans": preprocessing.channels, "num_classes": 0, **(args or {})}
     if is_fixed_size(name):
         args.setdefault("img_size", preprocessing.size)
@@ -54,6 +57,13 @@ def check_name(name: str) -> None:
     if not timm.is_model(name.split(".")[0]):
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise SelfsightError(f"timm has no model {name!r}. {'Close: ' + ', '.join(close) if close else ''}".strip())
+
+
+def check_args(args: dict[str, Any], source: str = "The encoder_args") -> None:
+    """Raise `SelfsightError` if one of the arguments that `source` has is not a model's, but says where timm takes the
+    weights from."""
+    if wrong := [name for name in NOT_OF_A_MODEL if name in args]:
+        raise SelfsightError(f"{source} may not hold {wrong[0]}, which is no argument of a model. Take it out.")
 
 
 def is_fixed_size(name: str) -> bool:

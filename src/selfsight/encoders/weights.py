@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from selfsight.encoders.encoder import Encoder, Preprocessing
 from selfsight.encoders.licences import UNKNOWN
-from selfsight.encoders.store import check_name, create
+from selfsight.encoders.store import check_args, check_name, create
 from selfsight.errors import SelfsightError, first_line
 
 RANDOM = "random"
@@ -291,6 +291,7 @@ def _of_config(source: str, file: Path, config_file: Path) -> Weights:
     if not file.is_file():
         raise SelfsightError(f"{config_file.parent} has a config.json but no {file.name}. Other files are not read.")
     check_name(name)
+    check_args(args, f"The model_args of {config_file}")
     folder = config_file.parent.resolve()
     own = folder.parent.name if folder.name in ("encoder", "encoder.before", "start") else folder.name
     before = about.get("starting_weights")
