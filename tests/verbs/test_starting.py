@@ -16,7 +16,7 @@ import timm
 import torch
 import yaml
 from helpers import NARROW, SMALL_VIT, write_folder
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
 import selfsight
@@ -199,6 +199,25 @@ def test_what_cannot_be_is_one_sentence_and_leaves_no_run(photos: str, how: dict
 def test_weights_are_tried_before_any_image_is_read(photos: str):
     with pytest.raises(SelfsightError, match="There are no weights nowhere"):
         selfsight.pretrain("no such folder", out="run", weights="nowhere")
+
+
+def test_weights_of_a_recipe_are_tried_before_any_image_is_read_too(photos: str):
+    shutil.copy("hub/model.safetensors", "cut.safetensors")
+    Path("cut.safetensors").write_bytes(Path("cut.safetensors").read_bytes()[:1000])
+    for weights, said in (("nowhere", "There are no weights nowhere"), ("cut.safetensors", "cannot be read as")):
+        Path("small.yaml").write_text(RECIPE + f"  encoder: resnet18\n  weights: {weights}\n")
+        for verb, how in ((selfsight.pretrain, {"out": "run"}), (selfsight.plan, {})):
+            with pytest.raises(SelfsightError, match=said):
+                verb("no such folder", recipe="small.yaml", **how)
+    with pytest.raises(SelfsightError, match="no such folder"):  # the next mistake
+        selfsight.plan("no such folder", recipe="small.yaml", weights="random")
+
+
+def test_the_encoder_of_a_recipe_says_of_which_model_a_file_is(photos: str):
+    net = timm.create_model("resnet18", num_classes=5)
+    save_file(net.state_dict(), "alone.safetensors")
+    Path("small.yaml").write_text(RECIPE + "  encoder: resnet18\n")
+    assert selfsight.plan(photos, weights="alone.safetensors", steps=1, recipe="small.yaml")["reasons"]["encoder"]
 
 
 def test_plan_gives_the_reasons_and_the_licence(photos: str, capsys: pytest.CaptureFixture[str]):

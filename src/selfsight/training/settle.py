@@ -64,16 +64,16 @@ def asked_of(choices: dict[str, Any]) -> dict[str, Any]:
     return asked | ({"budget": Budget(**budget)} if any(v is not None for v in budget.values()) else {})
 
 
-def check_weights(asked: dict[str, Any]) -> None:
-    """Read the weights that were asked for, if any were, and forget them again. Raises `SelfsightError` where they
-    cannot be had, before any image is read."""
-    if weights := _start(asked):
+def check_weights(asked: dict[str, Any], recipe_file: str | None = None) -> None:
+    """Read the weights that were asked for, or that the recipe names, and forget them again. Raises `SelfsightError`
+    where they cannot be had, before any image is read."""
+    if weights := _start(_left_of(recipe_file, asked) | asked):
         read(weights)
 
 
 def _start(asked: dict[str, Any]) -> Weights | None:
     """The weights that are named among the values of a recipe; None if none are, or random ones."""
-    source = asked.get("weights", RANDOM)
+    source = asked.get("weights") or RANDOM
     return None if source == RANDOM else find_weights(str(source), asked.get("encoder"))
 
 
@@ -81,10 +81,7 @@ def choose(
     asked: dict[str, Any], recipe_file: str | None, items: Collection, processes: int = 1
 ) -> tuple[Recipe, PixelFormat]:
     """The recipe for a collection: what was asked, then what the file says, then what the rules give."""
-    given = _given(recipe_file) if recipe_file else {}
-    for name, dependents in DEPENDENTS.items():
-        if name in given and asked.get(name, given[name]) != given[name]:
-            given = {k: v for k, v in given.items() if k not in dependents}
+    given = _left_of(recipe_file, asked)
     asked = given | asked
     if isinstance(asked.get("views"), str):
         asked["view_style"] = asked.pop("views")
@@ -198,6 +195,15 @@ def _extend(run: Run, wanted: dict[str, Any], recipe: Recipe, pinned: dict[str, 
     os.replace(run.path / "encoder", run.path / "encoder.before")
     run.write_recipe(wanted, recipe, pinned | {"begin": begin})
     run.log("extended", f"by {recipe.budget}", begin["step"])
+
+
+def _left_of(recipe_file: str | None, asked: dict[str, Any]) -> dict[str, Any]:
+    """The values of a recipe but for those that were chosen for another that was asked for instead."""
+    given = _given(recipe_file) if recipe_file else {}
+    for name, dependents in DEPENDENTS.items():
+        if name in given and asked.get(name, given[name]) != given[name]:
+            given = {k: v for k, v in given.items() if k not in dependents}
+    return given
 
 
 def _given(recipe_file: str) -> dict[str, Any]:

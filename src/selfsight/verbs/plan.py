@@ -42,7 +42,7 @@ def plan(source: str, *, out: str | None = None, **choices: Any) -> dict[str, An
         raise SelfsightError(f"{out} is no file that can be written. Give a name such as -o recipe.yaml")
     recipe_file, collection = choices.pop("recipe", None), choices.pop("collection", None)
     asked = asked_of(choices)
-    check_weights(asked)
+    check_weights(asked, recipe_file)
     items = open_source(source, collection)
     imported = time.monotonic()
     open_source(source, collection)  # as pretrain will find it: listed, and not read again

@@ -142,13 +142,13 @@ def pretrain(
     if run.path.is_file():
         raise SelfsightError(f"{out} is a file. Give a folder for the run.")
     check_outside(out, str(Path(source).expanduser()))
-    if not run.begun:
-        check_weights(asked)
     accelerator = start_processes()
     watched = None
     try:
         with ExitStack() as claimed:
             with accelerator.main_process_first():  # it writes what the others then find
+                if accelerator.is_main_process and not run.begun:
+                    check_weights(asked, recipe)
                 items = open_source(source, collection, strict)
                 check_outside(out, items.about.location)
                 if len(items.usable) < 2:
