@@ -105,7 +105,7 @@ def find_weights(source: str, encoder: str | None = None) -> Weights:
 def begin(weights: Weights, preprocessing: Preprocessing, args: dict[str, Any]) -> Encoder:
     """An encoder with these weights and without their classifier, fitted to the channels and size of `preprocessing`.
 
-    Grey images get the mean filter of those of each channel, other numbers of channels timm's repeated ones; position
+    Grey images get the sum of the filters of each channel, other numbers of channels timm's repeated ones; position
     embeddings of ViTs are resampled. `args` go to the model. Raises `SelfsightError` where the weights cannot be read
     or do not fit.
     """
