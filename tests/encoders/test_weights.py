@@ -13,7 +13,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from helpers import tiny_encoder
+from helpers import NARROW, tiny_encoder
 from safetensors.torch import save_file
 from timm.models import save_for_hf
 
@@ -259,6 +259,28 @@ def test_what_cannot_be_is_one_sentence(tmp_path: Path):
         assert "\n" not in str(error.value)
     with pytest.raises(SelfsightError, match="are of resnet18, not of resnet34"):
         find_weights(str(tmp_path / "hub"), "resnet34")
+
+
+@pytest.mark.parametrize(
+    "change", [{"selfsight": "x"}, {"mean": []}, {"mean": [0.5]}, {"input_size": [3, 32]}, {"architecture": None}]
+)
+def test_a_config_that_is_none_is_one_sentence(tmp_path: Path, change: dict[str, object]):
+    hub_folder(tmp_path / "hub", **NARROW)
+    config = json.loads((tmp_path / "hub" / "config.json").read_text())
+    for name, value in change.items():
+        (config if name in ("selfsight", "architecture") else config["pretrained_cfg"])[name] = value
+    (tmp_path / "hub" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SelfsightError, match=r"that timm writes|timm has no model"):
+        find_weights(str(tmp_path / "hub"))
+
+
+def test_statistics_are_of_as_many_channels_as_there_are(tmp_path: Path):
+    hub_folder(tmp_path / "hub", in_chans=4, **NARROW)
+    config = json.loads((tmp_path / "hub" / "config.json").read_text())
+    config["pretrained_cfg"] |= {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]}  # as timm once wrote it
+    (tmp_path / "hub" / "config.json").write_text(json.dumps(config))
+    mean, std = find_weights(str(tmp_path / "hub")).statistics(4)
+    assert mean == pytest.approx((0.2,) * 4) and std == (0.5,) * 4
 
 
 def test_tensors_that_do_not_fit_are_one_sentence(tmp_path: Path):

@@ -80,7 +80,7 @@ class Weights:
 
     def statistics(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """(mean, std) for images of so many channels: their own, or the mean over theirs for each."""
-        if channels == self.channels:
+        if channels == len(self.mean):
             return self.mean, self.std
         return (sum(self.mean) / len(self.mean),) * channels, (sum(self.std) / len(self.std),) * channels
 
@@ -279,10 +279,12 @@ def _of_config(source: str, file: Path, config_file: Path) -> Weights:
     """Weights with a config.json as timm and the hub write it, which ours is too."""
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
-        cfg, about = config["pretrained_cfg"], config.get("selfsight") or {}
+        cfg, about = config["pretrained_cfg"], dict(config.get("selfsight") or {})
         name, classes = str(config["architecture"]), int(config.get("num_classes", cfg.get("num_classes", 0)))
         channels, _, size = (int(n) for n in cfg["input_size"])
         mean, std = tuple(map(float, cfg["mean"])), tuple(map(float, cfg["std"]))
+        if not mean or len(mean) != len(std):
+            raise ValueError("mean and std are not of the same channels")
         args = {k: v for k, v in (config.get("model_args") or {}).items() if k not in ("in_chans", "num_classes")}
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise SelfsightError(
