@@ -119,6 +119,7 @@ def test_the_teacher_has_no_gradient_and_follows_by_the_formula(name: str):
             if p.requires_grad:
                 p.add_(torch.randn_like(p))
     mine = [*task.encoder.parameters(), *task.projector.parameters()]
+    teacher.last.fill_(0.5)  # long after the beginning
     task.after_step(0.5)  # half way the momentum is half way from 0.9 to 1
     for old, new, own in zip(before, teacher.parameters(), mine, strict=True):
         assert torch.allclose(new, 0.95 * old + 0.05 * own, atol=1e-6)
@@ -128,13 +129,27 @@ def test_the_teacher_has_no_gradient_and_follows_by_the_formula(name: str):
     assert all(torch.equal(p, q) for p, q in zip(fresh.parameters(), task.parameters(), strict=True))
 
 
-def test_a_follower_stands_still_at_the_end():
+@pytest.mark.parametrize("steps", [2, 50, 5000])
+@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
+def test_a_follower_remembers_a_tenth_of_its_steps_and_no_more_than_its_momentum_says(steps: int, progress: float):
     layer = torch.nn.Linear(2, 2)
-    follower = Follower(layer, base=0.5)
+    follower = Follower(layer, base=0.99)
     before = follower.copies[0].weight.clone()
+    follower.last.fill_(progress - progress / steps)
     with torch.no_grad():
         layer.weight.add_(1.0)
-    follower.follow((layer,), 1.0)
-    assert torch.equal(follower.copies[0].weight, before)
-    follower.follow((layer,), 0.0)
-    assert torch.allclose(follower.copies[0].weight, before + 0.5)
+    follower.follow((layer,), progress)
+    momentum = min((1 - 1 / steps) ** 9, {0.0: 0.0, 0.5: 0.995, 1.0: 1.0}[progress])
+    assert torch.allclose(follower.copies[0].weight, before + 1 - momentum, atol=1e-5)
+    assert follower.last.item() == progress
+
+
+def test_a_teacher_of_a_short_run_is_a_mean_over_its_last_tenth():
+    """The student of step t counts as t ** 8. By a momentum of 0.99 and up, six tenths would be the random weights."""
+    layer = torch.nn.Linear(1, 1, bias=False)
+    follower = Follower(layer, base=0.99)
+    follower.copies[0].weight.data.fill_(1e9)
+    for step in range(100):
+        layer.weight.data.fill_(step)
+        follower.follow((layer,), step / 100)
+    assert follower.copies[0].weight.item() == pytest.approx(0.9 * 99, abs=1.0)

@@ -23,6 +23,7 @@ import selfsight.training.loop as loop
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Loss, Objective
 from selfsight.objectives.simclr import SimCLR
+from selfsight.training.build import computing
 from selfsight.training.loop import Clock, Stopped
 from selfsight.training.optimisers import learning_rate_factor
 from selfsight.training.recipe import Budget
@@ -412,3 +413,13 @@ def test_a_budget_too_small_for_a_step_is_no_traceback(images: Callable[..., Pat
     except SelfsightError:
         return  # a sentence is as good as a run
     assert result["steps"] >= 0
+
+
+@pytest.mark.parametrize("precision, fused", [("bf16", False), ("no", True)])
+def test_attention_in_bf16_is_plain_products_on_a_cpu(precision: str, fused: bool):
+    """The fused kernel takes half of a step there, backwards."""
+    encoder = tiny_encoder(name="vit_tiny_patch16_224")
+    recipe = tiny_recipe(two_views(), precision=precision)
+    with torch.profiler.profile() as profile, computing(recipe, "cpu"):
+        encoder(torch.zeros(2, 3, 32, 32)).pooled.sum().backward()
+    assert any("flash_attention" in event.key for event in profile.key_averages()) == fused

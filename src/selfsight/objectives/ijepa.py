@@ -97,6 +97,7 @@ class IJEPA(Objective):
     family = "joint-embedding prediction"
     when = "To learn what is where without changes of colour; needs a ViT, many images and a long training."
     tokens = True
+    pool = "avg"
     positions: Tensor
     rules: ClassVar[dict[str, Rule]] = {"views": one_view, "objective_options": options}
 

@@ -47,13 +47,15 @@ class Objective(nn.Module):
     the embeddings of the whole batch, a mean over items is right as it is, and `all_mean` is for the rest.
 
     Of the class: `family` and `when` say what kind of pretext task it is and when to use it; `tokens`, whether it
-    needs an encoder of tokens (a ViT); `least_views`, how many views it compares; `rules`, its own way to choose values
-    of a recipe (views, options, …) where nobody asked for them, before the rules that hold for all.
+    needs an encoder of tokens (a ViT), and `pool`, how a ViT that is chosen for it makes one feature of them;
+    `least_views`, how many views it compares; `rules`, its own way to choose values of a recipe (views, options, …)
+    where nobody asked for them, before the rules that hold for all.
     """
 
     family: ClassVar[str] = ""
     when: ClassVar[str] = ""
     tokens: ClassVar[bool] = False
+    pool: ClassVar[str] = "token"
     least_views: ClassVar[int] = 1
     rules: ClassVar[dict[str, Rule]] = {}
     views: ViewPlan
@@ -183,13 +185,18 @@ class _AllSum(torch.autograd.Function):
 class Follower(nn.Module):
     """Copies of modules that follow them by an exponential moving average: a teacher, without gradients.
 
-    Its momentum rises from `base` to 1 with half a cosine of progress (Grill et al., BYOL, 2020, section 3.2).
+    Its momentum rises from `base` to 1 with half a cosine of progress (Grill et al., BYOL, 2020, section 3.2), but is
+    at most (p / q) ** 9 from progress p to q (the power function of Karras et al., CVPR 2024, section 3.1): however few
+    steps a run has, its teacher remembers the last tenth of them and not the random weights of the beginning.
     """
+
+    last: Tensor  # progress when it followed last
 
     def __init__(self, *modules: nn.Module, base: float = 0.99) -> None:
         super().__init__()
         self.copies = nn.ModuleList(copy.deepcopy(module).requires_grad_(False) for module in modules)
         self.base = base
+        self.register_buffer("last", torch.zeros(()))
 
     @torch.no_grad()
     def embed(self, views: Sequence[View]) -> Tensor:
@@ -200,7 +207,9 @@ class Follower(nn.Module):
     @torch.no_grad()
     def follow(self, modules: Sequence[nn.Module], progress: float) -> None:
         """A step towards the parameters of `modules`, in the order in which they were given."""
-        weight = (1.0 - self.base) * (math.cos(math.pi * min(progress, 1.0)) + 1.0) / 2.0
+        least = (1.0 - self.base) * (math.cos(math.pi * min(progress, 1.0)) + 1.0) / 2.0
+        weight = (1.0 - (self.last / max(progress, 1e-9)) ** 9).clamp_min(least)
+        self.last.fill_(progress)
         for mine, theirs in zip(self.copies, modules, strict=True):
             for p, q in zip(mine.parameters(), theirs.parameters(), strict=True):
                 p.lerp_(q, weight)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from selfsight.data.canvases import Canvases
 from selfsight.data.pixels import PixelFormat
@@ -16,6 +19,19 @@ from selfsight.objectives.objective import Objective, find
 from selfsight.training.measure import measure_normalisation
 from selfsight.training.recipe import Recipe
 from selfsight.views.make import Normalisation
+
+
+@contextmanager
+def computing(recipe: Recipe, device: str | torch.device) -> Iterator[None]:
+    """Around the forward pass of an objective: in the precision of the recipe.
+
+    On a CPU, attention in bfloat16 is computed as plain products of matrices: PyTorch's fused kernel is so slow
+    backwards there that it took half of a ViT's step (measured, benchmarks/README.md).
+    """
+    kind, low = torch.device(device).type, recipe.precision == "bf16"
+    plain = sdpa_kernel(SDPBackend.MATH) if low and kind == "cpu" else nullcontext()
+    with plain, torch.autocast(kind, torch.bfloat16, enabled=low):
+        yield
 
 
 def check_sizes(recipe: Recipe) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from selfsight.data.batches import Batch, Batches
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Objective, processes
+from selfsight.training.build import computing
 from selfsight.training.loop import LOG_EVERY
 from selfsight.training.monitors import evidence
 from selfsight.training.optimisers import make_optimiser, schedule
@@ -86,7 +87,7 @@ def _saved_bytes(trial: Objective, batch: Batch, normalise: Normalisation, recip
     views = make_views(batch, trial.views, normalise, recipe.seed, device)
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.precision == "bf16"),
+        computing(recipe, device),
     ):
         loss = trial(views, 0.5)
     own = {tensor.untyped_storage().data_ptr() for tensor in [*trial.parameters(), *trial.buffers()]}
@@ -144,7 +145,7 @@ def seconds_a_step(
             optimiser.zero_grad(set_to_none=True)
             for _ in range(recipe.accumulate):
                 views = make_views(held or next(stream), objective.views, normalise, recipe.seed, device)
-                with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                with computing(recipe, device):
                     loss = objective(views, 0.5)
                 loss.total.backward()
             torch.nn.utils.clip_grad_norm_(objective.parameters(), float("inf"))

@@ -22,6 +22,7 @@ from selfsight.objectives.objective import Loss, Objective
 from selfsight.training.adaptation import Frozen
 from selfsight.training.alarm import Alarm
 from selfsight.training.batch_norm import synchronise
+from selfsight.training.build import computing
 from selfsight.training.checkpoints import load_checkpoint, remove_after, save_checkpoint
 from selfsight.training.clock import Clock
 from selfsight.training.monitors import evidence
@@ -174,7 +175,7 @@ class Gradients:
             self.pace.views += len(batch.ids) * len(views)
             # Processes add up their gradients once a step, with the last of its batches.
             with accelerator.no_sync(self.model) if part < recipe.accumulate - 1 else nullcontext():
-                with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                with computing(recipe, device):
                     loss: Loss = self.model(views, progress)
                 accelerator.backward(loss.total / recipe.accumulate)
             finite &= torch.isfinite(loss.total.detach())

@@ -150,11 +150,15 @@ def _encoder_args(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
     """Of an encoder that was chosen by these rules; one that was asked for is as timm has it."""
     if takes_any_size(r["encoder"]):
         small = {} if f.device == "cuda" else {"embed_dim": 128, "depth": 6, "num_heads": 4}
-        patch = min(16, r["size"] // 8)
+        patch, pool = min(16, r["size"] // 8), find(r["objective"]).pool
         a_side = r["size"] // patch
-        return small | {
-            "patch_size": patch
-        }, f"{a_side} by {a_side} patches of at most 16 px, as in most published ViTs"
+        reason = f"{a_side} by {a_side} patches of at most 16 px, as in most published ViTs"
+        if pool == "avg":
+            return small | {
+                "patch_size": patch,
+                "global_pool": pool,
+            }, f"{reason}; features are their mean, which is what this task trains"
+        return small | {"patch_size": patch}, reason
     return (NARROW if f.device != "cuda" else {}), "see encoder"
 
 
