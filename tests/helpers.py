@@ -117,12 +117,15 @@ def tiny_encoder(size: int = 32, channels: int = 3, seed: int = 0, name: str = "
     return create(name, Preprocessing(channels, size, (0.0, 255.0), mean, std), default | args)
 
 
-def default_objective(name: str, encoder: str = "", size: int = 32, channels: int = 3, **options: Any) -> Objective:
-    """An objective with the views and options that its own rules choose, around a tiny encoder of the kind it needs."""
+def default_objective(
+    name: str, encoder: str = "", size: int = 32, channels: int = 3, device: str = "cpu", **options: Any
+) -> Objective:
+    """An objective with the views and options that its own rules choose for a device, around a tiny encoder of the kind
+    it needs."""
     cls = find(name)
     encoder = encoder or ("vit_tiny_patch16_224" if cls.tokens else "resnet18")
     format = PixelFormat("RGB" if channels == 3 else "L", 8)
-    facts = SimpleNamespace(items=1000, side=size, format=format, device="cpu", processes=1)
+    facts = SimpleNamespace(items=1000, side=size, format=format, device=device, processes=1)
     values: dict[str, Any] = {"objective": name, "encoder": encoder, "encoder_args": SMALL_VIT, "size": size}
     values |= {"batch_size": 16, "channels": channels, "budget": Budget(steps=30)}
     values["views"], _ = cls.rules["views"](facts, values)

@@ -33,7 +33,7 @@ from selfsight.objectives.prototypes import (
     prototype_count,
     swapped_prediction,
 )
-from selfsight.objectives.shared import multi_crop
+from selfsight.objectives.shared import several_crops
 from selfsight.views.make import View
 from selfsight.views.plan import ViewPlan
 
@@ -70,7 +70,7 @@ class DINO(Objective):
     when = "Attention that follows objects, and good neighbours: for a ViT and a run of an hour or more."
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
-        "views": multi_crop,
+        "views": several_crops,
         "objective_options": _options,
         "clip": lambda f, r: (3.0, "the norm at which Caron et al., ICCV 2021, clip gradients"),
     }
@@ -94,7 +94,7 @@ class DINO(Objective):
         self.teacher_temperature = teacher_temperature
         self.head = projector([encoder.dim, hidden, hidden, bottleneck], last_norm=True)
         self.prototypes = Prototypes(prototypes, bottleneck)
-        self.teacher = Follower(encoder, self.head, self.prototypes, base=momentum)
+        self.teacher = Follower(encoder, self.head, self.prototypes, base=momentum, slow=True)
         self.register_buffer("centre", torch.zeros(prototypes))
         self.batch_mean = torch.zeros(prototypes)
 

@@ -34,7 +34,7 @@ from selfsight.objectives.objective import (
     projector,
     register,
 )
-from selfsight.objectives.patches import patches_a_side
+from selfsight.objectives.patches import patch_side
 from selfsight.objectives.prototypes import (
     FROZEN,
     Prototypes,
@@ -43,7 +43,7 @@ from selfsight.objectives.prototypes import (
     sinkhorn,
     swapped_prediction,
 )
-from selfsight.objectives.shared import multi_crop
+from selfsight.objectives.shared import several_crops
 from selfsight.views.make import View
 from selfsight.views.plan import ViewPlan
 
@@ -97,11 +97,11 @@ def gram_loss(patches: Tensor, anchors: Tensor) -> Tensor:
 
 
 def _views(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
-    """Large and small crops; the large ones with numbers for the masks."""
-    plan, reason = multi_crop(f, r)
+    """Several crops; those of the first group with numbers for the masks."""
+    plan, reason = several_crops(f, r)
     large, *small = plan.groups
-    draws = 2 + patches_a_side(r) ** 2
-    return ViewPlan((replace(large, draws=draws), *small)), f"{reason}; large ones with hidden patches"
+    draws = 2 + (large.size // patch_side(r)) ** 2
+    return ViewPlan((replace(large, draws=draws), *small)), f"{reason}; one with hidden patches"
 
 
 def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -162,7 +162,7 @@ class DINOv2(Objective):
         self.prototypes = Prototypes(prototypes, bottleneck)
         self.patch_head = projector([encoder.patch_dim, hidden, hidden, bottleneck], last_norm=True)
         self.patch_prototypes = Prototypes(prototypes, bottleneck)
-        self.teacher = Follower(*self._followed(), base=momentum)
+        self.teacher = Follower(*self._followed(), base=momentum, slow=True)
         if gram > 0:
             self.anchor = copy.deepcopy(encoder).requires_grad_(False)
         self.register_buffer("anchored", torch.tensor(False))

@@ -185,17 +185,19 @@ class _AllSum(torch.autograd.Function):
 class Follower(nn.Module):
     """Copies of modules that follow them by an exponential moving average: a teacher, without gradients.
 
-    Its momentum rises from `base` to 1 with half a cosine of progress (Grill et al., BYOL, 2020, section 3.2), but is
-    at most (p / q) ** 9 from progress p to q (the power function of Karras et al., CVPR 2024, section 3.1): however few
-    steps a run has, its teacher remembers the last tenth of them and not the random weights of the beginning.
+    Its momentum rises from `base` to 1 with half a cosine of progress (Grill et al., BYOL, 2020, section 3.2). Unless
+    it is `slow`, it is at most (p / q) ** 9 from progress p to q (the power function of Karras et al., CVPR 2024,
+    section 3.1): however few steps a run has, its teacher remembers the last tenth of them and not the random weights
+    of the beginning. A teacher that is sharpened must be slow: in our runs its centre did not keep up with a fast one.
     """
 
     last: Tensor  # progress when it followed last
 
-    def __init__(self, *modules: nn.Module, base: float = 0.99) -> None:
+    def __init__(self, *modules: nn.Module, base: float = 0.99, slow: bool = False) -> None:
         super().__init__()
         self.copies = nn.ModuleList(copy.deepcopy(module).requires_grad_(False) for module in modules)
         self.base = base
+        self.slow = slow
         self.register_buffer("last", torch.zeros(()))
 
     @torch.no_grad()
@@ -208,7 +210,7 @@ class Follower(nn.Module):
     def follow(self, modules: Sequence[nn.Module], progress: float) -> None:
         """A step towards the parameters of `modules`, in the order in which they were given."""
         least = (1.0 - self.base) * (math.cos(math.pi * min(progress, 1.0)) + 1.0) / 2.0
-        weight = (1.0 - (self.last / max(progress, 1e-9)) ** 9).clamp_min(least)
+        weight = (1.0 - (self.last / max(progress, 1e-9)) ** 9).clamp_min(least) if not self.slow else least
         self.last.fill_(progress)
         for mine, theirs in zip(self.copies, modules, strict=True):
             for p, q in zip(mine.parameters(), theirs.parameters(), strict=True):
