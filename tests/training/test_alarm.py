@@ -124,6 +124,16 @@ def test_silence_where_something_is_learnt(figures: dict[str, Any]):
     assert raised(course(**figures)) == []
 
 
+@pytest.mark.parametrize("loss, kinds", [((5.0, 0.05), ["constant"]), ((5.0, 0.5), [])])
+def test_features_without_views_have_collapsed_where_their_task_became_trivial(
+    loss: tuple[float, float], kinds: list[str]
+):
+    """A teacher that is the student makes itself easy to predict; a task that is hard still is being learnt."""
+    rows = course(loss=loss, spread=(0.8, 0.1))
+    alerts = raised([{name: value for name, value in row.items() if name != "contrast"} for row in rows])
+    assert [alert.kind for alert in alerts] == kinds
+
+
 def test_a_loss_that_never_moves_is_named_though_directions_change():
     (alert,) = raised(course(steps=400, loss=(5.0, 5.0), contrast=(0.1, 0.1)))
     assert alert.kind == "loss not moving" and alert.step == 290

@@ -55,6 +55,14 @@ def test_the_rate_follows_the_root_of_the_batch():
     assert few == pytest.approx(many / 2) and many == pytest.approx(2e-3)
 
 
+def test_what_nothing_but_its_predictor_keeps_apart_goes_slowly():
+    whole = recipe("simclr", 1000, 64)
+    for name in ("byol", "simsiam", "simclr+byol"):
+        slow = recipe(name, 1000, 64)
+        assert slow.learning_rate == pytest.approx(whole.learning_rate / 4)
+        assert "collapsed" in slow.reasons["learning_rate"] and "collapsed" not in whole.reasons["learning_rate"]
+
+
 def test_what_a_batch_can_bear():
     """Barlow's weight makes what chance correlates weigh as much at any batch; EMP's width is no more than a batch."""
     few, many = (recipe("barlow", *corner).objective_options for corner in CORNERS)

@@ -50,6 +50,7 @@ class BYOL(Objective):
     family = "non-contrastive"
     when = "Long runs: no negatives, so images that are much alike do not repel each other; slow in the first minutes."
     least_views = 2
+    rate = 0.25
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
         "objective_options": lambda f, r: (

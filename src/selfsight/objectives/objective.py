@@ -48,14 +48,16 @@ class Objective(nn.Module):
 
     Of the class: `family` and `when` say what kind of pretext task it is and when to use it; `tokens`, whether it
     needs an encoder of tokens (a ViT), and `pool`, how a ViT that is chosen for it makes one feature of them;
-    `least_views`, how many views it compares; `rules`, its own way to choose values of a recipe (views, options, …)
-    where nobody asked for them, before the rules that hold for all.
+    `rate`, what part of the common learning rate suits it; `least_views`, how many views it compares; `rules`, its own
+    way to choose values of a recipe (views, options, …) where nobody asked for them, before the rules that hold for
+    all.
     """
 
     family: ClassVar[str] = ""
     when: ClassVar[str] = ""
     tokens: ClassVar[bool] = False
     pool: ClassVar[str] = "token"
+    rate: ClassVar[float] = 1.0
     least_views: ClassVar[int] = 1
     rules: ClassVar[dict[str, Rule]] = {}
     views: ViewPlan
@@ -337,6 +339,7 @@ def joint(name: str) -> type[Joint]:
         family = "multi-task"
         when = "Where one task alone leaves something out: each sees the same images through one encoder."
         tokens = any(cls.tokens for cls in classes.values())
+        rate = min(cls.rate for cls in classes.values())
         rules: ClassVar[dict[str, Rule]] = {"views": views, "objective_options": options}
 
         def __init__(self, encoder: Encoder, views: ViewPlan, **options: dict[str, Any]) -> None:

@@ -25,7 +25,9 @@ SPREAD = 0.3  # less spread and
 LOW_CONTRAST = 0.05  # less contrast, where there had been more, and with less than
 CONTRAST_LEFT = 0.5  # of that left; or, whatever the spread, with
 CONTRAST_GONE = 0.1  # of it left in every row, where there had been more than twice `LOW_CONTRAST`
-SPREAD_ALONE = 0.02  # where no views are compared, with less than this spread
+SPREAD_ALONE = 0.02  # where no views are compared, with less than this spread; or there with less than
+SPREAD_TRIVIAL = 0.2  # if of the largest loss less is left than
+LOSS_GONE = 0.02  # as what is asked has become trivial
 SCALE_LEFT = 0.25  # of the largest scale there was: with less, and with
 CONTRAST_SHRUNK = 0.75  # of the best contrast there was, embeddings shrink to a point
 RANK = 10.0  # directions: with fewer (or than
@@ -141,7 +143,9 @@ class Alarm:
         rises = level.get("spread", 0.0) > RISEN * self._worst.get("spread", 0.0)
         none = contrast < NO_CONTRAST and not self._warming_up() and not rises
         lost = best > LOW_CONTRAST > contrast and self._fell("contrast", CONTRAST_LEFT)
-        if "contrast" not in level and self._low("spread", SPREAD_ALONE) and not self._warming_up():
+        alone = self._low("spread", SPREAD_ALONE)
+        alone |= self._low("spread", SPREAD_TRIVIAL) and self._fell("loss", LOSS_GONE)
+        if "contrast" not in level and alone and not self._warming_up():
             said = f"The features have a spread of {level['spread']:.3f} (1 as different as can be, 0 all the same)."
             return said, {"spread": level["spread"]}
         if (none and self._low("spread", SPREAD_NONE)) or (lost and self._low("spread", SPREAD)):

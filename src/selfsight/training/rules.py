@@ -231,10 +231,11 @@ def _threads(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
 
 
 def _learning_rate(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
-    rate = RATES.get(r["optimiser"], RATES["adamw"]) * (r["batch_size"] / BATCH) ** 0.5
+    part = find(r["objective"]).rate
+    rate = part * RATES.get(r["optimiser"], RATES["adamw"]) * (r["batch_size"] / BATCH) ** 0.5
     return rate, (
         f"{r['optimiser']}'s at a batch of {BATCH}, scaled by the root of the batch (Krizhevsky 2014; Malladi et al., "
-        "NeurIPS 2022)"
+        "NeurIPS 2022)" + (f"; times {part}, as it collapsed at more (measured, docs/evidence.md)" if part < 1 else "")
     )
 
 
