@@ -346,6 +346,39 @@ def table(rows: list[dict[str, Any]]) -> None:
                 print(f"| {word} | {'sound' if sound else 'broken'} | " + " | ".join(map(str, found)) + " |")
 
 
+def summary(rows: list[dict[str, Any]]) -> None:
+    """Every objective by itself on CIFAR-10, the best first: all rounds, and the twin that has a fault."""
+    print(
+        "\n| objective | encoder | k-NN over that of random weights | rank | held-out task | broken twin | its alarm |"
+    )
+    print("|---" * 7 + "|")
+    lines = []
+    for case in every_objective("cifar10"):
+        sound = [row for row in rows if row["case"] == case.name]
+        if not sound:
+            continue
+        gains = [100 * (row["knn"] - row["random"]) for row in sound]
+        ranks = "; ".join(f"{row['figures']['effective_rank'][-1]:.0f}" for row in sound)
+        task = ""
+        if "error_share" in sound[0]:
+            task = "error " + "; ".join(f"{row['error_share']:.0%}" for row in sound) + " of a mean colour's"
+        elif "accuracy" in sound[0]:
+            chance = f", chance {CHANCE[case.objective]:.0%}" if case.objective in CHANCE else ""
+            task = "; ".join(f"{row['accuracy']:.0%}" for row in sound) + f" right{chance}"
+        twins = [c for c in BROKEN if (c.objective, c.encoder, c.data) == (case.objective, case.encoder, "cifar10")]
+        fault, said = "", ""
+        for twin in twins[:1]:
+            fault, when = twin.fault, []
+            for row in (row for row in rows if row["case"] == twin.name):
+                after = [alert for alert in judged(row)["alerts"] if alert.step >= row["onset"]]
+                when.append(f"{after[0].kind}, {after[0].step - row['onset']} steps" if after else "silent")
+            said = "; ".join(when)
+        spread = f" ± {np.std(gains, ddof=1):.1f}" if len(gains) > 1 else ""
+        cells = [case.objective, case.encoder, f"{np.mean(gains):+.1f}{spread}", ranks, task, fault, said]
+        lines.append((-float(np.mean(gains)), "| " + " | ".join(cells) + " |"))
+    print("\n".join(line for _, line in sorted(lines)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="store_true", help="train nothing")
@@ -370,6 +403,7 @@ def main() -> None:
                 file.write(json.dumps(rows[-1]) + "\n")
             print({key: value for key, value in rows[-1].items() if key not in ("step", "figures")}, flush=True)
     table(rows)
+    summary(sorted(rows, key=lambda row: row["round"]))
 
 
 if __name__ == "__main__":
