@@ -28,7 +28,7 @@ def slow_targets(scores: Tensor, centre: Tensor, temperature: float) -> list[lis
 
 
 def small(encoder: str = "resnet18", **options: float) -> DINO:
-    task = default_objective("dino", encoder, device="cuda", prototypes=6, hidden=16, bottleneck=8, **options)
+    task = default_objective("dino", encoder, prototypes=6, hidden=16, bottleneck=8, **options)
     assert isinstance(task, DINO)
     return task
 

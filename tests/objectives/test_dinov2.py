@@ -61,12 +61,12 @@ def slope(loss, at: Tensor, index: tuple[int, ...]) -> float:
 
 
 def small(**options: float) -> DINOv2:
-    task = default_objective("dinov2", device="cuda", prototypes=6, hidden=16, bottleneck=8, **options)
+    task = default_objective("dinov2", prototypes=6, hidden=16, bottleneck=8, **options)
     assert isinstance(task, DINOv2)
     return task
 
 
-FACTS = SimpleNamespace(items=1000, side=32, format=PixelFormat("RGB", 8), device="cuda", processes=1)
+FACTS = SimpleNamespace(items=1000, side=32, format=PixelFormat("RGB", 8), device="cpu", processes=1)
 MASKS = [[1, 1, 0], [0, 0, 0], [1, 1, 1], [1, 0, 0]]
 
 

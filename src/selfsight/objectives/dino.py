@@ -33,7 +33,7 @@ from selfsight.objectives.prototypes import (
     prototype_count,
     swapped_prediction,
 )
-from selfsight.objectives.shared import several_crops
+from selfsight.objectives.shared import multi_crop
 from selfsight.views.make import View
 from selfsight.views.plan import ViewPlan
 
@@ -70,7 +70,7 @@ class DINO(Objective):
     when = "Attention that follows objects, and good neighbours: for a ViT and a run of an hour or more."
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
-        "views": several_crops,
+        "views": multi_crop,
         "objective_options": _options,
         "clip": lambda f, r: (3.0, "the norm at which Caron et al., ICCV 2021, clip gradients"),
     }

@@ -43,7 +43,7 @@ from selfsight.objectives.prototypes import (
     sinkhorn,
     swapped_prediction,
 )
-from selfsight.objectives.shared import several_crops
+from selfsight.objectives.shared import multi_crop
 from selfsight.views.make import View
 from selfsight.views.plan import ViewPlan
 
@@ -97,11 +97,11 @@ def gram_loss(patches: Tensor, anchors: Tensor) -> Tensor:
 
 
 def _views(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
-    """Several crops; those of the first group with numbers for the masks."""
-    plan, reason = several_crops(f, r)
+    """Large and small crops; the large ones with numbers for the masks."""
+    plan, reason = multi_crop(f, r)
     large, *small = plan.groups
     draws = 2 + (large.size // patch_side(r)) ** 2
-    return ViewPlan((replace(large, draws=draws), *small)), f"{reason}; one with hidden patches"
+    return ViewPlan((replace(large, draws=draws), *small)), f"{reason}; large ones with hidden patches"
 
 
 def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:

@@ -47,7 +47,6 @@ class SimSiam(Objective):
     family = "non-contrastive"
     when = "Small batches and little memory: no negatives, no second network; watch its spread, which is what fails."
     least_views = 2
-    rate = 0.25
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
         "objective_options": lambda f, r: (
