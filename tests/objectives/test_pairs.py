@@ -155,27 +155,16 @@ def test_a_teacher_of_a_short_run_is_a_mean_over_its_last_tenth():
     assert follower.copies[0].weight.item() == pytest.approx(0.9 * 99, abs=1.0)
 
 
-def test_a_teacher_of_an_extended_run_keeps_what_it_knew():
-    """By the progress of the extension alone it would be the student of its second step."""
+def test_the_teacher_of_an_extension_follows_by_its_momentum():
+    """By the progress of the extension it would be the student of its second step."""
     layer = torch.nn.Linear(1, 1, bias=False)
     follower, progress = Follower(layer, base=0.99), [step / 100 for step in range(100)]
     layer.weight.data.fill_(0.0)
     for at in progress:
         follower.follow((layer,), at)
     layer.weight.data.fill_(1.0)
-    known = []
-    for at in progress:
+    left = 1.0
+    for at in progress[:50]:
         follower.follow((layer,), at)
-        known.append(1.0 - follower.copies[0].weight.item())
-    assert known == sorted(known, reverse=True)
-    assert known[2] > 0.8 and known[-1] < 0.01  # about (0.99 / 1.01) ** 9 and (0.99 / 1.98) ** 9
-
-
-def test_a_teacher_of_a_checkpoint_without_its_progress_moves_by_its_momentum():
-    layer = torch.nn.Linear(1, 1, bias=False)
-    follower, old = Follower(layer, base=0.9), Follower(layer).state_dict()
-    follower.load_state_dict({name: tensor for name, tensor in old.items() if name.startswith("copies")})
-    layer.weight.data.copy_(follower.copies[0].weight + 1.0)
-    before = follower.copies[0].weight.item()
-    follower.follow((layer,), 0.5)
-    assert follower.copies[0].weight.item() == pytest.approx(before + 0.05, abs=1e-5)
+        left *= 1 - 0.01 * (math.cos(math.pi * at) + 1) / 2
+    assert follower.copies[0].weight.item() == pytest.approx(1 - left, abs=1e-4)

@@ -191,11 +191,10 @@ class Follower(nn.Module):
     it is `slow`, it is at most (p / q) ** 9 from progress p to q (the power function of Karras et al., CVPR 2024,
     section 3.1): however few steps a run has, its teacher remembers the last tenth of them and not the random weights
     of the beginning. A teacher that is sharpened must be slow: in our runs its centre did not keep up with a fast one.
-    Where a run is extended p and q count from its first beginning: nothing is to be forgotten at once.
+    In an extension, which begins behind the end of its run, the momentum alone counts.
     """
 
-    last: Tensor  # progress when it followed last
-    past: Tensor  # progress of the budgets before this one
+    last: Tensor  # the furthest progress at which it followed
 
     def __init__(self, *modules: nn.Module, base: float = 0.99, slow: bool = False) -> None:
         super().__init__()
@@ -203,13 +202,6 @@ class Follower(nn.Module):
         self.base = base
         self.slow = slow
         self.register_buffer("last", torch.zeros(()))
-        self.register_buffer("past", torch.zeros(()))
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        """Checkpoints of before these buffers have them as behind any progress, where the momentum alone counts."""
-        state_dict.setdefault(f"{prefix}last", torch.ones(()))
-        state_dict.setdefault(f"{prefix}past", torch.zeros(()))
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @torch.no_grad()
     def embed(self, views: Sequence[View]) -> Tensor:
@@ -221,11 +213,8 @@ class Follower(nn.Module):
     def follow(self, modules: Sequence[nn.Module], progress: float) -> None:
         """A step towards the parameters of `modules`, in the order in which they were given."""
         least = (1.0 - self.base) * (math.cos(math.pi * min(progress, 1.0)) + 1.0) / 2.0
-        begun = self.last > 2.0 * progress  # anew: by far more than the time of a budget can be mistaken
-        self.past += self.last * begun
-        before = self.past + self.last * ~begun
-        weight = (1.0 - (before / (self.past + max(progress, 1e-9))) ** 9).clamp_min(least) if not self.slow else least
-        self.last.fill_(progress)
+        weight = least if self.slow else (1.0 - (self.last / max(progress, 1e-9)) ** 9).clamp_min(least)
+        self.last.clamp_(min=progress)
         for mine, theirs in zip(self.copies, modules, strict=True):
             for p, q in zip(mine.parameters(), theirs.parameters(), strict=True):
                 p.lerp_(q, weight)
