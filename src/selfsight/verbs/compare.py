@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from selfsight.data.collection import Collection
     from selfsight.encoders.encoder import Encoder
 
-ITEMS, VIEWS, BATCH = 512, 4, 64
+ITEMS, VIEWS, BATCH = 512, 8, 64
 # criterion: the larger (1), the smaller (-1), or the nearer to 1 (0), the better
 CRITERIA = {"rankme": 1, "lidar": 1, "alpha_req": 0, "neighbour_stability": 1}
 
