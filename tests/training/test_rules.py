@@ -50,6 +50,11 @@ def test_prototypes_are_counted_by_images(objective: str):
     assert (few, many) == (64, 1024)  # 16 images each would be 62 and 3,125, of which 1,024 is the limit
 
 
+def test_a_weighted_task_of_patches_has_their_mean_as_features_too():
+    pools = [recipe(name, 1000, 64).encoder_args.get("global_pool") for name in ("ijepa", "2*ijepa", "ijepa+mae")]
+    assert pools == ["avg", "avg", None]
+
+
 def test_the_rate_follows_the_root_of_the_batch():
     few, many = (recipe("simclr", *corner).learning_rate for corner in CORNERS)
     assert few == pytest.approx(many / 2) and many == pytest.approx(2e-3)

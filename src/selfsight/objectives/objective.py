@@ -328,6 +328,7 @@ def joint(name: str) -> type[Joint]:
         family = "multi-task"
         when = "Where one task alone leaves something out: each sees the same images through one encoder."
         tokens = any(cls.tokens for cls in classes.values())
+        pool = "avg" if all(cls.pool == "avg" for cls in classes.values()) else "token"
         rate = min(cls.rate for cls in classes.values())
         rules: ClassVar[dict[str, Rule]] = {"views": views, "objective_options": options}
 

@@ -12,26 +12,38 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from selfsight.data.canvases import Canvases
 from selfsight.data.pixels import PixelFormat
 from selfsight.encoders.encoder import Encoder, Preprocessing
-from selfsight.encoders.store import create, read_folder, save
+from selfsight.encoders.store import create, read_folder, save, takes_any_size
 from selfsight.encoders.weights import RANDOM, begin, find_weights
 from selfsight.errors import SelfsightError, first_line
 from selfsight.objectives.objective import Objective, find
+from selfsight.objectives.patches import patch_side
 from selfsight.training.measure import measure_normalisation
 from selfsight.training.recipe import Recipe
 from selfsight.views.make import Normalisation
+
+FEW_PATCHES = 144  # of a view, up to which attention on a CPU in bf16 is not fused
 
 
 @contextmanager
 def computing(recipe: Recipe, device: str | torch.device) -> Iterator[None]:
     """Around the forward pass of an objective: in the precision of the recipe.
 
-    On a CPU, attention in bfloat16 is computed as plain products of matrices: PyTorch's fused kernel is so slow
-    backwards there that it took half of a ViT's step (measured, benchmarks/README.md).
+    On a CPU, attention over few patches in bfloat16 is computed as plain products of matrices: PyTorch's fused kernel
+    is so slow backwards there that it took half of a ViT's step (measured, benchmarks/README.md). Products keep the
+    square of the patches for the backward pass, and from 197 tokens on they are no faster.
     """
     kind, low = torch.device(device).type, recipe.precision == "bf16"
-    plain = sdpa_kernel(SDPBackend.MATH) if low and kind == "cpu" else nullcontext()
+    plain = sdpa_kernel(SDPBackend.MATH) if low and kind == "cpu" and _few_patches(recipe) else nullcontext()
     with plain, torch.autocast(kind, torch.bfloat16, enabled=low):
         yield
+
+
+def _few_patches(recipe: Recipe) -> bool:
+    """Whether every view of a ViT is of at most `FEW_PATCHES`."""
+    if not takes_any_size(recipe.encoder):
+        return False
+    side = recipe.views.largest // patch_side({"encoder": recipe.encoder, "encoder_args": recipe.encoder_args})
+    return bool(side**2 <= FEW_PATCHES)
 
 
 def check_sizes(recipe: Recipe) -> None:
