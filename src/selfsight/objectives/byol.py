@@ -45,7 +45,8 @@ def cross_view_distance(predictions: Tensor, targets: Tensor) -> Tensor:
 
 @register("byol")
 class BYOL(Objective):
-    """momentum: of the target at the start, 1 at the end. hidden, width: of projector and predictor."""
+    """momentum: of the target at the start, unless the run is short (see `Follower`), 1 at the end. hidden, width: of
+    projector and predictor."""
 
     family = "non-contrastive"
     when = "Long runs: no negatives, so images that are much alike do not repel each other; slow in the first minutes."

@@ -92,7 +92,7 @@ def options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
 @register("ijepa")
 class IJEPA(Objective):
     """targets: [height, width] of each target block, in patches; context: side of the context block. width, depth,
-    heads: of the predictor. momentum: of the teacher, at the start."""
+    heads: of the predictor. momentum: of the teacher at the start, unless the run is short (see `Follower`)."""
 
     family = "joint-embedding prediction"
     when = "To learn what is where without changes of colour; needs a ViT, many images and a long training."

@@ -50,8 +50,8 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
 
 @register("moco")
 class MoCo(Objective):
-    """temperature: of the softmax. momentum: of the copy at the start, 1 at the end. hidden, width: of projector and
-    predictor."""
+    """temperature: of the softmax. momentum: of the copy at the start, unless the run is short (see
+    `Follower`), 1 at the end. hidden, width: of projector and predictor."""
 
     family = "contrastive"
     when = "ViTs and small batches: SimCLR's question to a steadier teacher, at the cost of a second forward pass."

@@ -2,9 +2,10 @@
 
 Caron, Misra, Mairal, Goyal, Bojanowski and Joulin, "Unsupervised Learning of Visual Features by Contrasting
 Cluster Assignments", NeurIPS 2020. Codes are those of section 3.1, Sinkhorn's over the batch, of each large view by
-itself; the loss is that of equations 1, 2 and 6: every view predicts the codes of all other large views. There is no
-queue of earlier features (section 4.2): the number of prototypes is kept near the batch's instead. The projector ends
-with a batch norm, without which nine tenths of an embedding soon were the same for all images.
+itself, or of every view where all have one size; the loss is that of equations 1, 2 and 6: every view predicts the
+codes of all others that have some. There is no queue of earlier features (section 4.2): there are at most four
+prototypes for each image of a batch instead. The projector ends with a batch norm, without which nine tenths of an
+embedding soon were the same for all images.
 """
 
 from __future__ import annotations
@@ -50,11 +51,13 @@ def _views(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
 
 
 def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    count = min(prototype_count(f.items), 4 * r["batch_size"])
+    most = prototype_count(f.items)
+    count = min(most, 4 * r["batch_size"])
     options = {"prototypes": count, "temperature": 0.1, "epsilon": 0.03, "hidden": 512, "width": 128}
     return options, (
-        f"{counted(count, f.items)} and four for each image of a batch, as there is no queue; codes harder than the "
-        f"paper's (Caron et al., NeurIPS 2020), which hardly moved in a short run ({MEASURED}); a smaller projector"
+        f"{counted(most, f.items)}, but at most four for each image of a batch, as there is no queue: {count}; codes "
+        f"harder than the paper's (Caron et al., NeurIPS 2020), which hardly moved in a short run ({MEASURED}); a "
+        "smaller projector"
     )
 
 
