@@ -38,7 +38,7 @@ from torch import nn
 from selfsight.data.importers import open_source
 from selfsight.data.lock import Busy, locked
 from selfsight.encoders.encoder import Encoder, Preprocessing
-from selfsight.encoders.extract import input_batches, measure_batch_norm, to_input
+from selfsight.encoders.extract import input_batches, measure_batch_norm, some_inputs, to_input
 from selfsight.encoders.store import create, load, random_like
 from selfsight.encoders.weights import begin, find_weights
 from selfsight.probing.linear import few_shot_scores, linear_scores
@@ -143,7 +143,7 @@ def random_encoder(images: Images, seed: int, **asked: Any) -> Encoder:
     n = images.normalise
     p = Preprocessing(recipe.channels, recipe.size, format.window, n.mean, n.std, format.depth, format.mode)
     encoder = random_like(create(recipe.encoder, p, recipe.encoder_args), seed)
-    measure_batch_norm(encoder, images.train)
+    measure_batch_norm(encoder, some_inputs(images.train, p))
     return encoder
 
 

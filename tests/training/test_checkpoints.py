@@ -10,6 +10,7 @@ import torch
 from helpers import tiny_encoder, two_views
 from torch import nn
 
+from selfsight.errors import SelfsightError
 from selfsight.objectives.simclr import SimCLR
 from selfsight.training.checkpoints import load_checkpoint, save_checkpoint
 from selfsight.training.optimisers import make_optimiser
@@ -50,6 +51,13 @@ def test_weights_and_moments_come_back_to_the_bit(tmp_path: Path, name: str):
         step(other, its)
     wanted, got = state_of(task), state_of(other)
     assert all(torch.equal(wanted[k], got[k]) for k in wanted)
+
+
+def test_a_checkpoint_of_other_parts_is_one_sentence(tmp_path: Path):
+    small, large = nn.Linear(2, 2, bias=False), nn.Linear(2, 2)
+    save_checkpoint(tmp_path, small, torch.optim.SGD(small.parameters()), {"step": 1})
+    with pytest.raises(SelfsightError, match=r"another version of selfsight, whose objective has other parts \(bias\)"):
+        load_checkpoint(tmp_path, large, torch.optim.SGD(large.parameters()))
 
 
 def test_no_checkpoint_is_none(tmp_path: Path):

@@ -85,7 +85,7 @@ def options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
     return (
         {"targets": targets, "context": context, "width": width, "depth": depth, "heads": 4, "momentum": 0.99},
         "four targets of 0.15 to 0.2 of the image and nearly all of it as context (Assran et al., CVPR 2023); a narrow "
-        "predictor; a teacher of the last hundred steps, not their 250, as runs of minutes have few",
+        "predictor; a teacher of momentum 0.99, not their 0.996, as runs of minutes have few steps",
     )
 
 

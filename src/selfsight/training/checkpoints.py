@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from selfsight.errors import first_line
+from selfsight.errors import SelfsightError, first_line
 
 KEPT = 2
 TENSORS = ("module.safetensors", "optimiser.safetensors")
@@ -54,12 +54,16 @@ def load_checkpoint(
     """Restore the newest whole checkpoint in place.
 
     Returns its state, None if there is none, and a sentence for each newer one that is damaged and was passed over.
+    Raises `SelfsightError` for one of a module with other parts.
     """
     state, weights, tensors, damaged = read_checkpoint(folder)
     if state is not None:
-        missing, unexpected = module.load_state_dict(weights, strict=False)
-        shared = set(module.state_dict()) - set(_unshared(module))
-        assert set(missing) <= shared and not unexpected, (missing, unexpected)
+        if odd := set(weights) ^ set(_unshared(module)):
+            raise SelfsightError(
+                f"The checkpoints in {folder} are of another version of selfsight, whose objective has other parts "
+                f"({', '.join(sorted(odd)[:3])}). Start in another -o, or go on with that version."
+            )
+        module.load_state_dict(weights, strict=False)  # without the second names of shared tensors
         _restore_optimiser(optimiser, tensors)
     return state, damaged
 
