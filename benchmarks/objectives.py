@@ -76,8 +76,11 @@ SEEDS = {"cifar10": (0, 1, 2), "steel": (0,), "xray": (0,), "cifar10-split": (0,
 SPLIT = 5000  # of CIFAR-10's training images are held out in "cifar10-split", on which settings are chosen
 BOTH = ("dino", "lejepa", "simmim")  # run with either encoder: others of their families need tokens
 CONTROLS = ("random", "pixels", "k-means")
-# Values of a recipe by objective ("" for all), where the rules' own are not taken; chosen on "cifar10-split".
-SETTINGS: dict[str, dict[str, Any]] = {"": {"batch_size": 64}}
+# Values of a recipe by budget and objective ("" for all), where the rules' own are not taken; chosen on "cifar10-split".
+THRICE = {"learning_rate": 3e-3}  # the rules' rate for a batch of 64
+SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
+    ("", ""): {"batch_size": 64}, ("10min", "moco"): THRICE, ("10min", "simclr"): THRICE, ("10min", "swav"): THRICE,
+}  # fmt: skip
 BANK = {"90s": 5_000, "10min": 50_000}  # labelled images that probes learn from, at most
 LINEAR, SHOTS, DRAWS = 10_000, 5, 5
 WORDS_SIDE = {"cifar10": 32, "cifar10-split": 32, "steel": 64, "xray": 64}  # pixels, for words of patches
@@ -99,7 +102,10 @@ class Case:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {} if self.objective in CONTROLS else SETTINGS.get("", {}) | SETTINGS.get(self.objective, {})
+        if self.objective in CONTROLS:
+            return {}
+        keys = [(budget, name) for budget in ("", self.budget) for name in ("", self.objective)]
+        return {k: v for key in keys for k, v in SETTINGS.get(key, {}).items()}
 
     @property
     def key(self) -> str:
