@@ -28,7 +28,7 @@ import tempfile
 import time
 import zipfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ FIGURES = (*SEEN[1:], "centre_norm", "agreement", "neighbour_stability")
 
 @dataclass(frozen=True)
 class Case:
-    """One run. fault "" is none; onset: the step from which it is there."""
+    """One run. fault "" is none; onset: the step from which it is there; rate: times the rules' learning rate."""
 
     objective: str
     encoder: str
@@ -84,11 +84,13 @@ class Case:
     steps: int = STEPS
     fault: str = ""
     onset: int = 0
+    rate: float = 1.0
 
     @property
     def name(self) -> str:
         fault = f", {self.fault} from {self.onset}" if self.fault else ""
-        return f"{self.objective}, {self.encoder}, {self.data}, {self.batch}, {self.steps}{fault}"
+        rate = f", rate x {self.rate:g}" if self.rate != 1.0 else ""
+        return f"{self.objective}, {self.encoder}, {self.data}, {self.batch}, {self.steps}{rate}{fault}"
 
     @property
     def shows(self) -> int:
@@ -150,7 +152,9 @@ BROKEN = [
     Case("simclr", "resnet", "digits", fault="lukewarm", onset=0),
 ]  # fmt: skip
 # Larger shapes than CIFAR-10's, for tasks that fill in what they hide. Last, as seeds are places in the list.
-FILLED = [Case("mae", "vit", "chest"), Case("inpaint", "resnet", "chest")]
+FILLED = [
+    Case("mae", "vit", "chest"), Case("inpaint", "resnet", "chest"), Case("mae", "vit", "digits", rate=6.0)
+]  # fmt: skip
 
 
 def data_folder(name: str, work: Path) -> Path:
@@ -232,7 +236,8 @@ def recipe_of(case: Case, canvases: Canvases, items: int, seed: int) -> Recipe:
     if case.encoder == "vit" and registry()[case.objective].pool == "avg":
         args = args | {"global_pool": "avg"}
     asked = {"objective": case.objective, "encoder": encoder, "encoder_args": args, "size": SIDE, "canvas_side": SIDE}
-    return resolve(asked | {"batch_size": case.batch, "budget": Budget(steps=case.steps), "seed": seed}, facts)
+    recipe = resolve(asked | {"batch_size": case.batch, "budget": Budget(steps=case.steps), "seed": seed}, facts)
+    return replace(recipe, learning_rate=case.rate * recipe.learning_rate)
 
 
 @torch.no_grad()
