@@ -76,7 +76,7 @@ SEEDS = {"cifar10": (0, 1, 2), "steel": (0,), "xray": (0,), "cifar10-split": (0,
 SPLIT = 5000  # of CIFAR-10's training images are held out in "cifar10-split", on which settings are chosen
 BOTH = ("dino", "lejepa", "simmim")  # run with either encoder: others of their families need tokens
 CONTROLS = ("random", "pixels", "k-means")
-# Values of a recipe by budget and objective ("" for all), where the rules' own are not taken; chosen on "cifar10-split".
+# Values of a recipe by budget and objective ("" for all) instead of the rules' own; chosen on "cifar10-split".
 THRICE = {"learning_rate": 3e-3}  # the rules' rate for a batch of 64
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("", ""): {"batch_size": 64}, ("10min", "moco"): THRICE, ("10min", "simclr"): THRICE, ("10min", "swav"): THRICE,

@@ -84,7 +84,7 @@ def test_each_tile_is_normalised_by_itself():
     tiles = torch.randn(2, 9, 3, 8, 8) * torch.rand(2, 9, 3, 1, 1) * 4 + torch.randn(2, 9, 3, 1, 1)
     tiles[0, 0] = 0.7
     x = tiles.double().numpy()
-    wanted = (x - x.mean((3, 4), keepdims=True)) / np.sqrt(x.var((3, 4), keepdims=True) + 1e-3)
+    wanted = (x - x.mean((2, 3, 4), keepdims=True)) / np.sqrt(x.var((2, 3, 4), keepdims=True) + 1e-3)
     assert np.allclose(normalised(tiles).numpy(), wanted, atol=1e-5)
     assert np.allclose(normalised(tiles)[0, 0].numpy(), 0.0, atol=1e-5)
 

@@ -92,21 +92,27 @@ def test_options_without_meaning_are_refused(name: str, options: dict[str, int])
 
 
 @pytest.mark.parametrize(
-    "encoder, args, size, wanted",
+    "encoder, args, size, half, third",
     [
-        ("resnet18", NARROW, 32, 16),
-        ("resnet18", NARROW, 128, 64),
-        ("resnet50", {}, 224, 112),
-        ("vit_tiny_patch16_224", {"patch_size": 8}, 64, 32),
-        ("vit_tiny_patch16_224", {"patch_size": 6}, 48, 24),
-        ("vit_tiny_patch16_224", {"patch_size": 12}, 96, 48),
-        ("vit_tiny_patch16_224", {}, 96, 48),
-        ("vit_small_patch14_dinov2", {}, 224, 112),
-        ("mixer_s16_224", {}, 64, 64),
+        ("resnet18", NARROW, 32, 16, 16),
+        ("resnet18", NARROW, 64, 32, 16),
+        ("resnet18", NARROW, 128, 64, 32),
+        ("resnet18", {}, 32, 16, 16),
+        ("convnext_atto", {}, 64, 32, 32),
+        ("resnet50", {}, 224, 112, 64),
+        ("vit_tiny_patch16_224", {"patch_size": 8}, 64, 32, 16),
+        ("vit_tiny_patch16_224", {"patch_size": 6}, 48, 24, 12),
+        ("vit_tiny_patch16_224", {"patch_size": 12}, 96, 48, 24),
+        ("vit_tiny_patch16_224", {}, 96, 48, 32),
+        ("vit_small_patch14_dinov2", {}, 224, 112, 70),
+        ("mixer_s16_224", {}, 64, 64, 64),
     ],
 )
-def test_parts_are_about_half_in_whole_patches(encoder: str, args: dict[str, Any], size: int, wanted: int):
-    assert part_size({"encoder": encoder, "encoder_args": args, "size": size}) == wanted
+def test_parts_are_half_or_a_third_in_whole_patches(
+    encoder: str, args: dict[str, Any], size: int, half: int, third: int
+):
+    recipe = {"encoder": encoder, "encoder_args": args, "size": size}
+    assert (part_size(recipe, 2), part_size(recipe, 3)) == (half, third)
 
 
 def test_an_arrangement_is_not_mirrored():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from selfsight.data.pixels import PixelFormat
+from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import find, registry
 from selfsight.training.build import check_sizes
 from selfsight.training.recipe import Budget, Recipe
@@ -16,10 +17,10 @@ from selfsight.training.rules import Facts, resolve
 CORNERS = [(1000, 64), (50_000, 256)]
 
 
-def recipe(objective: str, items: int, batch: int | None, side: int = 32, device: str = "cpu") -> Recipe:
+def recipe(objective: str, items: int, batch: int | None, side: int = 32, device: str = "cpu", **more: Any) -> Recipe:
     format = PixelFormat("RGB", 8, (0.0, 255.0))
     facts = Facts(items, side, format, device, False, 1, 2**40, lambda side: 0.0, lambda side: 0)
-    asked: dict[str, Any] = {"objective": objective, "budget": Budget(steps=100)}
+    asked: dict[str, Any] = {"objective": objective, "budget": Budget(steps=100)} | more
     return resolve(asked | ({"batch_size": batch} if batch else {}), facts)
 
 
@@ -42,6 +43,13 @@ def test_whatever_the_data_the_sizes_go_together(objective: str, items: int, bat
 def test_the_encoder_takes_the_sizes_of_the_rules(objective: str):
     for side in (32, 200):
         check_sizes(recipe(objective, 1000, 64, side))
+
+
+@pytest.mark.parametrize("objective", ["jigsaw", "rotation+jigsaw"])
+def test_an_encoder_that_cannot_take_a_tile_is_refused_in_a_sentence(objective: str):
+    made = recipe(objective, 1000, 64, encoder="convnext_atto", encoder_args={}, size=32)
+    with pytest.raises(SelfsightError, match="convnext_atto cannot take images of 16 px"):
+        check_sizes(made)
 
 
 @pytest.mark.parametrize("objective", ["swav", "dino", "dinov2"])

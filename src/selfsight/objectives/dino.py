@@ -29,7 +29,6 @@ from selfsight.objectives.objective import (
 from selfsight.objectives.prototypes import (
     FROZEN,
     Prototypes,
-    counted,
     prototype_count,
     swapped_prediction,
 )
@@ -53,12 +52,12 @@ def dino_targets(scores: Tensor, centre: Tensor, temperature: float) -> Tensor:
 
 
 def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    count = prototype_count(f.items)
+    count, why = prototype_count(f.items, r["batch_size"])
     options = {"prototypes": count, "hidden": 512, "bottleneck": 128, "momentum": 0.99}
     options |= {"temperature": 0.1, "teacher_temperature": 0.04}
     reason = "a teacher of momentum 0.99, as a short run has few steps; temperatures of Caron et al., ICCV 2021, the "
     reason += "teacher's as at their start"
-    return options, f"{counted(count, f.items)}; {reason}"
+    return options, f"{why}; {reason}"
 
 
 @register("dino")

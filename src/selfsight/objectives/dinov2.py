@@ -38,7 +38,6 @@ from selfsight.objectives.patches import patch_side
 from selfsight.objectives.prototypes import (
     FROZEN,
     Prototypes,
-    counted,
     prototype_count,
     sinkhorn,
     swapped_prediction,
@@ -105,11 +104,11 @@ def _views(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
 
 
 def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    count = prototype_count(f.items)
+    count, why = prototype_count(f.items, r["batch_size"])
     options = {"prototypes": count, "hidden": 512, "bottleneck": 128, "momentum": 0.99, "koleo": 0.1, "gram": 0.0}
     options |= {"temperature": 0.1, "teacher_temperature": 0.04}
     reason = "a teacher of momentum 0.99, as a short run has few steps; the rest as in Oquab et al., 2023"
-    return options, f"{counted(count, f.items)}; {reason}"
+    return options, f"{why}; {reason}"
 
 
 @register("dinov2")

@@ -2,9 +2,9 @@
 
 Noroozi and Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", ECCV 2016,
 sections 3 and 4. Each tile has a random place in its cell, so that borders do not continue, and a mean and deviation
-of its own, so that neither its light nor its contrast tells; it passes the encoder by itself. The loss is
--log p(permutation | features of the tiles in that order), one of K permutations that are far apart (algorithm 1,
-here without its random first choice).
+of its own, so that neither its light nor its contrast tells, one for all channels, as colours are worth learning; it
+passes the encoder by itself. The loss is -log p(permutation | features of the tiles in that order), one of K
+permutations that are far apart (algorithm 1, here without its random first choice).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Loss, Objective, Rule, all_mean, gather, projector, register
 from selfsight.objectives.patches import only_group, only_view
 from selfsight.objectives.pretext import arrangement, cut, encode_parts, guess, part_size, resize, up_to
+from selfsight.objectives.shared import MEASURED
 from selfsight.views.make import View
 from selfsight.views.plan import ViewPlan
 
@@ -69,8 +70,8 @@ def tiles_of(images: Tensor, draws: Tensor, fill: float = 64 / 75) -> Tensor:
 
 
 def normalised(tiles: Tensor) -> Tensor:
-    """Each channel of each tile [..., h, w] with mean 0 and deviation 1 (0 where it is flat)."""
-    variance, mean = torch.var_mean(tiles, dim=(-2, -1), keepdim=True, unbiased=False)
+    """Each tile [..., C, h, w] with mean 0 and deviation 1 (0 where it is flat)."""
+    variance, mean = torch.var_mean(tiles, dim=(-3, -2, -1), keepdim=True, unbiased=False)
     return (tiles - mean) * (variance + 1e-3).rsqrt()
 
 
@@ -92,9 +93,9 @@ class Jigsaw(Objective):
     rules: ClassVar[dict[str, Rule]] = {
         "views": arrangement(DRAWS, grey=0.3),
         "objective_options": lambda f, r: (
-            {"permutations": 64, "tile": part_size(r), "width": 128, "hidden": 512},
+            {"permutations": 64, "tile": part_size(r, 3), "width": 128, "hidden": 512},
             "64 permutations instead of 1000, for runs of minutes; a tile keeps 64 of 75 pixels of its cell's side "
-            "(Noroozi and Favaro, ECCV 2016) and is enlarged, so that the encoder's last map has a few cells",
+            f"(Noroozi and Favaro, ECCV 2016) and stays near its size, as small ones are cheap ({MEASURED})",
         ),
     }
     orders: Tensor

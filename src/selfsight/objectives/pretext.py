@@ -14,7 +14,7 @@ from selfsight.encoders.encoder import Encoder, Features
 from selfsight.encoders.store import is_fixed_size, takes_any_size
 from selfsight.objectives.objective import Rule, in_float32
 from selfsight.objectives.patches import patch_side
-from selfsight.objectives.shared import PLAIN, half
+from selfsight.objectives.shared import PLAIN, part_side
 from selfsight.views.plan import ViewGroup, ViewPlan
 
 
@@ -29,15 +29,20 @@ def arrangement(draws: int, grey: float = 0.0) -> Rule:
     return rule
 
 
-def part_size(r: dict[str, Any]) -> int:
-    """Pixels a side to which a part is resized for the encoder: about half of its size, in whole patches of a ViT."""
+def part_size(r: dict[str, Any], parts: int) -> int:
+    """Pixels a side to which a part is resized for the encoder: about its size over `parts`, in whole patches of a ViT.
+
+    Of a convolutional encoder not below 32, or half of its size if that is less: most end with a stride of 32, the
+    rules' narrow ResNet, which has no last stage, with 16.
+    """
     name = r["encoder"]
     if not is_fixed_size(name):
-        return half(r)
+        narrow = r["encoder_args"].get("layers", [1])[-1] == 0
+        return max(part_side(r, parts), 0 if narrow else min(32, part_side(r, 2)))
     if not takes_any_size(name):
         return int(r["size"])
     patch = patch_side(r)
-    return patch * max(1, round(half(r) / patch))
+    return patch * max(1, round(part_side(r, parts) / patch))
 
 
 def up_to(draws: Tensor, count: int) -> Tensor:

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfsight.objectives.objective import all_sum, check_views, in_float32, processes
+from selfsight.objectives.shared import MEASURED
 
 FROZEN = 0.05  # of the budget, in which prototypes stand still
 ITEMS_EACH = 16  # items for each prototype, where they are counted by rule
+BATCH_EACH = 4  # prototypes for each image of a batch, at most
 
 
 @in_float32
@@ -81,11 +83,12 @@ class Prototypes(nn.Module):
         self.weight.copy_(F.normalize(self.weight, dim=1))
 
 
-def prototype_count(items: int) -> int:
-    """A power of two from 64 to 1024, near one prototype for every `ITEMS_EACH` items."""
-    return int(2 ** min(10, max(6, round(math.log2(max(1, items) / ITEMS_EACH)))))
-
-
-def counted(count: int, items: int) -> str:
-    """Why `prototype_count` gave `count`."""
-    return f"{count} prototypes, near one for {ITEMS_EACH} of {items:,} items, within 64 and 1,024"
+def prototype_count(items: int, batch: int) -> tuple[int, str]:
+    """How many, and why: a power of two from 64 to 1024 near one prototype for every `ITEMS_EACH` items, but no more
+    than `BATCH_EACH` for each image of a batch."""
+    wished = int(2 ** min(10, max(6, round(math.log2(max(1, items) / ITEMS_EACH)))))
+    count = min(wished, BATCH_EACH * batch)
+    reason = f"near one prototype for {ITEMS_EACH} of {items:,} items, within 64 and 1,024"
+    if count < wished:
+        reason += f", but at most {BATCH_EACH} for each image of a batch, which cannot fill more ({MEASURED})"
+    return count, f"{count}: {reason}"

@@ -17,7 +17,7 @@ def quarters(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
     """Four quarters of an image, for objectives that compare any number of views."""
     if _one_size(r):
         return _two(r), f"{r['encoder']} takes one size only: two crops (Chen et al., ICML 2020){_colours(f)}"
-    group = ViewGroup(count=4, size=half(r), scale=(0.25, 0.25), ratio=(1.0, 1.0), colour=Colour())
+    group = ViewGroup(count=4, size=part_side(r, 2), scale=(0.25, 0.25), ratio=(1.0, 1.0), colour=Colour())
     reason = "several quarters of the image at the magnification of use: small, so many are seen in a minute"
     return ViewPlan((group,)), f"{reason} ({MEASURED}; Tong et al., EMP-SSL, 2023){_colours(f)}"
 
@@ -40,7 +40,7 @@ def multi_crop(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
     if _one_size(r):
         return _two(r), f"{r['encoder']} takes one size only: no small crops{_colours(f)}"
     large = ViewGroup(count=2, size=r["size"], scale=(0.3, 1.0), colour=Colour())
-    small = ViewGroup(count=4, size=half(r), scale=(0.08, 0.3), colour=Colour())
+    small = ViewGroup(count=4, size=part_side(r, 2), scale=(0.08, 0.3), colour=Colour())
     return ViewPlan(
         (large, small)
     ), f"two large crops and four of half the side, a quarter of the cost each{_colours(f)}"
@@ -72,10 +72,10 @@ def restyled(plan: ViewPlan, style: str, positives: str) -> ViewPlan:
     return plan
 
 
-def half(r: dict[str, Any]) -> int:
-    """Half of the encoder's size, in whole steps of 16 px or of a ViT's patches."""
+def part_side(r: dict[str, Any], parts: int) -> int:
+    """The encoder's size over `parts`, in whole steps of 16 px or of a ViT's patches."""
     step = patch_side(r) if takes_any_size(r["encoder"]) else 16
-    return int(max(step, r["size"] // 2 // step * step))
+    return int(max(step, r["size"] // parts // step * step))
 
 
 def _two(r: dict[str, Any]) -> ViewPlan:

@@ -27,7 +27,6 @@ from selfsight.objectives.objective import (
 from selfsight.objectives.prototypes import (
     FROZEN,
     Prototypes,
-    counted,
     prototype_count,
     sinkhorn,
     swapped_prediction,
@@ -51,13 +50,11 @@ def _views(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
 
 
 def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    most = prototype_count(f.items)
-    count = min(most, 4 * r["batch_size"])
+    count, why = prototype_count(f.items, r["batch_size"])
     options = {"prototypes": count, "temperature": 0.1, "epsilon": 0.03, "hidden": 512, "width": 128}
     return options, (
-        f"{counted(most, f.items)}, but at most four for each image of a batch, as there is no queue: {count}; codes "
-        f"harder than the paper's (Caron et al., NeurIPS 2020), which hardly moved in a short run ({MEASURED}); a "
-        "smaller projector"
+        f"{why}; no queue; codes harder than the paper's (Caron et al., NeurIPS 2020), which hardly moved in a short "
+        f"run ({MEASURED}); a smaller projector"
     )
 
 
