@@ -104,7 +104,7 @@ def _views(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
 
 
 def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    count, why = prototype_count(f.items, r["batch_size"])
+    count, why = prototype_count(f.items)
     options = {"prototypes": count, "hidden": 512, "bottleneck": 128, "momentum": 0.99, "koleo": 0.1, "gram": 0.0}
     options |= {"temperature": 0.1, "teacher_temperature": 0.04}
     reason = "a teacher of momentum 0.99, as a short run has few steps; the rest as in Oquab et al., 2023"
