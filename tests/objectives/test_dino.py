@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
 from helpers import default_objective, tiny_encoder, two_views
-from test_swav import slow_swapped, views_of
+from test_swav import slow_sinkhorn, slow_swapped, views_of
 from torch import Tensor
 
+from selfsight.errors import SelfsightError
 from selfsight.objectives.dino import DINO, dino_targets, teacher_temperature
 from selfsight.objectives.prototypes import swapped_prediction
 
@@ -27,8 +29,9 @@ def slow_targets(scores: Tensor, centre: Tensor, temperature: float) -> list[lis
     return out
 
 
-def small(encoder: str = "resnet18", **options: float) -> DINO:
-    task = default_objective("dino", encoder, prototypes=6, hidden=16, bottleneck=8, **options)
+def small(encoder: str = "resnet18", **options: Any) -> DINO:
+    options = {"prototypes": 6, "hidden": 16, "bottleneck": 8, "centring": "mean"} | options
+    task = default_objective("dino", encoder, **options)
     assert isinstance(task, DINO)
     return task
 
@@ -101,7 +104,7 @@ def test_the_objective_is_the_loss_of_its_student_and_teacher(encoder: str):
     task.teacher_temperature = 0.07  # in the middle of whose rise this is
     got = task(views, 0.15)
     t_encoder, t_head, t_prototypes = task.teacher.copies
-    said = torch.stack([t_prototypes(t_head(t_encoder(v.pixels).pooled)) for v in views[:2]])
+    said = torch.stack([t_prototypes(t_head(t_encoder(v.pixels).pooled)) for v in views[: task.large]])
     z = torch.stack([task.head(task.encoder(v.pixels).pooled) for v in views]).detach()
     targets = slow_targets(said, task.centre, 0.055)
     wanted = slow_swapped(task.prototypes(z), targets, 0.1)
@@ -111,6 +114,35 @@ def test_the_objective_is_the_loss_of_its_student_and_teacher(encoder: str):
     assert torch.allclose(got.assignments, torch.tensor(targets).flatten(0, 1), atol=1e-4)
 
 
+def test_centred_by_sinkhorn_each_view_has_codes_of_its_own():
+    task = small(centring="sinkhorn", teacher_temperature=0.07).eval()
+    views = views_of(task)
+    got = task(views, 0.15)
+    t_encoder, t_head, t_prototypes = task.teacher.copies
+    targets = []
+    for view in views[: task.large]:
+        targets.append(slow_sinkhorn(t_prototypes(t_head(t_encoder(view.pixels).pooled)), 0.055, 3))
+    z = torch.stack([task.head(task.encoder(v.pixels).pooled) for v in views]).detach()
+    assert got.total.item() == pytest.approx(slow_swapped(task.prototypes(z), targets, 0.1), abs=1e-3)
+    assert got.assignments is not None
+    assert torch.allclose(got.assignments, torch.tensor(targets).flatten(0, 1), atol=1e-3)
+
+
+@pytest.mark.parametrize("centring, weight", [("mean", 0.05), ("sinkhorn", 1 - 0.5**9)])
+def test_a_teacher_without_a_running_centre_forgets_its_random_weights(centring: str, weight: float):
+    task = small(centring=centring, momentum=0.9)
+    teacher, student = (next(net.parameters()) for net in (task.teacher.copies[0], task.encoder))
+    task.teacher.last.fill_(0.25)
+    was, student.data = teacher.clone(), student.data + 1.0
+    task.after_step(0.5)
+    assert torch.allclose(teacher, was + weight * (student - was), atol=1e-6)
+
+
+def test_an_unknown_centring_is_refused():
+    with pytest.raises(SelfsightError, match="mean or sinkhorn, not 'median'"):
+        small(centring="median")
+
+
 def test_the_centre_moves_by_the_formula_and_is_part_of_the_state():
     task = small()
     task.centre.normal_()
@@ -118,7 +150,7 @@ def test_the_centre_moves_by_the_formula_and_is_part_of_the_state():
     task(views_of(task), 0.5)
     task.train()(views_of(task), 0.5)
     t_encoder, t_head, t_prototypes = copy.deepcopy(task.teacher.copies).train()
-    pixels = torch.cat([v.pixels for v in views_of(task)[:2]])
+    pixels = torch.cat([v.pixels for v in views_of(task)[: task.large]])
     mean = t_prototypes(t_head(t_encoder(pixels).pooled)).mean(0)
     task.after_step(0.5)
     assert torch.allclose(task.centre, 0.9 * before + 0.1 * mean, atol=1e-5)

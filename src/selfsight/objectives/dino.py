@@ -1,21 +1,24 @@
 """DINO: predict what a teacher, the student's own moving average, says of another view.
 
 Caron, Touvron, Misra, Jégou, Mairal, Bojanowski and Joulin, "Emerging Properties in Self-Supervised Vision
-Transformers", ICCV 2021, equations 1 to 4 and algorithm 1. The teacher sees the large views; its scores are centred
-by their running mean, which keeps it from one cluster for all, and sharpened, which keeps it from none. The head has
-batch norm, an option of the authors': without it the teacher became uniform within 30 steps, of a ResNet as of a ViT.
-It has one behind the last layer as well, without which nine tenths of an embedding soon were the same for all images,
-and the teacher stays at its sharpest, as the authors advise where the loss does not fall.
+Transformers", ICCV 2021, equations 1 to 4 and algorithm 1. The teacher sees the large views; its scores are centred,
+which keeps it from one cluster for all, and sharpened, which keeps it from none. Centred by their running mean, as
+there, or by Sinkhorn's codes of each view (Ruan et al., ICLR 2023; as DINOv2's): these need no memory, so that the
+teacher may be fast, which a short run needs. The head has batch norm, an option of the authors': without it the
+teacher became uniform within 30 steps, of a ResNet as of a ViT. It has one behind the last layer as well, without
+which nine tenths of an embedding soon were the same for all images, and the teacher stays at its sharpest, as the
+authors advise where the loss does not fall.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
 
 from selfsight.encoders.encoder import Encoder
+from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import (
     Follower,
     Loss,
@@ -30,9 +33,10 @@ from selfsight.objectives.prototypes import (
     FROZEN,
     Prototypes,
     prototype_count,
+    sinkhorn,
     swapped_prediction,
 )
-from selfsight.objectives.shared import multi_crop
+from selfsight.objectives.shared import MEASURED, quick_crops
 from selfsight.views.make import View
 from selfsight.views.plan import ViewPlan
 
@@ -53,23 +57,24 @@ def dino_targets(scores: Tensor, centre: Tensor, temperature: float) -> Tensor:
 
 def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
     count, why = prototype_count(f.items, r["batch_size"])
-    options = {"prototypes": count, "hidden": 512, "bottleneck": 128, "momentum": 0.99}
+    options = {"prototypes": count, "hidden": 512, "bottleneck": 128, "centring": "sinkhorn", "momentum": 0.99}
     options |= {"temperature": 0.1, "teacher_temperature": 0.04}
-    reason = "a teacher of momentum 0.99, as a short run has few steps; temperatures of Caron et al., ICCV 2021, the "
-    reason += "teacher's as at their start"
+    reason = f"centred by Sinkhorn's codes, with which the teacher may forget its random weights at once ({MEASURED}); "
+    reason += "temperatures of Caron et al., ICCV 2021, the teacher's as at their start"
     return options, f"{why}; {reason}"
 
 
 @register("dino")
 class DINO(Objective):
-    """prototypes: outputs of the head. hidden, bottleneck: its widths. momentum: of the teacher at the start.
-    temperature: of the student; teacher_temperature: of the teacher once it is warm."""
+    """prototypes: outputs of the head. hidden, bottleneck: its widths. centring: "mean", the running one, which needs a
+    slow teacher, or "sinkhorn". momentum: of the teacher at the start. temperature: of the student;
+    teacher_temperature: of the teacher once it is warm."""
 
     family = "self-distillation"
     when = "Attention that follows objects, and good neighbours: for a ViT and a run of an hour or more."
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
-        "views": multi_crop,
+        "views": quick_crops,
         "objective_options": _options,
         "clip": lambda f, r: (3.0, "the norm at which Caron et al., ICCV 2021, clip gradients"),
     }
@@ -83,17 +88,21 @@ class DINO(Objective):
         prototypes: int = 1024,
         hidden: int = 512,
         bottleneck: int = 128,
+        centring: Literal["mean", "sinkhorn"] = "mean",
         momentum: float = 0.99,
         temperature: float = 0.1,
         teacher_temperature: float = 0.04,
     ) -> None:
         super().__init__(encoder, views)
         self.large = views.groups[0].count
+        if centring not in ("mean", "sinkhorn"):
+            raise SelfsightError(f"dino's centring is mean or sinkhorn, not {centring!r}.")
+        self.centring = centring
         self.temperature = temperature
         self.teacher_temperature = teacher_temperature
         self.head = projector([encoder.dim, hidden, hidden, bottleneck], last_norm=True)
         self.prototypes = Prototypes(prototypes, bottleneck)
-        self.teacher = Follower(encoder, self.head, self.prototypes, base=momentum, slow=True)
+        self.teacher = Follower(encoder, self.head, self.prototypes, base=momentum, slow=centring == "mean")
         self.register_buffer("centre", torch.zeros(prototypes))
         self.batch_mean = torch.zeros(prototypes)
 
@@ -109,7 +118,10 @@ class DINO(Objective):
             said = prototypes(embed_views(cast(Encoder, encoder), head, views[: self.large]))  # [L, B, K]
             self.batch_mean = said.mean((0, 1))  # [K], of the items of all processes
             warmth = teacher_temperature(self.teacher_temperature, progress)
-            targets = dino_targets(said, self.centre, warmth)
+            if self.centring == "sinkhorn":
+                targets = torch.stack([sinkhorn(view, warmth) for view in said])  # [L, B, K]
+            else:
+                targets = dino_targets(said, self.centre, warmth)
         loss = swapped_prediction(scores, targets, self.temperature)
         return Loss(loss, {"dino": loss.detach()}, z.detach(), targets.flatten(0, 1))
 

@@ -190,7 +190,7 @@ class Follower(nn.Module):
     Its momentum rises from `base` to 1 with half a cosine of progress (Grill et al., BYOL, 2020, section 3.2). Unless
     it is `slow`, it is at most (p / q) ** 9 from progress p to q (the power function of Karras et al., CVPR 2024,
     section 3.1): however few steps a run has, its teacher remembers the last tenth of them and not the random weights
-    of the beginning. A teacher that is sharpened must be slow: in our runs its centre did not keep up with a fast one.
+    of the beginning. A teacher that is centred by a running mean must be slow, as the mean does not keep up otherwise.
     In an extension, which begins behind the end of its run, the momentum alone counts.
     """
 

@@ -31,7 +31,7 @@ from selfsight.objectives.prototypes import (
     sinkhorn,
     swapped_prediction,
 )
-from selfsight.objectives.shared import MEASURED, multi_crop, quarters
+from selfsight.objectives.shared import MEASURED, quick_crops
 from selfsight.views.make import View
 from selfsight.views.plan import ViewPlan
 
@@ -41,12 +41,6 @@ def swav_loss(scores: Tensor, large: int, temperature: float, epsilon: float) ->
     give codes. In float32. The chance level is log K. Raises `ValueError` for one view or one sample."""
     codes = torch.stack([sinkhorn(view, epsilon) for view in scores[:large].detach()])
     return swapped_prediction(scores, codes, temperature), codes
-
-
-def _views(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
-    """Multi-crop on a GPU. On a CPU quarters, all of which give codes: three times as many steps for the same
-    operations, and more learnt."""
-    return multi_crop(f, r) if f.device == "cuda" else quarters(f, r)
 
 
 def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -66,7 +60,7 @@ class SwAV(Objective):
     family = "clustering"
     when = "Data in natural groups: learns fast, and gives soft clusters of the images beside the features."
     least_views = 2
-    rules: ClassVar[dict[str, Rule]] = {"views": _views, "objective_options": _options}
+    rules: ClassVar[dict[str, Rule]] = {"views": quick_crops, "objective_options": _options}
 
     def __init__(
         self,
