@@ -31,7 +31,9 @@ def slow_targets(scores: Tensor, centre: Tensor, temperature: float) -> list[lis
 
 def small(encoder: str = "resnet18", **options: Any) -> DINO:
     options = {"prototypes": 6, "hidden": 16, "bottleneck": 8, "centring": "mean"} | options
-    task = default_objective("dino", encoder, **options)
+    task = default_objective(
+        "dino", encoder, device="cuda", **options
+    )  # with small crops, as the rules for a GPU have it
     assert isinstance(task, DINO)
     return task
 

@@ -61,7 +61,8 @@ def slope(loss, at: Tensor, index: tuple[int, ...]) -> float:
 
 
 def small(**options: float) -> DINOv2:
-    task = default_objective("dinov2", prototypes=6, hidden=16, bottleneck=8, **options)
+    options = {"prototypes": 6, "hidden": 16, "bottleneck": 8} | options
+    task = default_objective("dinov2", device="cuda", **options)  # with small crops, as the rules for a GPU have it
     assert isinstance(task, DINOv2)
     return task
 
@@ -220,6 +221,7 @@ def test_the_teacher_follows_all_parts_and_gets_no_gradient():
             p.data += 0.1
     for prototypes in (task.prototypes, task.patch_prototypes):
         assert (prototypes.weight.grad == 0).all()  # in the first 5 %
+    task.teacher.last.fill_(0.5)  # long after the beginning
     task.after_step(0.5)
     students = [p for module in task._followed() for p in module.parameters()]
     for was, now, student in zip(before, task.teacher.parameters(), students, strict=True):
@@ -257,8 +259,10 @@ def test_views_without_enough_numbers_are_refused():
 
 @pytest.mark.parametrize("size, patch", [(32, 8), (48, 6), (96, 12), (128, 16)])
 def test_small_views_are_of_whole_patches(size: int, patch: int):
-    plan, _ = DINOv2.rules["views"](
-        FACTS, {"encoder": "vit_tiny_patch16_224", "encoder_args": {"patch_size": patch}, "size": size}
-    )
+    recipe = {"encoder": "vit_tiny_patch16_224", "encoder_args": {"patch_size": patch}, "size": size}
+    plan, _ = DINOv2.rules["views"](SimpleNamespace(**vars(FACTS) | {"device": "cuda"}), recipe)
     large, little = plan.groups
     assert large.draws == 2 + (size // patch) ** 2 and little.size % patch == 0 and little.size <= size // 2
+    plan, _ = DINOv2.rules["views"](FACTS, recipe)
+    (quarter,) = plan.groups
+    assert quarter.size == little.size and quarter.draws == 2 + (quarter.size // patch) ** 2

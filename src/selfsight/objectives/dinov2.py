@@ -5,7 +5,7 @@ DINO (`dino.py`) and the patch loss of iBOT (Zhou et al., ICLR 2022, equation 2)
 of the centre (Ruan et al., ICLR 2023), and KoLeo (Sablayrolles et al., ICLR 2019, equation 2). The patch loss may
 be anchored to the patches of an earlier teacher: Siméoni et al., "DINOv3", 2025, section 4, equation 3.
 
-Masks hide patches in one of each item's large views, so in half of the crops where there are two, as in the paper.
+Masks hide patches in one of each item's large views: in half of the crops where there are two, as in the paper.
 Which view, how many patches and which ones, the random numbers of the first view say: (view, ratio, N for patches).
 The patches are drawn one by one, not in blocks. Heads have batch norm, as in `dino.py`.
 """
@@ -42,7 +42,7 @@ from selfsight.objectives.prototypes import (
     sinkhorn,
     swapped_prediction,
 )
-from selfsight.objectives.shared import multi_crop
+from selfsight.objectives.shared import quick_crops
 from selfsight.views.make import View
 from selfsight.views.plan import ViewPlan
 
@@ -96,18 +96,18 @@ def gram_loss(patches: Tensor, anchors: Tensor) -> Tensor:
 
 
 def _views(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
-    """Large and small crops; the large ones with numbers for the masks."""
-    plan, reason = multi_crop(f, r)
+    """As `quick_crops`; the large ones with numbers for the masks."""
+    plan, reason = quick_crops(f, r)
     large, *small = plan.groups
     draws = 2 + (large.size // patch_side(r)) ** 2
     return ViewPlan((replace(large, draws=draws), *small)), f"{reason}; large ones with hidden patches"
 
 
 def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    count, why = prototype_count(f.items)
+    count, why = prototype_count(f.items, r["batch_size"])
     options = {"prototypes": count, "hidden": 512, "bottleneck": 128, "momentum": 0.99, "koleo": 0.1, "gram": 0.0}
     options |= {"temperature": 0.1, "teacher_temperature": 0.04}
-    reason = "a teacher of momentum 0.99, as a short run has few steps; the rest as in Oquab et al., 2023"
+    reason = "a teacher that is fast, as a short run has few steps; the rest as in Oquab et al., 2023"
     return options, f"{why}; {reason}"
 
 
@@ -161,7 +161,7 @@ class DINOv2(Objective):
         self.prototypes = Prototypes(prototypes, bottleneck)
         self.patch_head = projector([encoder.patch_dim, hidden, hidden, bottleneck], last_norm=True)
         self.patch_prototypes = Prototypes(prototypes, bottleneck)
-        self.teacher = Follower(*self._followed(), base=momentum, slow=True)
+        self.teacher = Follower(*self._followed(), base=momentum)
         if gram > 0:
             self.anchor = copy.deepcopy(encoder).requires_grad_(False)
         self.register_buffer("anchored", torch.tensor(False))

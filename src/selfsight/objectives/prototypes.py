@@ -83,11 +83,11 @@ class Prototypes(nn.Module):
         self.weight.copy_(F.normalize(self.weight, dim=1))
 
 
-def prototype_count(items: int, batch: int | None = None) -> tuple[int, str]:
+def prototype_count(items: int, batch: int) -> tuple[int, str]:
     """How many, and why: a power of two from 64 to 1024 near one prototype for every `ITEMS_EACH` items, but no more
-    than `BATCH_EACH` for each image of a `batch`, where that counts."""
+    than `BATCH_EACH` for each image of a batch."""
     wished = int(2 ** min(10, max(6, round(math.log2(max(1, items) / ITEMS_EACH)))))
-    count = wished if batch is None else min(wished, BATCH_EACH * batch)
+    count = min(wished, BATCH_EACH * batch)
     reason = f"near one prototype for {ITEMS_EACH} of {items:,} items, within 64 and 1,024"
     if count < wished:
         reason += f", but at most {BATCH_EACH} for each image of a batch, which cannot fill more ({MEASURED})"
