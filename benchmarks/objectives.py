@@ -68,8 +68,8 @@ from selfsight.views.make import Normalisation, make_views
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("SELFSIGHT_DATA", HERE.parent.parent / "shared" / "data"))
 RESULTS = HERE / "results" / "objectives.jsonl"
-# Operations of encoders: one core of an AMD EPYC with AVX-512 bf16 does 1e11 a second of SimCLR's while the other one is
-# busy too, and 8 seconds are its start. Without bf16 it is half of that, and a small ViT's step is slower.
+# Operations of encoders: one core of an AMD EPYC with AVX-512 bf16 does 1e11 a second of SimCLR's while the other one
+# is busy too, and 8 seconds are its start. Without bf16 it is half of that, and a small ViT's step is slower.
 BUDGETS = {"90s": 7e12, "10min": 6e13}
 SETS = {"cifar10": "cifar10", "steel": "neu", "xray": "chest-xray", "cifar10-split": "cifar10"}
 SEEDS = {"cifar10": (0, 1, 2), "steel": (0,), "xray": (0,), "cifar10-split": (0,)}
