@@ -70,7 +70,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "imbalance": {"largest": 5_000, "ratio": 100, "junk": 0.1, "steps": 320, "batch": 64, **PHOTOS},
     "groups": {"steps": 80, "batch": 64, "size": 64, "most": 10**6},
     # Patches of 8 px, so that a white cell is some patches wide.
-    "attention": {"steps": 120, "batch": 32, "size": 96, "patch": 8},
+    "attention": {"steps": 320, "batch": 32, "size": 96, "patch": 8},
     "weights": {"steps": 40, "batch": 64, "size": 64, "shots": (5, 30), "most": 10**6},
 }  # fmt: skip
 SMOKE: dict[str, dict[str, Any]] = {
