@@ -30,7 +30,13 @@ def slow_targets(scores: Tensor, centre: Tensor, temperature: float) -> list[lis
 
 
 def small(encoder: str = "resnet18", **options: Any) -> DINO:
-    options = {"prototypes": 6, "hidden": 16, "bottleneck": 8, "centring": "mean"} | options
+    options = {
+        "prototypes": 6,
+        "hidden": 16,
+        "bottleneck": 8,
+        "centring": "mean",
+        "teacher_temperature": 0.04,
+    } | options
     task = default_objective(
         "dino", encoder, device="cuda", **options
     )  # with small crops, as the rules for a GPU have it
@@ -86,6 +92,7 @@ def test_a_centre_of_all_scores_alike_makes_targets_uniform():
 def test_the_teachers_temperature_rises_and_stays():
     got = [teacher_temperature(0.07, p) for p in (0.0, 0.15, 0.3, 1.0)]
     assert got == pytest.approx([0.04, 0.055, 0.07, 0.07])
+    assert teacher_temperature(0.02, 0.0) == teacher_temperature(0.02, 1.0) == pytest.approx(0.02)
 
 
 def test_float32_inside_under_bf16():
@@ -138,6 +145,11 @@ def test_a_teacher_without_a_running_centre_forgets_its_random_weights(centring:
     was, student.data = teacher.clone(), student.data + 1.0
     task.after_step(0.5)
     assert torch.allclose(teacher, was + weight * (student - was), atol=1e-6)
+
+
+def test_the_rules_choose_a_teacher_without_a_running_centre():
+    task = default_objective("dino")
+    assert isinstance(task, DINO) and task.centring == "sinkhorn" and not task.teacher.slow and task.large == 4
 
 
 def test_an_unknown_centring_is_refused():

@@ -22,7 +22,7 @@ OBJECTIVES = {
     "simsiam": 0.9,
     "vicreg": 0.9,
     "swav": 0.85,
-    "dino": 0.87,
+    "dino": 0.8,
     "dinov2": 0.9,
     "mae": 0.8,
     "simmim": 0.92,

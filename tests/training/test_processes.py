@@ -88,6 +88,7 @@ class Stranger(Objective):
 
 CASES = [("stranger", encoder) for encoder in ENCODERS]
 CASES += [(name, e) for name, cls in registry().items() for e in ENCODERS if e != "resnet18" or not cls.tokens]
+CASES += [("dino@cuda", "resnet18"), ("dinov2@cuda", "vit_tiny_patch16_224")]  # with the views of a GPU's rules
 MUTATED = ("simclr", "resnet18")
 
 
@@ -155,7 +156,12 @@ def trained(rank: int, world: int, folder: str, cases: list[tuple[str, str]]) ->
     out: dict[str, Tensor] = {}
     for name, encoder in cases:
         torch.manual_seed(3)
-        task = Stranger(tiny_encoder(name=encoder), PLAN) if name == "stranger" else default_objective(name, encoder)
+        known, _, device = name.partition("@")
+        if name == "stranger":
+            task: Objective = Stranger(tiny_encoder(name=encoder), PLAN)
+        else:
+            centring = {"centring": "mean"} if name == "dino@cuda" else {}
+            task = default_objective(known, encoder, device=device or "cpu", **centring)
         model: nn.Module = synchronise(task).train()
         if world > 1:
             model = DistributedDataParallel(model, broadcast_buffers=False)  # which would hide that they differ

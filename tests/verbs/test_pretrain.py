@@ -13,6 +13,9 @@ import pytest
 from PIL import Image
 
 import selfsight
+from selfsight.data.importers import open_source
+from selfsight.training.recipe import Budget
+from selfsight.training.settle import choose, write_recipe
 from selfsight.verbs.embed import to_numpy
 
 FEW = {"steps": 2, "batch_size": 4}
@@ -105,6 +108,17 @@ def test_a_recipe_written_by_hand(images: Callable[..., Path], tmp_path: Path) -
         recipe.write_text(bad)
         with pytest.raises(selfsight.SelfsightError):
             selfsight.pretrain(str(tmp_path / "photos"), out=str(tmp_path / "other"), recipe=str(recipe), **FEW)
+
+
+def test_options_that_follow_the_size_are_chosen_anew_with_it(images: Callable[..., Path], tmp_path: Path) -> None:
+    items, file = open_source(images(6)), tmp_path / "r.yaml"
+    asked = {"objective": "mae+jigsaw", "size": 64, "budget": Budget(steps=1), "batch_size": 4}
+    recipe, _ = choose(asked, None, items)
+    write_recipe(file, recipe)
+    same, _ = choose({"size": 64}, str(file), items)
+    larger, _ = choose({"size": 96}, str(file), items)
+    assert same.objective_options == recipe.objective_options
+    assert (recipe.objective_options["jigsaw"]["tile"], larger.objective_options["jigsaw"]["tile"]) == (16, 32)
 
 
 def test_one_elongated_image_does_not_blow_up_a_batch(images: Callable[..., Path], tmp_path: Path) -> None:

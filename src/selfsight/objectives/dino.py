@@ -1,13 +1,12 @@
 """DINO: predict what a teacher, the student's own moving average, says of another view.
 
 Caron, Touvron, Misra, Jégou, Mairal, Bojanowski and Joulin, "Emerging Properties in Self-Supervised Vision
-Transformers", ICCV 2021, equations 1 to 4 and algorithm 1. The teacher sees the large views; its scores are centred,
-which keeps it from one cluster for all, and sharpened, which keeps it from none. Centred by their running mean, as
-there, or by Sinkhorn's codes of each view (Ruan et al., ICLR 2023; as DINOv2's): these need no memory, so that the
-teacher may be fast, which a short run needs. The head has batch norm, an option of the authors': without it the
-teacher became uniform within 30 steps, of a ResNet as of a ViT. It has one behind the last layer as well, without
-which nine tenths of an embedding soon were the same for all images, and the teacher stays at its sharpest, as the
-authors advise where the loss does not fall.
+Transformers", ICCV 2021, equations 1 to 4 and algorithm 1. The teacher sees the large views, or all where they have
+one size; its scores are centred, which keeps it from one cluster for all, and sharpened, which keeps it from none.
+They are centred by their running mean, as there, or by Sinkhorn's codes of each view (as in SwAV; Ruan et al., ICLR
+2023): these need no memory, so that the teacher may be fast, which a short run needs. The head has batch norm, an
+option of the authors': without it the teacher became uniform within 30 steps, of a ResNet as of a ViT. It has one
+behind the last layer as well, without which nine tenths of an embedding soon were the same for all images.
 """
 
 from __future__ import annotations
@@ -45,8 +44,10 @@ CENTRE_MOMENTUM = 0.9
 
 
 def teacher_temperature(last: float, progress: float) -> float:
-    """From 0.04 to `last` in a straight line over the first 0.3 of progress (appendix C; there, 30 epochs of 100)."""
-    return FIRST_TEMPERATURE + (last - FIRST_TEMPERATURE) * min(1.0, progress / WARM)
+    """From 0.04, or `last` if that is less, to `last` in a straight line over the first 0.3 of progress (appendix C;
+    there, 30 epochs of 100)."""
+    first = min(FIRST_TEMPERATURE, last)
+    return first + (last - first) * min(1.0, progress / WARM)
 
 
 @in_float32
@@ -58,17 +59,17 @@ def dino_targets(scores: Tensor, centre: Tensor, temperature: float) -> Tensor:
 def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
     count, why = prototype_count(f.items, r["batch_size"])
     options = {"prototypes": count, "hidden": 512, "bottleneck": 128, "centring": "sinkhorn", "momentum": 0.99}
-    options |= {"temperature": 0.1, "teacher_temperature": 0.04}
-    reason = f"centred by Sinkhorn's codes, with which the teacher may forget its random weights at once ({MEASURED}); "
-    reason += "temperatures of Caron et al., ICCV 2021, the teacher's as at their start"
+    options |= {"temperature": 0.1, "teacher_temperature": 0.02}
+    reason = f"centred by Sinkhorn's codes, with which the teacher may forget its random weights at once ({MEASURED}), "
+    reason += "and sharper than in Caron et al., ICCV 2021, as at 0.04 it may stay uniform"
     return options, f"{why}; {reason}"
 
 
 @register("dino")
 class DINO(Objective):
-    """prototypes: outputs of the head. hidden, bottleneck: its widths. centring: "mean", the running one, which needs a
-    slow teacher, or "sinkhorn". momentum: of the teacher at the start. temperature: of the student;
-    teacher_temperature: of the teacher once it is warm."""
+    """prototypes: outputs of the head. hidden, bottleneck: its widths. centring: "mean" (where nothing is said), the
+    running one, which needs a slow teacher, or "sinkhorn". momentum: of the teacher at the start. temperature: of the
+    student; teacher_temperature: of the teacher once it is warm."""
 
     family = "self-distillation"
     when = "Attention that follows objects, and good neighbours: for a ViT and a run of an hour or more."

@@ -5,7 +5,8 @@ DINO (`dino.py`) and the patch loss of iBOT (Zhou et al., ICLR 2022, equation 2)
 of the centre (Ruan et al., ICLR 2023), and KoLeo (Sablayrolles et al., ICLR 2019, equation 2). The patch loss may
 be anchored to the patches of an earlier teacher: Siméoni et al., "DINOv3", 2025, section 4, equation 3.
 
-Masks hide patches in one of each item's large views: in half of the crops where there are two, as in the paper.
+Masks hide patches in one of each item's large views (of the quarters, where all views have one size): in half of the
+crops where there are two, as in the paper, which is what the weights of the losses are those of.
 Which view, how many patches and which ones, the random numbers of the first view say: (view, ratio, N for patches).
 The patches are drawn one by one, not in blocks. Heads have batch norm, as in `dino.py`.
 """
@@ -42,7 +43,7 @@ from selfsight.objectives.prototypes import (
     sinkhorn,
     swapped_prediction,
 )
-from selfsight.objectives.shared import quick_crops
+from selfsight.objectives.shared import multi_crop, part_side, quick_crops
 from selfsight.views.make import View
 from selfsight.views.plan import ViewPlan
 
@@ -96,11 +97,14 @@ def gram_loss(patches: Tensor, anchors: Tensor) -> Tensor:
 
 
 def _views(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
-    """As `quick_crops`; the large ones with numbers for the masks."""
-    plan, reason = quick_crops(f, r)
+    """As `quick_crops`, unless quarters would be a patch or two a side; those of the first group with numbers for the
+    masks."""
+    choose = quick_crops if part_side(r, 2) > 2 * patch_side(r) else multi_crop
+    plan, reason = choose(f, r)
     large, *small = plan.groups
     draws = 2 + (large.size // patch_side(r)) ** 2
-    return ViewPlan((replace(large, draws=draws), *small)), f"{reason}; large ones with hidden patches"
+    hidden = f"patches are hidden in one of the {large.count} of {large.size} px"
+    return ViewPlan((replace(large, draws=draws), *small)), f"{reason}; {hidden}"
 
 
 def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -118,7 +122,7 @@ class DINOv2(Objective):
     weight of KoLeo. gram: weight of the anchor of patches (DINOv3: 2), which is the teacher at progress gram_from."""
 
     family = "self-distillation"
-    when = "A ViT whose patches shall be good too, for segmentation or counting: the dearest step, so for long runs."
+    when = "A ViT whose patches shall be good too, for segmentation or counting: a dear step, so for long runs."
     tokens = True
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
@@ -188,9 +192,9 @@ class DINOv2(Objective):
         patch_scores = self.patch_prototypes(hidden, frozen).view_as(patch_targets)  # [B, M, K]
         terms = {
             "dino": swapped_prediction(self.prototypes(z, frozen), image_targets, self.temperature),
-            # over all large views, of which one hides patches
-            "ibot": ibot_loss(patch_scores, patch_targets, counts, self.temperature) / self.large,
-            "koleo": koleo(self._whole(features.pooled)),
+            # as of the paper's two large views, of which one hides patches, however many there are
+            "ibot": ibot_loss(patch_scores, patch_targets, counts, self.temperature) / 2.0,
+            "koleo": 2.0 / self.large * koleo(self._whole(features.pooled)),
         }
         if self.weights["gram"] > 0 and self.anchored:
             with torch.no_grad():

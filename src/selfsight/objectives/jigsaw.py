@@ -70,7 +70,7 @@ def tiles_of(images: Tensor, draws: Tensor, fill: float = 64 / 75) -> Tensor:
 
 
 def normalised(tiles: Tensor) -> Tensor:
-    """Each tile [..., C, h, w] with mean 0 and deviation 1 (0 where it is flat)."""
+    """Each tile [..., C, h, w] with mean 0 and deviation 1 (0 where all its values are one)."""
     variance, mean = torch.var_mean(tiles, dim=(-3, -2, -1), keepdim=True, unbiased=False)
     return (tiles - mean) * (variance + 1e-3).rsqrt()
 
@@ -90,6 +90,7 @@ class Jigsaw(Objective):
         "Images of objects or scenes with parts in typical places; of little use for textures, where any order looks "
         "right, and lens errors or a vignette can give places away."
     )
+    resized = "tile"
     rules: ClassVar[dict[str, Rule]] = {
         "views": arrangement(DRAWS, grey=0.3),
         "objective_options": lambda f, r: (

@@ -48,9 +48,9 @@ class Objective(nn.Module):
 
     Of the class: `family` and `when` say what kind of pretext task it is and when to use it; `tokens`, whether it
     needs an encoder of tokens (a ViT), and `pool`, how a ViT that is chosen for it makes one feature of them;
-    `rate`, what part of the common learning rate suits it; `least_views`, how many views it compares; `rules`, its own
-    way to choose values of a recipe (views, options, …) where nobody asked for them, before the rules that hold for
-    all.
+    `rate`, what part of the common learning rate suits it; `least_views`, how many views it compares; `resized`, which
+    option, if any, is the side of the parts of a view that the encoder sees; `rules`, its own way to choose values of a
+    recipe (views, options, …) where nobody asked for them, before the rules that hold for all.
     """
 
     family: ClassVar[str] = ""
@@ -59,6 +59,7 @@ class Objective(nn.Module):
     pool: ClassVar[str] = "token"
     rate: ClassVar[float] = 1.0
     least_views: ClassVar[int] = 1
+    resized: ClassVar[str] = ""
     rules: ClassVar[dict[str, Rule]] = {}
     views: ViewPlan
 
@@ -80,6 +81,12 @@ class Objective(nn.Module):
                 f"{cls.__name__} hides or predicts tokens, and {encoder} has none. Choose a ViT, for example --encoder "
                 "vit_tiny_patch16_224, or leave --encoder out."
             )
+
+    @classmethod
+    def part_sizes(cls, options: dict[str, Any]) -> set[int]:
+        """Pixels a side of the parts of views that the encoder sees, by the options of a recipe."""
+        side = options.get(cls.resized) if isinstance(options, dict) else None
+        return {side} if isinstance(side, int) else set()
 
     @property
     def trained(self) -> Encoder:
@@ -339,6 +346,11 @@ def joint(name: str) -> type[Joint]:
                 groups = tuple(replace(views.groups[i], count=count) for i, count in own.pop("groups"))
                 members.append(cls(encoder, replace(views, groups=groups), **own))
             super().__init__(members, list(weights.values()))
+
+        @classmethod
+        def part_sizes(cls, options: dict[str, Any]) -> set[int]:
+            own = options if isinstance(options, dict) else {}
+            return set().union(*(member.part_sizes(own.get(name, {})) for name, member in classes.items()))
 
         @classmethod
         def check(cls, encoder: str, channels: int, views: ViewPlan) -> None:

@@ -61,6 +61,7 @@ class Position(Objective):
         "Images of objects with parts in typical places; of little use for textures; the colour fringes of lenses are "
         "taken out, but a vignette, a frame or a fixed scene still gives places away."
     )
+    resized = "patch"
     rules: ClassVar[dict[str, Rule]] = {
         "views": arrangement(DRAWS),
         "objective_options": lambda f, r: (

@@ -13,7 +13,6 @@ from torch import Tensor
 from selfsight.encoders.encoder import Encoder, Features
 from selfsight.encoders.store import is_fixed_size, takes_any_size
 from selfsight.objectives.objective import Rule, in_float32
-from selfsight.objectives.patches import patch_side
 from selfsight.objectives.shared import PLAIN, part_side
 from selfsight.views.plan import ViewGroup, ViewPlan
 
@@ -37,12 +36,10 @@ def part_size(r: dict[str, Any], parts: int) -> int:
     """
     name = r["encoder"]
     if not is_fixed_size(name):
-        narrow = r["encoder_args"].get("layers", [1])[-1] == 0
+        layers = r["encoder_args"].get("layers")
+        narrow = isinstance(layers, list | tuple) and list(layers)[-1:] == [0]
         return max(part_side(r, parts), 0 if narrow else min(32, part_side(r, 2)))
-    if not takes_any_size(name):
-        return int(r["size"])
-    patch = patch_side(r)
-    return patch * max(1, round(part_side(r, parts) / patch))
+    return part_side(r, parts) if takes_any_size(name) else int(r["size"])
 
 
 def up_to(draws: Tensor, count: int) -> Tensor:

@@ -53,9 +53,7 @@ def check_sizes(recipe: Recipe) -> None:
     preprocessing = Preprocessing(recipe.channels, recipe.size, (0.0, 1.0), flat, (1.0,) * recipe.channels)
     with torch.random.fork_rng(devices=[]):
         encoder = create(recipe.encoder, preprocessing, recipe.encoder_args).eval()
-    options = recipe.objective_options
-    each = [options, *(own for own in options.values() if isinstance(own, dict))]  # of a sum: of its members
-    parts = {own[name] for own in each for name in ("tile", "patch") if name in own}
+    parts = find(recipe.objective).part_sizes(recipe.objective_options)
     for size in sorted({recipe.size, *(group.size for group in recipe.views.groups), *parts}):
         try:
             with torch.inference_mode():

@@ -29,10 +29,10 @@ from selfsight.training.run import Run, write_whole
 
 # Values of a recipe that were chosen for another, and are chosen anew where that one is overridden.
 DEPENDENTS = {
-    "weights": ("encoder", "encoder_args", "views", "frozen", "encoder_rate", "statistics"),
+    "weights": ("encoder", "encoder_args", "views", "objective_options", "frozen", "encoder_rate", "statistics"),
     "objective": ("objective_options", "views", "learning_rate"),
-    "encoder": ("encoder_args", "views"),
-    "size": ("views", "canvas_side"),
+    "encoder": ("encoder_args", "views", "objective_options"),
+    "size": ("views", "objective_options", "canvas_side"),
     "optimiser": ("learning_rate", "weight_decay"),
     "batch_size": ("learning_rate",),
 }
