@@ -111,8 +111,8 @@ def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
     count, why = prototype_count(f.items, r["batch_size"])
     options = {"prototypes": count, "hidden": 512, "bottleneck": 128, "momentum": 0.99, "koleo": 0.1, "gram": 0.0}
     options |= {"temperature": 0.1, "teacher_temperature": 0.02}
-    reason = f"a teacher that is fast, as a short run has few steps, and sharper than in the paper ({MEASURED}); the rest "
-    reason += "as in Oquab et al., 2023"
+    reason = f"a teacher that is fast, as a short run has few steps, and sharper than in the paper ({MEASURED}); the "
+    reason += "rest as in Oquab et al., 2023"
     return options, f"{why}; {reason}"
 
 
