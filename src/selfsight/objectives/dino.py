@@ -72,7 +72,7 @@ class DINO(Objective):
     student; teacher_temperature: of the teacher once it is warm."""
 
     family = "self-distillation"
-    when = "Attention that follows objects, and good neighbours: for a ViT and a run of an hour or more."
+    when = "Attention that follows objects, and good neighbours: with a ViT, which it also teaches something in minutes."
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": quick_crops,
