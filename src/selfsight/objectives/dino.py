@@ -72,7 +72,7 @@ class DINO(Objective):
     student; teacher_temperature: of the teacher once it is warm."""
 
     family = "self-distillation"
-    when = "Attention that follows objects, and good neighbours: with a ViT, which it also teaches something in minutes."
+    when = "Attention that follows objects, and good neighbours: with a ViT, which learns in minutes too."
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": quick_crops,
