@@ -40,7 +40,7 @@ def test_a_sum_costs_what_its_parts_do_and_one_is_shown_whole(capsys: pytest.Cap
     (row,) = selfsight.objectives("dino")["objectives"]
     show({"objectives": [row]})
     said = capsys.readouterr().out
-    assert "Emerging" in said and "teacher_temperature 0.02" in said and "4 of 32 px" in said
+    assert "Emerging" in said and "teacher_temperature 0.015" in said and "4 of 32 px" in said
 
 
 def test_one_that_is_not_there_is_one_sentence():

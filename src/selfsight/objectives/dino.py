@@ -59,7 +59,7 @@ def dino_targets(scores: Tensor, centre: Tensor, temperature: float) -> Tensor:
 def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
     count, why = prototype_count(f.items, r["batch_size"])
     options = {"prototypes": count, "hidden": 512, "bottleneck": 128, "centring": "sinkhorn", "momentum": 0.99}
-    options |= {"temperature": 0.1, "teacher_temperature": 0.02}
+    options |= {"temperature": 0.1, "teacher_temperature": 0.015}
     reason = f"centred by Sinkhorn's codes, with which the teacher may forget its random weights at once ({MEASURED}), "
     reason += "and sharper than in Caron et al., ICCV 2021, as at 0.04 it may stay uniform"
     return options, f"{why}; {reason}"
