@@ -69,8 +69,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     # Classes of 5,000 images down to 50.
     "imbalance": {"largest": 5_000, "ratio": 100, "junk": 0.1, "steps": 320, "batch": 64, **PHOTOS},
     "groups": {"steps": 80, "batch": 64, "size": 64, "most": 10**6},
-    # Patches of 8 px, so that a white cell is some patches wide.
-    "attention": {"steps": 320, "batch": 32, "size": 96, "patch": 8},
+    # Patches of 8 px: a white cell is some patches wide. Multi-crop: quarters of a smear have little in common.
+    "attention": {
+        "steps": 120, "batch": 32, "size": 96, "patch": 8,
+        "views": [{"count": 2, "size": 96, "scale": [0.3, 1.0]}, {"count": 4, "size": 48, "scale": [0.08, 0.3]}],
+    },
     "weights": {"steps": 40, "batch": 64, "size": 64, "shots": (5, 30), "most": 10**6},
 }  # fmt: skip
 SMOKE: dict[str, dict[str, Any]] = {
@@ -78,7 +81,7 @@ SMOKE: dict[str, dict[str, Any]] = {
     "mae": {"steps": 2, "pretrain_batch": 16, "labels": 40, "test": 40, "batch": 16},
     "imbalance": {"largest": 50, "steps": 2, "batch": 16, "bank": 60, "test": 40},
     "groups": {"steps": 2, "batch": 8, "size": 32, "most": 40},
-    "attention": {"steps": 2, "batch": 4, "size": 64, "patch": 16},
+    "attention": {"steps": 2, "batch": 4, "size": 64, "patch": 16, "views": [{"count": 2, "size": 64}]},
     "weights": {"steps": 2, "batch": 4, "shots": (2, 3), "most": 40},
 }
 ARMS: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {  # what is measured for each claim, and with which seeds
@@ -339,7 +342,7 @@ def attention_maps(
     vit = {"encoder": "vit_tiny_patch16_224", "encoder_args": args}
     if case.arm == "dino":
         file = work / "runs" / f"attention-{s['patch']}.yaml"
-        file.write_text(yaml.safe_dump({"resolved": vit}))
+        file.write_text(yaml.safe_dump({"resolved": vit | {"views": {"groups": s["views"]}}}))
         asked = {"objective": "dino", "size": s["size"], "batch_size": s["batch"], "recipe": str(file)}
         encoder, row = pretrained(case, source, work, **asked)
     else:
