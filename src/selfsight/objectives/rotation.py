@@ -34,8 +34,8 @@ class Rotation(Objective):
 
     family = "classic pretext"
     when = (
-        "Photographs of things that have an up, such as animals, products or streets: cheap and stable; meaningless "
-        "for microscopy, textures and aerial images, and where a caption or the light from above gives it away."
+        "Photographs of things that have an up, such as animals, products or streets: stable; meaningless for "
+        "microscopy, textures and aerial images, and where a caption or the light from above gives it away."
     )
     rules: ClassVar[dict[str, Rule]] = {
         "views": one_crop(),
