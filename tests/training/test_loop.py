@@ -42,7 +42,7 @@ loop.CHECKPOINT_SECONDS = every
 make_views = loop.make_views
 loop.make_views = lambda *a: (time.sleep(pause), make_views(*a))[1]
 try:
-    selfsight.pretrain(source, out=out, steps=%d, batch_size=6, size=32, seed=5)
+    selfsight.pretrain(source, out=out, recipe=source + ".yaml", steps=%d, batch_size=6, size=32, seed=5)
 except KeyboardInterrupt as stop:
     print(stop)
     sys.exit(130)
@@ -54,6 +54,8 @@ class Command:
 
     def __init__(self, folder: Path) -> None:
         self.source = write_folder(folder / "photos", 15)
+        # Which number of threads is the fastest is measured in each new run, and another one rounds otherwise.
+        self.source.with_suffix(".yaml").write_text("resolved: {threads: 1}")
         self.cache = folder / "cache"
 
     def start(self, out: Path, pause: float = 0.0, every: float = 60.0) -> subprocess.Popen[str]:
