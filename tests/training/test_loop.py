@@ -32,17 +32,20 @@ from selfsight.views.make import View
 
 STEPS = 60
 TIMING = ("views_per_second", "waiting", "seconds")
-# The command as a user gives it. `pause` slows each step so that a signal arrives in the middle; `every` is the
+# The command as a user gives it, on one core: which number of threads is the fastest is measured in each new run, and
+# another number rounds otherwise. `pause` slows each step so that a signal arrives in the middle; `every` is the
 # time between checkpoints, a minute in use.
 CHILD = """
-import sys, time
+import os, sys, time
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 import selfsight, selfsight.training.loop as loop
 source, out, pause, every = sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
 loop.CHECKPOINT_SECONDS = every
 make_views = loop.make_views
 loop.make_views = lambda *a: (time.sleep(pause), make_views(*a))[1]
 try:
-    selfsight.pretrain(source, out=out, recipe=source + ".yaml", steps=%d, batch_size=6, size=32, seed=5)
+    selfsight.pretrain(source, out=out, steps=%d, batch_size=6, size=32, seed=5)
 except KeyboardInterrupt as stop:
     print(stop)
     sys.exit(130)
@@ -54,8 +57,6 @@ class Command:
 
     def __init__(self, folder: Path) -> None:
         self.source = write_folder(folder / "photos", 15)
-        # Which number of threads is the fastest is measured in each new run, and another one rounds otherwise.
-        self.source.with_suffix(".yaml").write_text("resolved: {threads: 1}")
         self.cache = folder / "cache"
 
     def start(self, out: Path, pause: float = 0.0, every: float = 60.0) -> subprocess.Popen[str]:
