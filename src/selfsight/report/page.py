@@ -99,6 +99,7 @@ def next_steps(
     here, source = shlex.quote(str(run.path)), shlex.quote(data["source"])
     again = f"selfsight pretrain {source} -o {shlex.quote(str(run.path) + '-2')}"
     again += f" --weights {shlex.quote(recipe.weights)}" if recipe.weights != RANDOM else ""
+    same = f"{again} --objective {shlex.quote(recipe.objective)}"
     slower = f"--learning-rate {recipe.learning_rate / 4:.2g}"
     other = "vicreg" if recipe.objective == "simclr" else "simclr"
     steps: list[dict[str, str]] = []
@@ -109,9 +110,9 @@ def next_steps(
     if not run.finished:
         add("This run has not ended. The selfsight pretrain command that started it goes on with it.")
     elif verdict.word == "not enough evidence":
-        add("Train longer; twenty minutes is a good first try.", f"{again} --minutes 20")
+        add("Train longer; twenty minutes is a good first try.", f"{same} --minutes 20")
     elif verdict.word in ("stuck", "collapsed"):
-        add("Take smaller steps.", f"{again} {slower}")
+        add("Take smaller steps.", f"{same} {slower}")
         add("Or learn by another task.", f"{again} --objective {other}")
         add("And look at the views below: views of one image must show the same thing, of two images different things.")
     if run.finished and verdict.word in ("working", "not enough evidence"):
