@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -118,7 +120,42 @@ def test_options_that_follow_the_size_are_chosen_anew_with_it(images: Callable[.
     same, _ = choose({"size": 64}, str(file), items)
     larger, _ = choose({"size": 96}, str(file), items)
     assert same.objective_options == recipe.objective_options
-    assert (recipe.objective_options["jigsaw"]["tile"], larger.objective_options["jigsaw"]["tile"]) == (16, 32)
+    assert (recipe.objective_options["jigsaw"]["tile"], larger.objective_options["jigsaw"]["tile"]) == (16, 24)
+
+
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [
+        ({"objective": "dino"}, {"batch_size": 8}),
+        ({"objective": "barlow"}, {"batch_size": 8}),
+        ({"objective": "emp"}, {"batch_size": 8}),
+        ({"objective": "simclr"}, {"objective": "dino"}),
+        ({"objective": "dino"}, {"objective": "jigsaw"}),
+        ({"objective": "simclr"}, {"objective": "mae"}),
+        ({"objective": "ijepa"}, {"objective": "mae"}),
+        ({"objective": "mae"}, {"size": 128}),
+        ({"objective": "simclr"}, {"encoder": "resnet34"}),
+        ({"objective": "simclr", "optimiser": "sgd"}, {"optimiser": "adamw"}),
+        ({"objective": "simclr", "encoder": "resnet34"}, {"objective": "dino", "size": 96}),
+    ],
+)
+def test_a_recipe_with_another_value_is_what_the_rules_give_with_it(
+    images: Callable[..., Path], tmp_path: Path, first: dict[str, Any], other: dict[str, Any]
+) -> None:
+    items, files = open_source(images(40, size=(80, 90))), [tmp_path / "1.yaml", tmp_path / "2.yaml"]
+    common: dict[str, Any] = {"budget": Budget(steps=1), "threads": 1}
+    write_recipe(files[0], choose(common | first, None, items)[0])
+    write_recipe(files[1], choose({"seed": 1}, str(files[0]), items)[0])  # what rules chose stays theirs
+    fresh, _ = choose(common | first | other | {"seed": 1}, None, items)
+    again, _ = choose(other, str(files[1]), items)
+    assert replace(again, reasons={}) == replace(fresh, reasons={})
+
+
+def test_what_a_person_wrote_stays_with_another_size_or_batch(images: Callable[..., Path], tmp_path: Path) -> None:
+    items, file = open_source(images(6)), tmp_path / "mine.yaml"
+    file.write_text("resolved: {objective: dino, size: 64, objective_options: {prototypes: 48}, budget: {steps: 1}}")
+    for other in ({"size": 96}, {"batch_size": 4}):
+        assert choose(other, str(file), items)[0].objective_options["prototypes"] == 48
 
 
 def test_one_elongated_image_does_not_blow_up_a_batch(images: Callable[..., Path], tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from plotly.offline import get_plotlyjs
 
 from selfsight.data.collection import Collection
 from selfsight.encoders.store import about_of
-from selfsight.encoders.weights import RANDOM
 from selfsight.errors import SelfsightError
 from selfsight.report import atlas, charts, pictures, tables
 from selfsight.report.verdict import Verdict, judge
@@ -97,9 +96,7 @@ def next_steps(
 ) -> list[dict[str, str]]:
     """What to do next: {text, command}, most useful first; `command` may be empty."""
     here, source = shlex.quote(str(run.path)), shlex.quote(data["source"])
-    again = f"selfsight pretrain {source} -o {shlex.quote(str(run.path) + '-2')}"
-    again += f" --weights {shlex.quote(recipe.weights)}" if recipe.weights != RANDOM else ""
-    same = f"{again} --objective {shlex.quote(recipe.objective)}"
+    again = f"selfsight pretrain {source} -o {shlex.quote(f'{run.path}-2')} --recipe {shlex.quote(str(run.recipe_file))}"
     slower = f"--learning-rate {recipe.learning_rate / 4:.2g}"
     other = "vicreg" if recipe.objective == "simclr" else "simclr"
     steps: list[dict[str, str]] = []
@@ -110,9 +107,9 @@ def next_steps(
     if not run.finished:
         add("This run has not ended. The selfsight pretrain command that started it goes on with it.")
     elif verdict.word == "not enough evidence":
-        add("Train longer; twenty minutes is a good first try.", f"{same} --minutes 20")
+        add("Train longer; twenty minutes is a good first try.", f"{again} --minutes 20")
     elif verdict.word in ("stuck", "collapsed"):
-        add("Take smaller steps.", f"{same} {slower}")
+        add("Take smaller steps.", f"{again} {slower}")
         add("Or learn by another task.", f"{again} --objective {other}")
         add("And look at the views below: views of one image must show the same thing, of two images different things.")
     if run.finished and verdict.word in ("working", "not enough evidence"):

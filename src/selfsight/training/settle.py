@@ -27,15 +27,18 @@ from selfsight.training.recipe import Budget, Recipe, plain, typed
 from selfsight.training.rules import facts_of, resolve
 from selfsight.training.run import Run, write_whole
 
-# Values of a recipe that were chosen for another, and are chosen anew where that one is overridden.
-DEPENDENTS = {
-    "weights": ("encoder", "encoder_args", "views", "objective_options", "frozen", "encoder_rate", "statistics"),
-    "objective": ("objective_options", "views", "learning_rate"),
-    "encoder": ("encoder_args", "views", "objective_options"),
-    "size": ("views", "objective_options", "canvas_side"),
-    "optimiser": ("learning_rate", "weight_decay"),
-    "batch_size": ("learning_rate",),
+# Values of a recipe that are chosen anew where another one is overridden: the first ones in any case, as they say
+# nothing without it, the second ones where the rules chose them for it, not a person.
+_PARTS = ("encoder", "encoder_args", "size", "views", "canvas_side", "objective_options")
+DEPENDENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "weights": (("encoder", "encoder_args"), (*_PARTS, "frozen", "encoder_rate", "statistics")),
+    "objective": (("objective_options", "views"), (*_PARTS, "learning_rate", "clip")),
+    "encoder": (("encoder_args",), _PARTS[1:]),
+    "size": (("views",), _PARTS),
+    "optimiser": (("learning_rate", "weight_decay"), ()),
+    "batch_size": (("learning_rate",), ("objective_options",)),
 }
+INHERITED = "of the recipe that was given: "  # before a reason
 OPAQUE = {"LA": "L", "RGBA": "RGB"}
 
 
@@ -67,7 +70,7 @@ def asked_of(choices: dict[str, Any]) -> dict[str, Any]:
 def check_weights(asked: dict[str, Any], recipe_file: str | None = None) -> None:
     """Read the weights that were asked for, or that the recipe names, and forget them again. Raises `SelfsightError`
     where they cannot be had, before any image is read."""
-    if weights := _start(_left_of(recipe_file, asked) | asked):
+    if weights := _start(_left_of(recipe_file, asked)[0] | asked):
         read(weights)
 
 
@@ -81,7 +84,8 @@ def choose(
     asked: dict[str, Any], recipe_file: str | None, items: Collection, processes: int = 1
 ) -> tuple[Recipe, PixelFormat]:
     """The recipe for a collection: what was asked, then what the file says, then what the rules give."""
-    given = _left_of(recipe_file, asked)
+    given, reasons = _left_of(recipe_file, asked)
+    reasons = {k: INHERITED + v.removeprefix(INHERITED) for k, v in reasons.items() if k in given.keys() - asked.keys()}
     asked = given | asked
     if isinstance(asked.get("views"), str):
         asked["view_style"] = asked.pop("views")
@@ -98,6 +102,7 @@ def choose(
     if channels != format.channels:  # a recipe of other data
         format = PixelFormat(usual_mode(channels), format.depth, format.window)
     recipe = resolve(asked, facts_of(items, format, processes, start))
+    recipe = replace(recipe, reasons=reasons | recipe.reasons)
     find(recipe.objective).check(recipe.encoder, recipe.channels, recipe.views)
     check_sizes(recipe)
     usable = len(items.usable)
@@ -128,7 +133,7 @@ def settle(
     """
     wanted = plain({k: asdict(v) if k == "budget" else v for k, v in asked.items()} | {"recipe": recipe_file})
     if recipe_file:
-        wanted["recipe_digest"] = hashlib.blake2b(repr(_given(recipe_file)).encode(), digest_size=8).hexdigest()
+        wanted["recipe_digest"] = hashlib.blake2b(repr(_given(recipe_file)[0]).encode(), digest_size=8).hexdigest()
     wanted |= {"extend": True} if extend else {}
     data: dict[str, Any] = {"source": str(source), "collection": str(items.path), "version": items.version}
     data |= {"items": len(items.usable), "id_hash": items.id_hash(), "processes": processes}
@@ -197,18 +202,22 @@ def _extend(run: Run, wanted: dict[str, Any], recipe: Recipe, pinned: dict[str, 
     run.log("extended", f"by {recipe.budget}", begin["step"])
 
 
-def _left_of(recipe_file: str | None, asked: dict[str, Any]) -> dict[str, Any]:
-    """The values of a recipe but for those that were chosen for another that was asked for instead."""
-    given = _given(recipe_file) if recipe_file else {}
-    for name, dependents in DEPENDENTS.items():
+def _left_of(recipe_file: str | None, asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values of a recipe but for those that were chosen for another that was asked for instead, and the reasons of
+    those that rules chose."""
+    given, reasons = _given(recipe_file) if recipe_file else ({}, {})
+    left = dict(given)
+    for name, (meaningless, chosen) in DEPENDENTS.items():
         if name in given and asked.get(name, given[name]) != given[name]:
-            given = {k: v for k, v in given.items() if k not in dependents}
-    return given
+            gone = {*meaningless, *(other for other in chosen if other in reasons)}
+            left = {k: v for k, v in left.items() if k not in gone}
+    return left, reasons
 
 
-def _given(recipe_file: str) -> dict[str, Any]:
-    """The values of a recipe.yaml of a run, of `plan`, or written by hand."""
+def _given(recipe_file: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values of a recipe.yaml of a run, of `plan`, or written by hand, and its reasons, if it has any."""
     try:
-        return typed(yaml.safe_load(Path(recipe_file).read_text(encoding="utf-8"))["resolved"])
+        content = yaml.safe_load(Path(recipe_file).read_text(encoding="utf-8"))
+        return typed(content["resolved"]), {str(k): str(v) for k, v in (content.get("reasons") or {}).items()}
     except (OSError, KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise SelfsightError(f"{recipe_file} is not a recipe.yaml of a run ({type(error).__name__}).") from None
