@@ -12,7 +12,6 @@ from helpers import default_objective, tiny_encoder, two_views
 from test_swav import slow_sinkhorn, slow_swapped, views_of
 from torch import Tensor
 
-from selfsight.errors import SelfsightError
 from selfsight.objectives.dino import DINO, dino_targets, teacher_temperature
 from selfsight.objectives.prototypes import swapped_prediction
 
@@ -150,11 +149,6 @@ def test_a_teacher_without_a_running_centre_forgets_its_random_weights(centring:
 def test_the_rules_choose_a_teacher_without_a_running_centre():
     task = default_objective("dino")
     assert isinstance(task, DINO) and task.centring == "sinkhorn" and not task.teacher.slow and task.large == 4
-
-
-def test_an_unknown_centring_is_refused():
-    with pytest.raises(SelfsightError, match="mean or sinkhorn, not 'median'"):
-        small(centring="median")
 
 
 def test_the_centre_moves_by_the_formula_and_is_part_of_the_state():

@@ -72,6 +72,45 @@ def test_a_recipe_that_cannot_be_is_one_sentence(photos: str, old: str, new: str
         train(photos, "run")
 
 
+OPTIONS = [
+    ("dino", "{centring: median}", "The option centring of DINO must be mean or sinkhorn, not 'median'"),
+    ("dino", "{prototypes: 0}", "prototypes of DINO must be a whole number of at least 1, not 0"),
+    ("dino", "{prototypes: many}", "a whole number of at least 1, not 'many'"),
+    ("dino", "{teacher_temperature: 0}", "a number above 0"),
+    ("dino", "{teacher_temperature: 1e-2}", "YAML: 1.0e-3"),  # which YAML takes for a word
+    ("dino", "{teacher: 1}", "DINO has no option teacher. It has: prototypes, hidden"),
+    ("dino", "[1]", "lines of NAME: VALUE"),
+    ("simclr", "{decoupled: 1}", "true or false, not 1"),
+    ("rotation", "{width: 1}", "Rotation has no option width. It has: none"),
+    ("ijepa", "{targets: [3, 4]}", "pairs of whole numbers"),
+    ("jigsaw", "{tile: 16.0}", "tile of Jigsaw must be a whole number"),
+    ("jigsaw+rotation", "{jigsaw: {tile: 16}}", "Take them from a recipe that selfsight plan --out writes"),
+    ("jigsaw+rotation", "{jigsaw: {tile: 0, groups: []}, rotation: {groups: []}}", "tile of Jigsaw must be"),
+]
+
+
+@pytest.mark.parametrize(("objective", "options", "said"), OPTIONS)
+def test_an_option_that_cannot_be_is_one_sentence_before_any_image_is_decoded(
+    photos: str, objective: str, options: str, said: str
+):
+    Path("mine.yaml").write_text(f"resolved: {{objective: {objective}, objective_options: {options}}}")
+    with pytest.raises(SelfsightError, match=said) as error:
+        train(photos, "run", recipe="mine.yaml")
+    assert "\n" not in str(error.value) and not Path("run", "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize(("options", "said"), [("{tile: 20}", "images of 20 px"), ("{permutations: 16}", "of 32 px")])
+def test_a_part_that_the_encoder_cannot_take_names_the_option(photos: str, options: str, said: str):
+    """Where the option is not given, the constructor's own value counts."""
+    arguments = (
+        f"encoder: vit_tiny_patch16_224, encoder_args: {{patch_size: 12}}, size: 96, objective_options: {options}"
+    )
+    Path("mine.yaml").write_text(f"resolved: {{objective: jigsaw, {arguments}}}")
+    with pytest.raises(SelfsightError, match=said) as error:
+        train(photos, "run", recipe="mine.yaml")
+    assert "another value of the option tile, for ViTs a multiple of the patch size." in str(error.value)
+
+
 def test_what_was_chosen_for_another_value_is_chosen_anew(photos: str):
     items = open_source(photos)
     Path("mine.yaml").write_text(SMALL_RECIPE + "  optimiser: adamw\n  learning_rate: 0.5\n  weight_decay: 0.25\n")

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from selfsight.encoders.encoder import Encoder
-from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import (
     Follower,
     Loss,
@@ -68,8 +67,9 @@ def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
 @register("dino")
 class DINO(Objective):
     """prototypes: outputs of the head. hidden, bottleneck: its widths. centring: "mean" (where nothing is said), the
-    running one, which needs a slow teacher, or "sinkhorn". momentum: of the teacher at the start. temperature: of the
-    student; teacher_temperature: of the teacher once it is warm."""
+    running one, which needs a slow teacher, or "sinkhorn". momentum: of the teacher at the start, with "sinkhorn"
+    unless the run is short (see `Follower`). temperature: of the student; teacher_temperature: of the teacher once it
+    is warm."""
 
     family = "self-distillation"
     when = "Attention that follows objects, and good neighbours: with a ViT, which learns in minutes too."
@@ -96,8 +96,6 @@ class DINO(Objective):
     ) -> None:
         super().__init__(encoder, views)
         self.large = views.groups[0].count
-        if centring not in ("mean", "sinkhorn"):
-            raise SelfsightError(f"dino's centring is mean or sinkhorn, not {centring!r}.")
         self.centring = centring
         self.temperature = temperature
         self.teacher_temperature = teacher_temperature
@@ -129,4 +127,5 @@ class DINO(Objective):
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         self.teacher.follow([self.encoder, self.head, self.prototypes], progress)
-        self.centre.lerp_(self.batch_mean, 1.0 - CENTRE_MOMENTUM)
+        if self.centring == "mean":
+            self.centre.lerp_(self.batch_mean, 1.0 - CENTRE_MOMENTUM)

@@ -119,8 +119,9 @@ def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
 @register("dinov2")
 class DINOv2(Objective):
     """prototypes: outputs of each head, of images and of patches. hidden, bottleneck: their widths. momentum: of the
-    teacher at the start. temperature: of the student; teacher_temperature: of the teacher once it is warm. koleo:
-    weight of KoLeo. gram: weight of the anchor of patches (DINOv3: 2), which is the teacher at progress gram_from."""
+    teacher at the start, unless the run is short (see `Follower`). temperature: of the student; teacher_temperature: of
+    the teacher once it is warm. koleo: weight of KoLeo. gram: weight of the anchor of patches (DINOv3: 2), which is the
+    teacher at progress gram_from."""
 
     family = "self-distillation"
     when = "A ViT whose patches shall be good too, for segmentation or counting: a dear step, so for long runs."

@@ -96,7 +96,8 @@ class Jigsaw(Objective):
         "objective_options": lambda f, r: (
             {"permutations": 64, "tile": part_size(r, 3), "width": 128, "hidden": 512},
             "64 permutations instead of 1000, for runs of minutes; a tile keeps 64 of 75 pixels of its cell's side "
-            f"(Noroozi and Favaro, ECCV 2016) and stays near its size, as small ones are cheap ({MEASURED})",
+            "(Noroozi and Favaro, ECCV 2016) and is enlarged no more than the encoder needs, as small ones are cheap "
+            f"({MEASURED})",
         ),
     }
     orders: Tensor

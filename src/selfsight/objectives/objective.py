@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
+import inspect
 import math
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import torch
 import torch.distributed as dist
@@ -83,10 +84,23 @@ class Objective(nn.Module):
             )
 
     @classmethod
-    def part_sizes(cls, options: dict[str, Any]) -> set[int]:
-        """Pixels a side of the parts of views that the encoder sees, by the options of a recipe."""
-        side = options.get(cls.resized) if isinstance(options, dict) else None
-        return {side} if isinstance(side, int) else set()
+    def check_options(cls, options: dict[str, Any]) -> None:
+        """Raise `SelfsightError` for an option that it does not have, or a value that is not of the option's kind.
+        Before anything is loaded."""
+        kinds = {name: kind for name, kind in get_type_hints(cls.__init__).items() if name not in NOT_OPTIONS}
+        for name, value in options.items():
+            if name not in kinds:
+                raise SelfsightError(f"{cls.__name__} has no option {name}. It has: {', '.join(kinds) or 'none'}.")
+            if wanted := _unlike(name, value, kinds[name]):
+                raise SelfsightError(f"The option {name} of {cls.__name__} must be {wanted}, not {value!r}.")
+
+    @classmethod
+    def part_sizes(cls, options: dict[str, Any]) -> dict[int, str]:
+        """Pixels a side of the parts of views that the encoder sees, and the option that says so."""
+        if not cls.resized:
+            return {}
+        default = inspect.signature(cls.__init__).parameters[cls.resized].default
+        return {options.get(cls.resized, default): cls.resized}
 
     @property
     def trained(self) -> Encoder:
@@ -112,6 +126,27 @@ class Objective(nn.Module):
             {"params": decayed, "weight_decay_scale": 1.0, "lr_scale": 1.0},
             {"params": plain, "weight_decay_scale": 0.0, "lr_scale": 1.0},
         ]
+
+
+NOT_OPTIONS = ("encoder", "views", "options", "return")  # among the annotations of an objective's constructor
+ABOVE_ZERO = ("temperature", "teacher_temperature", "epsilon", "eps")  # numbers that something is divided by
+
+
+def _unlike(name: str, value: Any, kind: Any) -> str:
+    """What an option must be, if `value` is not of its `kind`; else nothing."""
+    if get_origin(kind) is Literal:
+        return "" if value in get_args(kind) else " or ".join(get_args(kind))
+    if kind is bool:
+        return "" if isinstance(value, bool) else "true or false"
+    if kind is int:
+        return "" if type(value) is int and value > 0 else "a whole number of at least 1"
+    if kind is float:
+        least = "above 0" if name in ABOVE_ZERO else "of at least 0"
+        sound = type(value) in (int, float) and 0 <= value < math.inf and (value > 0 or name not in ABOVE_ZERO)
+        return "" if sound else f"a number {least} (YAML: 1.0e-3)"
+    pairs = isinstance(value, Sequence) and all(isinstance(pair, Sequence) and len(pair) == 2 for pair in value)
+    sound = pairs and all(type(side) is int and side > 0 for pair in value for side in pair)
+    return "" if sound else "pairs of whole numbers of at least 1"
 
 
 def embed_views(encoder: Encoder, projector: Callable[[Tensor], Tensor], views: Sequence[View]) -> Tensor:
@@ -348,9 +383,21 @@ def joint(name: str) -> type[Joint]:
             super().__init__(members, list(weights.values()))
 
         @classmethod
-        def part_sizes(cls, options: dict[str, Any]) -> set[int]:
-            own = options if isinstance(options, dict) else {}
-            return set().union(*(member.part_sizes(own.get(name, {})) for name, member in classes.items()))
+        def check_options(cls, options: dict[str, Any]) -> None:
+            for member, its in classes.items():
+                own = dict(options.get(member) or {})
+                if "groups" not in own or options.keys() != classes.keys():
+                    raise SelfsightError(
+                        f"The options of {name} are those of {' and of '.join(classes)}, each with the groups of views "
+                        "that it sees. Take them from a recipe that selfsight plan --out writes, or leave them out."
+                    )
+                del own["groups"]
+                its.check_options(own)
+
+        @classmethod
+        def part_sizes(cls, options: dict[str, Any]) -> dict[int, str]:
+            each = [(member, its.part_sizes(options[member])) for member, its in classes.items()]
+            return {size: f"{member}'s {option}" for member, sizes in each for size, option in sizes.items()}
 
         @classmethod
         def check(cls, encoder: str, channels: int, views: ViewPlan) -> None:

@@ -95,8 +95,8 @@ def next_steps(
     verdict: Verdict, run: Run, recipe: Recipe, data: dict[str, Any], rows: list[dict[str, Any]], evaluated: bool
 ) -> list[dict[str, str]]:
     """What to do next: {text, command}, most useful first; `command` may be empty."""
-    here, source = shlex.quote(str(run.path)), shlex.quote(data["source"])
-    again = f"selfsight pretrain {source} -o {shlex.quote(f'{run.path}-2')} --recipe {shlex.quote(str(run.recipe_file))}"
+    here, source, recipe_file = (shlex.quote(str(each)) for each in (run.path, data["source"], run.recipe_file))
+    again = f"selfsight pretrain {source} -o {shlex.quote(f'{run.path}-2')} --recipe {recipe_file}"
     slower = f"--learning-rate {recipe.learning_rate / 4:.2g}"
     other = "vicreg" if recipe.objective == "simclr" else "simclr"
     steps: list[dict[str, str]] = []

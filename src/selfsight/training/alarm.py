@@ -55,7 +55,8 @@ REMEDIES = {
     "--learning-rate, or with --objective vicreg, which keeps directions apart.",
     "cluster": "Images are given to fewer and fewer of the clusters. Start anew with fewer clusters or a lower "
     "--learning-rate.",
-    "teacher uniform": "The teacher cannot decide: every image belongs to all clusters alike. Lower its temperature.",
+    "teacher uniform": "The teacher cannot decide: every image belongs to all clusters alike. Its temperature is too "
+    "high, or views of an image have too little in common: start anew with larger ones, or with another --objective.",
     "teacher peaked": "The teacher says the same of every image. Its centring is too weak, or its temperature too low.",
     "loss not moving": "Nothing has been learnt yet. Look at views.png: views of one image must show the same thing. "
     "Or start anew with a --learning-rate four times higher.",

@@ -54,15 +54,17 @@ def check_sizes(recipe: Recipe) -> None:
     with torch.random.fork_rng(devices=[]):
         encoder = create(recipe.encoder, preprocessing, recipe.encoder_args).eval()
     parts = find(recipe.objective).part_sizes(recipe.objective_options)
-    for size in sorted({recipe.size, *(group.size for group in recipe.views.groups), *parts}):
+    sizes = {recipe.size, *(group.size for group in recipe.views.groups)}
+    for size in sorted(sizes | parts.keys()):
         try:
             with torch.inference_mode():
                 encoder(torch.zeros(1, recipe.channels, size, size))
         except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
-            raise SelfsightError(
-                f"{recipe.encoder} cannot take images of {size} px: {first_line(error)}. Give another --size, for "
-                "ViTs a multiple of twice the patch size, or another --encoder."
-            ) from None
+            remedy = "another --size, for ViTs a multiple of twice the patch size, or another --encoder"
+            if size not in sizes:
+                remedy = f"another value of the option {parts[size]}, for ViTs a multiple of the patch size"
+            said = first_line(error).rstrip(".")
+            raise SelfsightError(f"{recipe.encoder} cannot take images of {size} px: {said}. Give {remedy}.") from None
 
 
 def build(recipe: Recipe, format: PixelFormat, normalise: Normalisation, start: Encoder | None = None) -> Objective:

@@ -103,7 +103,11 @@ def choose(
         format = PixelFormat(usual_mode(channels), format.depth, format.window)
     recipe = resolve(asked, facts_of(items, format, processes, start))
     recipe = replace(recipe, reasons=reasons | recipe.reasons)
-    find(recipe.objective).check(recipe.encoder, recipe.channels, recipe.views)
+    objective = find(recipe.objective)
+    objective.check(recipe.encoder, recipe.channels, recipe.views)
+    if not isinstance(recipe.objective_options, dict):
+        raise SelfsightError(f"objective_options are lines of NAME: VALUE, not {recipe.objective_options!r}.")
+    objective.check_options(recipe.objective_options)
     check_sizes(recipe)
     usable = len(items.usable)
     check_share(min(recipe.batch_size, usable), usable, processes)
