@@ -432,7 +432,8 @@ def main() -> None:
         globals()["RESULTS"] = work / "tried.jsonl"
     if not arguments.table:
         run(arguments, work)
-    table([row for row in read_rows() if row["flops"] == BUDGETS[row["budget"]]], arguments.budget)
+    flops = arguments.flops or BUDGETS[arguments.budget]
+    table([row for row in read_rows() if row["flops"] == flops], arguments.budget)
 
 
 def run(arguments: argparse.Namespace, work: Path) -> None:
