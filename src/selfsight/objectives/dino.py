@@ -72,7 +72,10 @@ class DINO(Objective):
     is warm."""
 
     family = "self-distillation"
-    when = "Attention that follows objects, and good neighbours: with a ViT, which learns in minutes too."
+    when = (
+        "Good neighbours, with a ViT in minutes too; not for images whose parts have little in common, such as smears "
+        "of cells, where its teacher cannot decide."
+    )
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": quick_crops,
