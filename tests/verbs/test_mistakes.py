@@ -17,6 +17,7 @@ import selfsight
 from selfsight.data.importers import open_source
 from selfsight.encoders.store import load
 from selfsight.errors import SelfsightError
+from selfsight.objectives.objective import Objective
 from selfsight.training.recipe import Recipe
 from selfsight.training.run import Event, Run
 from selfsight.training.settle import asked_of, choose
@@ -85,6 +86,7 @@ OPTIONS = [
     ("ijepa", "{targets: [3, 4]}", "pairs of whole numbers"),
     ("jigsaw", "{tile: 16.0}", "tile of Jigsaw must be a whole number"),
     ("jigsaw+rotation", "{jigsaw: {tile: 16}}", "Take them from a recipe that selfsight plan --out writes"),
+    ("jigsaw+rotation", "{jigsaw: 5, rotation: {groups: [[0, 1]]}}", "Take them from a recipe"),
     ("jigsaw+rotation", "{jigsaw: {tile: 0, groups: []}, rotation: {groups: []}}", "tile of Jigsaw must be"),
 ]
 
@@ -97,6 +99,35 @@ def test_an_option_that_cannot_be_is_one_sentence_before_any_image_is_decoded(
     with pytest.raises(SelfsightError, match=said) as error:
         train(photos, "run", recipe="mine.yaml")
     assert "\n" not in str(error.value) and not Path("run", "recipe.yaml").exists()
+
+
+def test_joint_options_for_views_that_there_are_not(photos: str):
+    options = "{jigsaw: {groups: [[7, 1]]}, rotation: {groups: [[0, 1]]}}"
+    Path("mine.yaml").write_text(f"resolved: {{objective: jigsaw+rotation, objective_options: {options}}}")
+    with pytest.raises(SelfsightError, match="The options of jigsaw ask for groups of views that the view plan lacks"):
+        train(photos, "run", recipe="mine.yaml")
+
+
+def test_options_of_kinds_that_are_unknown_here_are_left_to_the_objective():
+    class Theirs(Objective):
+        def __init__(self, encoder: Any, views: Any, kind: str = "a", widths: list[int] | None = None, free=1) -> None:
+            super().__init__(encoder, views)
+
+    class Open(Objective):
+        def __init__(self, encoder: Any, views: Any, **options: Any) -> None:
+            super().__init__(encoder, views)
+
+    Theirs.check_options({"kind": "b", "widths": [64, 64], "free": -1.0})
+    Open.check_options({"tile": 16})
+    with pytest.raises(SelfsightError, match=r"Theirs has no option tile. It has: kind, widths, free"):
+        Theirs.check_options({"tile": 16})
+
+
+def test_arguments_that_a_person_wrote_stay_with_their_encoder(photos: str):
+    written = "encoder: resnet18, encoder_args: {channels: [8, 8, 8, 8]}, objective: simclr"
+    Path("mine.yaml").write_text(f"resolved: {{{written}}}\nreasons: {{encoder: chosen, objective: chosen}}")
+    with pytest.raises(SelfsightError, match=r"resnet18 has none. Choose a ViT"):
+        selfsight.plan(photos, recipe="mine.yaml", objective="mae", steps=1)
 
 
 @pytest.mark.parametrize(("options", "said"), [("{tile: 20}", "images of 20 px"), ("{permutations: 16}", "of 32 px")])

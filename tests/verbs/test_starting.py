@@ -220,6 +220,14 @@ def test_the_encoder_of_a_recipe_says_of_which_model_a_file_is(photos: str):
     assert selfsight.plan(photos, weights="alone.safetensors", steps=1, recipe="small.yaml")["reasons"]["encoder"]
 
 
+def test_a_recipe_with_weights_keeps_their_encoder_with_another_task(photos: str):
+    net = timm.create_model("resnet18", num_classes=5)
+    save_file(net.state_dict(), "alone.safetensors")
+    selfsight.plan(photos, weights="alone.safetensors", encoder="resnet18", steps=1, recipe="small.yaml", out="w.yaml")
+    values = selfsight.plan(photos, recipe="w.yaml", objective="vicreg", steps=1)["values"]
+    assert (values["encoder"], values["weights"], values["objective"]) == ("resnet18", "alone.safetensors", "vicreg")
+
+
 def test_plan_gives_the_reasons_and_the_licence(photos: str, capsys: pytest.CaptureFixture[str]):
     hub(Path("closed"), "cc-by-nc-4.0")
     result = selfsight.plan(photos, weights="closed", steps=2, recipe="small.yaml", out="mine.yaml")

@@ -85,13 +85,16 @@ class Objective(nn.Module):
 
     @classmethod
     def check_options(cls, options: dict[str, Any]) -> None:
-        """Raise `SelfsightError` for an option that it does not have, or a value that is not of the option's kind.
-        Before anything is loaded."""
-        kinds = {name: kind for name, kind in get_type_hints(cls.__init__).items() if name not in NOT_OPTIONS}
+        """Raise `SelfsightError` for an option that it does not have, or a value that is not of the kind that the
+        constructor names: whole numbers are at least 1, others at least 0. Before anything is loaded."""
+        known, kinds = inspect.signature(cls.__init__).parameters, get_type_hints(cls.__init__)
+        names = [name for name in known if name not in NOT_OPTIONS and cls.__init__ is not Objective.__init__]
+        if any(parameter.kind is parameter.VAR_KEYWORD for name, parameter in known.items() if name in names):
+            return
         for name, value in options.items():
-            if name not in kinds:
-                raise SelfsightError(f"{cls.__name__} has no option {name}. It has: {', '.join(kinds) or 'none'}.")
-            if wanted := _unlike(name, value, kinds[name]):
+            if name not in names:
+                raise SelfsightError(f"{cls.__name__} has no option {name}. It has: {', '.join(names) or 'none'}.")
+            if wanted := _unlike(name, value, kinds.get(name)):
                 raise SelfsightError(f"The option {name} of {cls.__name__} must be {wanted}, not {value!r}.")
 
     @classmethod
@@ -99,8 +102,7 @@ class Objective(nn.Module):
         """Pixels a side of the parts of views that the encoder sees, and the option that says so."""
         if not cls.resized:
             return {}
-        default = inspect.signature(cls.__init__).parameters[cls.resized].default
-        return {options.get(cls.resized, default): cls.resized}
+        return {options.get(cls.resized, inspect.signature(cls).parameters[cls.resized].default): cls.resized}
 
     @property
     def trained(self) -> Encoder:
@@ -128,7 +130,7 @@ class Objective(nn.Module):
         ]
 
 
-NOT_OPTIONS = ("encoder", "views", "options", "return")  # among the annotations of an objective's constructor
+NOT_OPTIONS = ("self", "encoder", "views")  # of what an objective's constructor takes
 ABOVE_ZERO = ("temperature", "teacher_temperature", "epsilon", "eps")  # numbers that something is divided by
 
 
@@ -144,9 +146,15 @@ def _unlike(name: str, value: Any, kind: Any) -> str:
         least = "above 0" if name in ABOVE_ZERO else "of at least 0"
         sound = type(value) in (int, float) and 0 <= value < math.inf and (value > 0 or name not in ABOVE_ZERO)
         return "" if sound else f"a number {least} (YAML: 1.0e-3)"
-    pairs = isinstance(value, Sequence) and all(isinstance(pair, Sequence) and len(pair) == 2 for pair in value)
-    sound = pairs and all(type(side) is int and side > 0 for pair in value for side in pair)
-    return "" if sound else "pairs of whole numbers of at least 1"
+    return "" if kind != Sequence[Sequence[int]] or _pairs(value, 1) else "pairs of whole numbers of at least 1"
+
+
+def _pairs(value: Any, least: int) -> bool:
+    """Whether it is a list of pairs of whole numbers."""
+    return isinstance(value, list | tuple) and all(
+        isinstance(pair, list | tuple) and len(pair) == 2 and all(type(n) is int and n >= least for n in pair)
+        for pair in value
+    )
 
 
 def embed_views(encoder: Encoder, projector: Callable[[Tensor], Tensor], views: Sequence[View]) -> Tensor:
@@ -378,15 +386,19 @@ def joint(name: str) -> type[Joint]:
             members = []
             for member, cls in classes.items():
                 own = dict(options[member])
-                groups = tuple(replace(views.groups[i], count=count) for i, count in own.pop("groups"))
+                asked = own.pop("groups")
+                if any(i >= len(views.groups) for i, _ in asked):
+                    raise SelfsightError(f"The options of {member} ask for groups of views that the view plan lacks.")
+                groups = tuple(replace(views.groups[i], count=count) for i, count in asked)
                 members.append(cls(encoder, replace(views, groups=groups), **own))
             super().__init__(members, list(weights.values()))
 
         @classmethod
         def check_options(cls, options: dict[str, Any]) -> None:
             for member, its in classes.items():
-                own = dict(options.get(member) or {})
-                if "groups" not in own or options.keys() != classes.keys():
+                own = options.get(member)
+                own = dict(own) if isinstance(own, dict) else {}
+                if not _pairs(own.get("groups"), 0) or options.keys() != classes.keys():
                     raise SelfsightError(
                         f"The options of {name} are those of {' and of '.join(classes)}, each with the groups of views "
                         "that it sees. Take them from a recipe that selfsight plan --out writes, or leave them out."

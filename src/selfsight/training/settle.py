@@ -31,7 +31,7 @@ from selfsight.training.run import Run, write_whole
 # nothing without it, the second ones where the rules chose them for it, not a person.
 _PARTS = ("encoder", "encoder_args", "size", "views", "canvas_side", "objective_options")
 DEPENDENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "weights": (("encoder", "encoder_args"), (*_PARTS, "frozen", "encoder_rate", "statistics")),
+    "weights": (("encoder", "encoder_args"), (*_PARTS, "channels", "frozen", "encoder_rate", "statistics")),
     "objective": (("objective_options", "views"), (*_PARTS, "learning_rate", "clip")),
     "encoder": (("encoder_args",), _PARTS[1:]),
     "size": (("views",), _PARTS),
@@ -210,10 +210,14 @@ def _left_of(recipe_file: str | None, asked: dict[str, Any]) -> tuple[dict[str, 
     """The values of a recipe but for those that were chosen for another that was asked for instead, and the reasons of
     those that rules chose."""
     given, reasons = _given(recipe_file) if recipe_file else ({}, {})
+    chosen_by_rules = set(reasons)
+    by_hand = "encoder_args" in given and "encoder_args" not in reasons
+    if by_hand or asked.get("weights", given.get("weights")) == given.get("weights", RANDOM) != RANDOM:
+        chosen_by_rules -= {"encoder", "encoder_args"}  # arguments and weights are of one encoder
     left = dict(given)
     for name, (meaningless, chosen) in DEPENDENTS.items():
         if name in given and asked.get(name, given[name]) != given[name]:
-            gone = {*meaningless, *(other for other in chosen if other in reasons)}
+            gone = {*meaningless, *chosen_by_rules.intersection(chosen)}
             left = {k: v for k, v in left.items() if k not in gone}
     return left, reasons
 
