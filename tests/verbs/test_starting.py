@@ -130,7 +130,8 @@ def test_a_licence_is_inherited_over_generations_and_told(photos: str, capsys: p
         about = about_of(f"{run}/encoder")
         assert (about["licence"], about["starting_weights"]) == ("cc-by-nc-4.0", origin)
         page = Path(selfsight.report(run)["report"]).read_text()
-        assert f"-o {run}-2 --weights {'closed' if run == 'runs/child' else 'runs/child'}" in page
+        assert f"-o {run}-2 --recipe {run}/recipe.yaml" in page
+        assert Run.open(run).read_recipe()[1].weights == ("closed" if run == "runs/child" else "runs/child")
         assert "Before and after" in page and "forbids commercial use" in page and f"started from {origin}" in page
     show_runs(selfsight.runs())
     assert "(cc-by-nc-4.0)" in "".join(capsys.readouterr().out.split())
