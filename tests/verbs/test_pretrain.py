@@ -93,6 +93,11 @@ def test_values_without_meaning(
         selfsight.pretrain(str(images(6)), out=str(tmp_path / "run"), steps=2, **{"batch_size": 4} | asked)
 
 
+def test_too_few_minutes_are_told_with_what_took_them(images: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(selfsight.SelfsightError, match=r"0.0001 minutes are too few: \d+ s went by before .* at the end"):
+        selfsight.pretrain(str(images(6)), out=str(tmp_path / "run"), minutes=1e-4, batch_size=4)
+
+
 def test_nothing_is_written_among_the_images(images: Callable[..., Path]) -> None:
     photos = images(6)
     with pytest.raises(selfsight.SelfsightError, match="stays as it is"):

@@ -255,8 +255,8 @@ def _train(
                 write_whole(run.set_aside_file, json.dumps(canvases.set_aside))
     if done.step == 0:
         raise SelfsightError(
-            f"{recipe.budget.minutes:g} minutes were over before the first step: reading the images took them, "
-            "which is not needed again. Give another -o, and more --minutes."
+            f"{recipe.budget.minutes:g} minutes are too few: {clock.seconds:.0f} s went by before the first step, and "
+            f"{clock.reserve:.0f} s are kept for measuring the features at the end. Give another -o, and more --minutes."
         )
     if main:
         if adaptation:
