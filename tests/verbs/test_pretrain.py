@@ -94,7 +94,7 @@ def test_values_without_meaning(
 
 
 def test_too_few_minutes_are_told_with_what_took_them(images: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(selfsight.SelfsightError, match=r"0.0001 minutes are too few: \d+ s went by before .* at the end"):
+    with pytest.raises(selfsight.SelfsightError, match=r"0.0001 minutes are too few: \d+ s went by .* in the end"):
         selfsight.pretrain(str(images(6)), out=str(tmp_path / "run"), minutes=1e-4, batch_size=4)
 
 

@@ -256,7 +256,7 @@ def _train(
     if done.step == 0:
         raise SelfsightError(
             f"{recipe.budget.minutes:g} minutes are too few: {clock.seconds:.0f} s went by before the first step, and "
-            f"{clock.reserve:.0f} s are kept for measuring the features at the end. Give another -o, and more --minutes."
+            f"{clock.reserve:.0f} s are kept for measuring the features in the end. Give another -o and more --minutes."
         )
     if main:
         if adaptation:
