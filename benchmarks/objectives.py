@@ -79,7 +79,7 @@ CONTROLS = ("random", "pixels", "k-means")
 # Values of a recipe by budget and objective ("" for all) instead of the rules' own; chosen on "cifar10-split".
 THRICE = {"learning_rate": 3e-3}  # thrice what the rules give for a batch of 64
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
-    ("", ""): {"batch_size": 64}, ("10min", "moco"): THRICE, ("10min", "simclr"): THRICE, ("10min", "swav"): THRICE,
+    ("", ""): {"batch_size": 64}, ("10min", "simclr"): THRICE, ("10min", "swav"): THRICE,
     ("10min", "barlow"): {"learning_rate": 2e-3}, ("90s", "byol"): {"learning_rate": 1e-3},
 }  # fmt: skip
 BANK = {"90s": 5_000, "10min": 50_000}  # labelled images that probes learn from, at most
