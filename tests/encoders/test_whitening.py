@@ -9,7 +9,7 @@ import torch
 from helpers import tiny_encoder
 
 from selfsight.encoders.store import read_folder, save
-from selfsight.encoders.whitening import FLOOR, POWER, whiten, whitening
+from selfsight.encoders.whitening import FLOOR, SHARE, power_for, whiten, whitening
 
 
 def correlated(count: int, dim: int) -> torch.Tensor:
@@ -42,12 +42,36 @@ def test_a_direction_keeps_what_the_power_and_the_floor_leave():
 
 def test_directions_without_variance_do_not_blow_up():
     x = torch.randn(50, 3) @ torch.randn(3, 10)
-    for power in (POWER, 0.5):
+    for power in (None, 0.5):
         weight, bias = whitening(x, power)
         spread = (x @ weight.T + bias).std(0)
         assert torch.isfinite(weight).all() and spread[3:].max() < 1e-3 < 0.5 < spread[:3].min()
     constant = whitening(torch.ones(5, 4))
     assert torch.isfinite(constant[0]).all() and torch.isfinite(constant[1]).all()
+
+
+def effective_rank(x: torch.Tensor) -> float:
+    values = np.linalg.eigvalsh(np.cov(x.numpy().T.astype(np.float64), bias=True)).clip(1e-30)
+    share = values / values.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def test_it_goes_until_an_eighth_of_the_directions_count_and_no_further():
+    # Closed form of two directions, 1 and e: their shares are 1 / (1 + e ** -t) and the rest, with t = 1 - 2 p.
+    variances = torch.tensor([1.0, float(np.e)], dtype=torch.float64)
+    for power in (0.1, 0.3):
+        share = 1.0 / (1.0 + np.exp(-(1.0 - 2.0 * power)))
+        rank = np.exp(-share * np.log(share) - (1 - share) * np.log(1 - share))
+        assert abs(power_for(variances, rank) - power) < 1e-4
+    few = torch.randn(2000, 200) * torch.logspace(0, -8, 200)
+    few_items = few[:161]  # 160 directions are all that they can have
+    for x, wanted in ((few, SHARE * 200), (few_items, SHARE * 160)):
+        weight, bias = whitening(x)
+        assert effective_rank(x) < 0.9 * wanted
+        assert abs(effective_rank(x @ weight.T + bias) - wanted) < 0.15 * wanted  # the floor takes a part
+    many = torch.randn(2000, 64)
+    weight, bias = whitening(many)  # all directions count already: they are turned, and no more
+    assert torch.allclose((many @ weight.T + bias).norm(dim=1), (many - many.mean(0)).norm(dim=1), rtol=1e-3)
 
 
 def test_the_encoder_whitens_its_own_features_and_keeps_it(tmp_path: Path):
@@ -64,6 +88,7 @@ def test_the_encoder_whitens_its_own_features_and_keeps_it(tmp_path: Path):
     assert torch.allclose(white, plain @ weight.T + bias, atol=1e-3)
     covariance = np.cov(white.numpy().T, bias=True)
     variances = np.linalg.eigvalsh(np.cov(plain.numpy().T, bias=True).astype(np.float64))[::-1]
-    shrunk = variances / (variances + FLOOR * variances.mean()) ** (2 * POWER)
+    raised = variances + FLOOR * variances.mean()
+    shrunk = variances / raised ** (2 * power_for(torch.from_numpy(raised), SHARE * 32))
     assert np.abs(covariance - np.diag(shrunk)).max() < 0.02
     assert encoder.dim == 32 and np.abs(white.mean(0).numpy()).max() < 1e-2

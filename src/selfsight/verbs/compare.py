@@ -53,9 +53,8 @@ def compare(*runs: str, images: str | None = None, probe: str | None = None) -> 
     rows: list[dict[str, Any]] = []
     for run in track(list(runs), "Comparing", len(runs)):
         encoder = _encoder(run, items)
-        rows.append({"run": run} | _criteria(_features(encoder, items)))
-        if labelled is not None:
-            rows[-1]["knn"] = _knn(encoder, labelled)
+        knn = {} if labelled is None else {"knn": _knn(encoder, labelled)}
+        rows.append({"run": run} | _criteria(_features(plain(encoder), items)) | knn)
     ranks = {}
     for name, best in CRITERIA.items():
         worth = [best * row[name] if best else -abs(row[name] - 1.0) for row in rows]
@@ -129,6 +128,12 @@ def _features(encoder: Encoder, items: Collection) -> np.ndarray:
             views = make_views(batch, plan, Normalisation(p.window, p.mean, p.std), 0, device)
             parts.append(torch.stack([encoder(view.pixels).pooled.float().cpu() for view in views]))
     return torch.cat(parts, 1).numpy()
+
+
+def plain(encoder: Encoder) -> Encoder:
+    """`encoder`, in place, without its whitening, after which all encoders have as many directions that count."""
+    encoder.net.reset_classifier(0)  # type: ignore[operator]
+    return encoder
 
 
 def _criteria(features: np.ndarray) -> dict[str, float]:
