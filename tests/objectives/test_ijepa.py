@@ -11,7 +11,7 @@ from helpers import batch_of, default_objective, picture, tiny_encoder
 from torch import Tensor
 
 from selfsight.errors import SelfsightError
-from selfsight.objectives.ijepa import IJEPA, choose, sizes, smooth_l1
+from selfsight.objectives.ijepa import IJEPA, choose, sizes, smooth_l1, standardised
 from selfsight.views.make import Normalisation, View, make_views
 from selfsight.views.plan import ViewGroup, ViewPlan
 
@@ -30,6 +30,18 @@ def slow_loss(prediction: Tensor, target: Tensor) -> float:
                 d = abs(guess - (x - mean) / std)
                 terms.append(d * d / 2 if d < 1 else d - 0.5)
     return math.fsum(terms) / len(terms)
+
+
+def slow_standardised(patches: Tensor) -> Tensor:
+    """In Python floats: of each image and dimension, less the mean over patches and over their deviation."""
+    out = torch.empty_like(patches)
+    for b in range(len(patches)):
+        for d in range(patches.shape[2]):
+            values = patches[b, :, d].tolist()
+            mean = math.fsum(values) / len(values)
+            std = math.sqrt(math.fsum((x - mean) ** 2 for x in values) / len(values) + 1e-5)
+            out[b, :, d] = torch.tensor([(x - mean) / std for x in values])
+    return out
 
 
 def some(channels: int = 3, count: int = 4) -> tuple[IJEPA, View]:
@@ -85,6 +97,17 @@ def test_float32_inside_under_bf16_and_the_mean_of_halves():
     assert low.dtype == torch.float32 and low.item() == pytest.approx(whole.item(), rel=2e-2)
     halves = [smooth_l1(prediction[i : i + 2], target[i : i + 2]) for i in (0, 2)]
     assert torch.stack(halves).mean().item() == pytest.approx(whole.item(), rel=1e-6)
+
+
+def test_what_all_patches_of_an_image_share_is_taken_from_the_target():
+    patches = torch.randn(3, 9, 6)
+    target = standardised(patches)
+    assert torch.allclose(target, slow_standardised(patches), atol=1e-5)
+    own = torch.randn(3, 1, 6)  # of an image
+    assert torch.allclose(standardised(2.0 * patches + own), target, atol=1e-3)
+    assert standardised(own.expand(3, 9, 6)).abs().max() < 1e-3  # patches that are alike: nothing to guess
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert standardised(patches.bfloat16()).dtype == torch.float32
 
 
 # -- which patches --
@@ -175,7 +198,8 @@ def test_the_objective_is_the_loss_of_its_guess_and_moves_every_parameter_but_th
     loss = task.train()([view], 0.0)
     guess = task.guess(task.encoder(view.pixels, keep=seen), seen, targets)
     whole = task.trained(view.pixels)
-    wanted = torch.stack([whole.patches[b, torch.cat([t[b] for t in targets])] for b in range(4)])
+    teacher = slow_standardised(whole.patches)
+    wanted = torch.stack([teacher[b, torch.cat([t[b] for t in targets])] for b in range(4)])
     assert loss.total.item() == pytest.approx(slow_loss(guess, wanted), rel=1e-4)
     assert torch.equal(loss.embeddings[0], whole.pooled) and not loss.embeddings.requires_grad
     loss.total.backward()
