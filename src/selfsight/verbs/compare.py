@@ -53,8 +53,8 @@ def compare(*runs: str, images: str | None = None, probe: str | None = None) -> 
     rows: list[dict[str, Any]] = []
     for run in track(list(runs), "Comparing", len(runs)):
         encoder = _encoder(run, items)
-        knn = {} if labelled is None else {"knn": _knn(encoder, labelled)}
-        rows.append({"run": run} | _criteria(_features(plain(encoder), items)) | knn)
+        probed = {} if labelled is None else {"knn": _knn(encoder, labelled)}
+        rows.append({"run": run} | _criteria(_features(plain(encoder), items)) | probed)
     ranks = {}
     for name, best in CRITERIA.items():
         worth = [best * row[name] if best else -abs(row[name] - 1.0) for row in rows]
