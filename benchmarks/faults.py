@@ -99,7 +99,7 @@ def no_rate(task: Any, undo: ExitStack) -> None:
 
 
 def own_teacher(task: ijepa.IJEPA, views: list[View]) -> Loss:
-    """I-JEPA whose targets are the encoder's own, with their gradient and without layer norm."""
+    """I-JEPA whose targets are the encoder's own, with their gradient, neither standardised nor layer-normalised."""
     view, draws = only_view(views)
     seen, targets = ijepa.choose(draws, task.grid, task.targets, task.context, task.kept)
     whole = task.encoder(view.pixels)

@@ -62,7 +62,8 @@ def test_plain_timm_gives_the_same_features_without_us(images: Callable[..., Pat
             )
             if name == "whitened":
                 _, features, _ = pooled(encoder, collection)
-                whiten(encoder, torch.from_numpy(features)).eval()
+                whiten(encoder, torch.from_numpy(features))
+                encoder.eval()
             rows, features, bad = pooled(encoder, collection)
             assert not bad and len(rows) == 24
             saved = tmp_path / f"{name}-{channels}"
@@ -116,7 +117,8 @@ def test_random_like_is_the_same_architecture_with_other_reproducible_weights(tm
 
 
 def test_random_like_a_whitened_encoder_has_no_whitening(tmp_path: Path):
-    encoder = whiten(tiny_encoder(), torch.randn(50, 32)).eval()
+    encoder = tiny_encoder().eval()
+    whiten(encoder, torch.randn(50, 32))
     save(encoder, tmp_path / "e")
     fresh = random_like(read_folder(tmp_path / "e"))
     assert fresh.net.num_classes == 0 and fresh.dim == encoder.dim == 32

@@ -206,7 +206,8 @@ def test_statistics_for_other_channels_are_means(tmp_path: Path):
 
 
 def test_an_encoder_of_ours_is_taken_without_its_whitening(tmp_path: Path):
-    encoder = whiten(tiny_encoder(channels=1), torch.randn(50, 32)).eval()
+    encoder = tiny_encoder(channels=1).eval()
+    whiten(encoder, torch.randn(50, 32))
     encoder.about["licence"] = "cc-by-nc-4.0"
     save(encoder, tmp_path / "first" / "encoder")
     x = torch.randn(2, 1, 48, 48)

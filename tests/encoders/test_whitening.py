@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
+import pytest
+import timm
 import torch
 from helpers import tiny_encoder
 
+from selfsight.encoders.encoder import Encoder, Preprocessing
 from selfsight.encoders.store import read_folder, save
 from selfsight.encoders.whitening import FLOOR, SHARE, power_for, whiten, whitening
 
@@ -41,7 +45,7 @@ def test_a_direction_keeps_what_the_power_and_the_floor_leave():
 
 
 def test_directions_without_variance_do_not_blow_up():
-    x = torch.randn(50, 3) @ torch.randn(3, 10)
+    x = torch.randn(700, 3) @ torch.randn(3, 64)
     for power in (None, 0.5):
         weight, bias = whitening(x, power)
         spread = (x @ weight.T + bias).std(0)
@@ -50,33 +54,45 @@ def test_directions_without_variance_do_not_blow_up():
     assert torch.isfinite(constant[0]).all() and torch.isfinite(constant[1]).all()
 
 
-def effective_rank(x: torch.Tensor) -> float:
-    values = np.linalg.eigvalsh(np.cov(x.numpy().T.astype(np.float64), bias=True)).clip(1e-30)
-    share = values / values.sum()
-    return float(np.exp(-(share * np.log(share)).sum()))
+def slow_power(variances: list[float], count: float) -> float:
+    """The least of 5,000 powers at which `count` directions count, by loops."""
+    for step in range(5000):
+        divided = [v ** (1 - 2 * step / 10000) for v in variances]
+        shares = [v / math.fsum(divided) for v in divided]
+        if math.exp(-math.fsum(share * math.log(share) for share in shares)) >= count:
+            return step / 10000
+    return 0.5
 
 
-def test_it_goes_until_an_eighth_of_the_directions_count_and_no_further():
-    # Closed form of two directions, 1 and e: their shares are 1 / (1 + e ** -t) and the rest, with t = 1 - 2 p.
-    variances = torch.tensor([1.0, float(np.e)], dtype=torch.float64)
+def powers_taken(x: torch.Tensor) -> tuple[list[float], list[float]]:
+    """The variances of `x` with the floor, largest first, and what `whitening` multiplies each direction by."""
+    values = np.linalg.eigvalsh(np.cov(x.numpy().T.astype(np.float64), bias=True))[::-1].clip(0)
+    raised = values + FLOOR * values.mean()
+    return raised.tolist(), whitening(x)[0].double().norm(dim=1).tolist()
+
+
+@pytest.mark.parametrize("fall, items", [(1.0, 900), (2.0, 900), (4.0, 900), (2.0, 40), (0.0, 900)])
+def test_it_goes_until_an_eighth_of_the_directions_count(fall: float, items: int):
+    x = torch.randn(items, 96) * torch.arange(1, 97) ** (-fall / 2)
+    raised, scales = powers_taken(x)
+    power = slow_power(raised, SHARE * min(96, items - 1))  # 40 items span 39 directions
+    assert scales == pytest.approx([v**-power for v in raised], rel=2e-2)
+    assert (power > 0.08) == (fall > 1.0 and items > 40) and power < 0.3
+
+
+def test_two_directions_in_closed_form():
+    # Of variances 1 and e a share of 1 / (1 + exp(2 p - 1)) is the second's once each is divided by variance ** p.
+    variances = torch.tensor([1.0, math.e], dtype=torch.float64)
     for power in (0.1, 0.3):
-        share = 1.0 / (1.0 + np.exp(-(1.0 - 2.0 * power)))
-        rank = np.exp(-share * np.log(share) - (1 - share) * np.log(1 - share))
-        assert abs(power_for(variances, rank) - power) < 1e-4
-    few = torch.randn(2000, 200) * torch.logspace(0, -8, 200)
-    few_items = few[:161]  # 160 directions are all that they can have
-    for x, wanted in ((few, SHARE * 200), (few_items, SHARE * 160)):
-        weight, bias = whitening(x)
-        assert effective_rank(x) < 0.9 * wanted
-        assert abs(effective_rank(x @ weight.T + bias) - wanted) < 0.15 * wanted  # the floor takes a part
-    many = torch.randn(2000, 64)
-    weight, bias = whitening(many)  # all directions count already: they are turned, and no more
-    assert torch.allclose((many @ weight.T + bias).norm(dim=1), (many - many.mean(0)).norm(dim=1), rtol=1e-3)
+        share = 1.0 / (1.0 + math.exp(2.0 * power - 1.0))
+        count = math.exp(-share * math.log(share) - (1 - share) * math.log(1 - share))
+        assert power_for(variances, count) == pytest.approx(power, abs=1e-5)
+    assert power_for(variances, 1.0) == 0.0 and power_for(variances, 2.0) == pytest.approx(0.5, abs=1e-5)
 
 
 def test_the_encoder_whitens_its_own_features_and_keeps_it(tmp_path: Path):
     encoder = tiny_encoder().eval()
-    x = torch.randn(300, 3, 32, 32) * torch.rand(300, 3, 1, 1) * 3
+    x = torch.randn(300, 3, 1, 1) * torch.rand(300, 3, 32, 32) * 3  # colours: few directions
     with torch.no_grad():
         plain = encoder(x).pooled
         whiten(encoder, plain)
@@ -89,6 +105,17 @@ def test_the_encoder_whitens_its_own_features_and_keeps_it(tmp_path: Path):
     covariance = np.cov(white.numpy().T, bias=True)
     variances = np.linalg.eigvalsh(np.cov(plain.numpy().T, bias=True).astype(np.float64))[::-1]
     raised = variances + FLOOR * variances.mean()
-    shrunk = variances / raised ** (2 * power_for(torch.from_numpy(raised), SHARE * 32))
+    shrunk = variances / raised ** (2 * slow_power(raised.tolist(), SHARE * 32))
     assert np.abs(covariance - np.diag(shrunk)).max() < 0.02
     assert encoder.dim == 32 and np.abs(white.mean(0).numpy()).max() < 1e-2
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "dla34"])  # two heads; a convolution
+def test_an_encoder_that_ends_in_more_than_a_linear_layer_stays_as_it_is(name: str):
+    net = timm.create_model(name, num_classes=0, **({"img_size": 32} if "deit" in name else {}))
+    encoder = Encoder(net, Preprocessing(3, 32, (0.0, 255.0), (0.5,) * 3, (0.25,) * 3)).eval()
+    images = torch.randn(8, 3, 32, 32)
+    with torch.no_grad():
+        plain = encoder(images).pooled
+        assert not whiten(encoder, plain) and torch.equal(encoder(images).pooled, plain)
+    assert encoder.dim == plain.shape[1]

@@ -4,7 +4,8 @@ PCA whitening (Kessy, Lewin and Strimmer, "Optimal whitening and decorrelation",
 2018) divides each principal direction by its standard deviation. That sharpens k-NN, but it also
 raises directions of little variance to the rank of the rest, which a handful of labels cannot undo. How far to
 go depends on the encoder: features that lie in a few directions gain by it, features that lie in many lose. So we go
-until an eighth of the directions count: benchmarks/README.md has the figures.
+until an eighth of the directions count, those that the floor fills among them, so that features that lie in next to none
+are not blown up to it (the power stays below 0.3 there): benchmarks/README.md has the figures.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfsight.encoders.encoder import Encoder
 
-SHARE = 0.125  # of the directions count in the end, as the effective rank has it
+SHARE = 0.125  # of the directions count in the end
 FLOOR = 1e-3  # of the mean variance, added to each, so that empty directions are not blown up
 
 
@@ -38,15 +39,15 @@ def whitening(features: Tensor, power: float | None = None, floor: float = FLOOR
     return weight.float(), (-weight @ mean).float()
 
 
-def power_for(variances: Tensor, rank: float) -> float:
-    """The power, from 0 to 0.5, at which directions of `variances` [D] have this effective rank once each is divided
-    by variance ** power: exp of the entropy of their shares of the variance (Roy and Vetterli, EUSIPCO 2007). It
-    rises with the power; 0 if it is above already."""
+def power_for(variances: Tensor, count: float) -> float:
+    """The power, from 0 to 0.5, at which `count` of the directions of `variances` [D] count once each is divided by
+    variance ** power: exp of the entropy of their shares of the variance. It rises with the power; 0 if more do
+    already."""
     low, high = 0.0, 0.5
     for _ in range(20):
         power = (low + high) / 2.0
         log_share = (variances.log() * (1.0 - 2.0 * power)).log_softmax(0)
-        if float((-log_share.exp() * log_share).sum().exp()) < rank:
+        if float((-log_share.exp() * log_share).sum().exp()) < count:
             low = power
         else:
             high = power
@@ -54,12 +55,16 @@ def power_for(variances: Tensor, rank: float) -> float:
 
 
 @torch.no_grad()
-def whiten(encoder: Encoder, features: Tensor) -> Encoder:
-    """Give `encoder`, in place, the whitening of its own `features` [N, D] as classifier."""
+def whiten(encoder: Encoder, features: Tensor) -> bool:
+    """Give `encoder`, in place, the whitening of its own `features` [N, D] as classifier. False, with the encoder as it
+    was, if its classifier is more than a linear layer, as that of a distilled DeiT."""
     weight, bias = whitening(features)
     net: Any = encoder.net
     net.reset_classifier(len(weight))
     classifier = net.get_classifier()
+    if not isinstance(classifier, nn.Linear):
+        net.reset_classifier(0)
+        return False
     classifier.weight.copy_(weight)
     classifier.bias.copy_(bias)
-    return encoder
+    return True

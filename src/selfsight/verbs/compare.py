@@ -52,9 +52,10 @@ def compare(*runs: str, images: str | None = None, probe: str | None = None) -> 
     labelled = open_source(probe) if probe else None
     rows: list[dict[str, Any]] = []
     for run in track(list(runs), "Comparing", len(runs)):
-        encoder = _encoder(run, items)
-        probed = {} if labelled is None else {"knn": _knn(encoder, labelled)}
-        rows.append({"run": run} | _criteria(_features(plain(encoder), items)) | probed)
+        encoder = plain(_encoder(run, items))
+        rows.append({"run": run} | _criteria(_features(encoder, items)))
+        if labelled is not None:
+            rows[-1]["knn"] = _knn(encoder, labelled)
     ranks = {}
     for name, best in CRITERIA.items():
         worth = [best * row[name] if best else -abs(row[name] - 1.0) for row in rows]
@@ -131,7 +132,8 @@ def _features(encoder: Encoder, items: Collection) -> np.ndarray:
 
 
 def plain(encoder: Encoder) -> Encoder:
-    """`encoder`, in place, without its whitening, after which all encoders have as many directions that count."""
+    """`encoder`, in place, without its whitening: checkpoints have none, and after it most encoders have about as many
+    directions that count."""
     encoder.net.reset_classifier(0)  # type: ignore[operator]
     return encoder
 

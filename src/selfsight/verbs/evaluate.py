@@ -71,7 +71,7 @@ def evaluate(
     result: dict[str, Any] = {}
     for name, candidate in encoders.items():
         data = [_labelled(candidate, collection, classes, notes) for collection in collections]
-        if name != "encoder" and encoder.net.num_classes:  # a control gets the same whitening
+        if name != "encoder" and encoder.net.num_classes:
             data = _whitened(data)
         result[name] = _probe(data, len(classes), counts, seeds)
     pixels = [_pixels(collection, format, classes) for collection in collections]
@@ -164,12 +164,14 @@ def _pixels(collection: Collection, format: PixelFormat, classes: list[str]) -> 
 
 
 def _whitened(data: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Features of train and test whitened by what train shows, as a finished encoder whitens its own."""
+    """Features of train and test whitened as a finished encoder whitens its own, by all of them: it saw thousands of
+    images, and a few to learn from would make too little of a control."""
+    import numpy as np
     import torch
 
     from selfsight.encoders.whitening import whitening
 
-    weight, bias = whitening(torch.from_numpy(data[0][0]))
+    weight, bias = whitening(torch.from_numpy(np.concatenate([features for features, _ in data])))
     return [((torch.from_numpy(f) @ weight.T + bias).numpy(), labels) for f, labels in data]
 
 

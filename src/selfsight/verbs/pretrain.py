@@ -261,7 +261,9 @@ def _train(
     if main:
         if adaptation:
             adaptation.keep(run)
-        _keep(encoder, run, batches, normalise, recipe)
+        if not _keep(encoder, run, batches, normalise, recipe):
+            text = f"Features are kept as they are: {recipe.encoder} ends in more than the linear layer of a whitening."
+            run.log("unwhitened", text, done.step)
         run.log("finished", f"after {clock.seconds:.0f} s", done.step)
     return _result(run, done, clock.seconds, canvases)
 
@@ -275,8 +277,9 @@ def _adaptation(run: Run, recipe: Recipe, encoder: Encoder, batches: Batches, no
     return Adaptation(start, encoder, batches, normalise)
 
 
-def _keep(encoder: Encoder, run: Run, batches: Batches, normalise: Normalisation, recipe: Recipe) -> None:
-    """Whiten the encoder and save it. Raises `SelfsightError` for one that has learnt to give no numbers."""
+def _keep(encoder: Encoder, run: Run, batches: Batches, normalise: Normalisation, recipe: Recipe) -> bool:
+    """Whiten the encoder, if it can be, and save it; whether it could. Raises `SelfsightError` for one that has learnt
+    to give no numbers."""
     import torch
 
     from selfsight.encoders.store import save
@@ -290,10 +293,11 @@ def _keep(encoder: Encoder, run: Run, batches: Batches, normalise: Normalisation
             f"The encoder of {run.path} gives values that are not finite, and is not kept. Start anew, in another "
             f"folder, with a --learning-rate below {recipe.learning_rate:.2g}."
         )
-    whiten(encoder, features)
+    whitened = whiten(encoder, features)
     write_whole(run.set_aside_file, json.dumps(batches.canvases.set_aside))  # this may be the first to read an item
     save(encoder, run.path / "encoder")
     shutil.rmtree(run.path / "encoder.before", ignore_errors=True)  # of the run that was extended
+    return whitened
 
 
 def _result(run: Run, done: Done, seconds: float, canvases: Canvases) -> dict[str, Any]:
@@ -304,7 +308,8 @@ def _result(run: Run, done: Done, seconds: float, canvases: Canvases) -> dict[st
     result["items"] = len(canvases) - len(canvases.set_aside)
     reasons = Counter([*canvases.collection.set_aside["reason"].to_pylist(), *canvases.set_aside.values()])
     result |= {"set_aside": reasons.total(), "reasons": dict(reasons.most_common()), "skipped": done.skipped}
-    result["alarms"] = [event.text for event in run.read_log() if event.kind == "alarm"]
+    for name, kind in (("alarms", "alarm"), ("notes", "unwhitened")):
+        result[name] = [event.text for event in run.read_log() if event.kind == kind]
     figures = ("loss", "effective_rank", "centre_norm", "spread", "agreement", "contrast", "knn", "drift")
     result["evidence"] = {name: last.get(name) for name in figures}
     about = about_of(run.path / "encoder") if (run.path / "encoder" / "config.json").exists() else {}
@@ -337,6 +342,8 @@ def show(result: dict[str, Any]) -> None:
         print(f"{result['skipped']:,} steps were skipped, as they were not finite; run.log says why.")
     for text in result["alarms"]:
         print(f"Alarm: {text}")
+    for text in result["notes"]:
+        print(text)
     if evidence["agreement"] is not None:
         print(
             f"Two views of an image agree by {evidence['agreement']:.2f}, views of different images by "
