@@ -35,12 +35,15 @@ def test_dark_sixteen_bit_images_stay_different(tmp_path: Path) -> None:
     assert len(np.unique(features.round(4), axis=0)) == 8
 
 
-@pytest.mark.parametrize("encoder", ["vit_tiny_patch16_224", "convnext_atto", "mixer_s32_224"])
+@pytest.mark.parametrize(
+    "encoder", ["vit_tiny_patch16_224", "convnext_atto", "mixer_s32_224", "deit_tiny_distilled_patch16_224"]
+)
 def test_other_families_train_with_the_defaults(images: Callable[..., Path], tmp_path: Path, encoder: str) -> None:
-    size = 64 if encoder.startswith(("vit", "conv")) else 224
+    size = 64 if encoder.startswith(("vit", "conv", "deit")) else 224
     photos = images(4, size=(size, size))
     run = str(tmp_path / "run")
-    selfsight.pretrain(str(photos), out=run, encoder=encoder, size=size, **FEW)
+    told = selfsight.pretrain(str(photos), out=run, encoder=encoder, size=size, **FEW)["notes"]
+    assert [text[:30] for text in told] == ["Features are kept as they are:"] * encoder.startswith("deit")  # two heads
     assert np.isfinite(to_numpy(selfsight.embed(str(photos), model=run))).all()
 
 
