@@ -96,7 +96,7 @@ def options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
     return (
         {"targets": targets, "context": context, "width": width, "depth": 4, "heads": 4, "momentum": 0.99},
         "four targets of 0.15 to 0.2 of the image and nearly all of it as context (Assran et al., CVPR 2023); a "
-        f"predictor that need not make do with features easy to guess ({MEASURED}); a teacher of momentum 0.99, not "
+        f"predictor worth its cost, more than the encoder's ({MEASURED}); a teacher of momentum 0.99, not "
         "their 0.996, as runs of minutes have few steps",
     )
 
