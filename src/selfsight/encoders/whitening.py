@@ -2,10 +2,10 @@
 
 PCA whitening (Kessy, Lewin and Strimmer, "Optimal whitening and decorrelation", The American Statistician
 2018) divides each principal direction by its standard deviation. That sharpens k-NN, but it also
-raises directions of little variance to the rank of the rest, which a handful of labels cannot undo. How far to
-go depends on the encoder: features that lie in a few directions gain by it, features that lie in many lose. So we go
-until an eighth of the directions count, those that the floor fills among them, so that features that lie in next to none
-are not blown up to it (the power stays below 0.3 there): benchmarks/README.md has the figures.
+raises directions of little variance to the rank of the rest, which a handful of labels cannot undo. So we go a third
+of the way, and further where features lie in a few directions, as those of a small ViT do, until an eighth of all count.
+The floor fills directions too, so that what lies in next to none is not blown up to it (the power stays below 0.3).
+benchmarks/README.md has the figures.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from selfsight.encoders.encoder import Encoder
 
-SHARE = 0.125  # of the directions count in the end
+POWER = 0.15  # of the variance, at least: 0 leaves features as they are, 0.5 whitens fully
+SHARE = 0.125  # of the directions count in the end, at least
 FLOOR = 1e-3  # of the mean variance, added to each, so that empty directions are not blown up
 
 
@@ -25,7 +26,7 @@ def whitening(features: Tensor, power: float | None = None, floor: float = FLOOR
     """Weight [D, D] and bias [D] that turn `features` [N, D] onto their principal directions, centred, each
     divided by (variance + floor * mean variance) ** power; the direction of most variance comes first.
 
-    power: 0 leaves features as they are, 0.5 whitens fully; without one it is `power_for` them.
+    Without a power it is `POWER`, or what is needed that a `SHARE` of the directions count.
     """
     features = features.double()
     mean = features.mean(0)
@@ -34,7 +35,7 @@ def whitening(features: Tensor, power: float | None = None, floor: float = FLOOR
     variances = variances.clamp(min=0.0)
     raised = variances + (floor * variances.mean()).clamp(min=1e-12)
     if power is None:
-        power = power_for(raised, SHARE * min(features.shape[1], len(features) - 1))
+        power = max(POWER, power_for(raised, SHARE * min(features.shape[1], len(features) - 1)))
     weight = (directions * raised**-power).T.flip(0)  # [D, D]
     return weight.float(), (-weight @ mean).float()
 
