@@ -261,9 +261,7 @@ def _train(
     if main:
         if adaptation:
             adaptation.keep(run)
-        if not _keep(encoder, run, batches, normalise, recipe):
-            text = f"Features are kept as they are: {recipe.encoder} ends in more than the linear layer of a whitening."
-            run.log("unwhitened", text, done.step)
+        _keep(encoder, run, batches, normalise, recipe, done.step)
         run.log("finished", f"after {clock.seconds:.0f} s", done.step)
     return _result(run, done, clock.seconds, canvases)
 
@@ -277,9 +275,9 @@ def _adaptation(run: Run, recipe: Recipe, encoder: Encoder, batches: Batches, no
     return Adaptation(start, encoder, batches, normalise)
 
 
-def _keep(encoder: Encoder, run: Run, batches: Batches, normalise: Normalisation, recipe: Recipe) -> bool:
-    """Whiten the encoder, if it can be, and save it; whether it could. Raises `SelfsightError` for one that has learnt
-    to give no numbers."""
+def _keep(encoder: Encoder, run: Run, batches: Batches, normalise: Normalisation, recipe: Recipe, step: int) -> None:
+    """Whiten the encoder, if it can be, and save it. Raises `SelfsightError` for one that has learnt to give no
+    numbers."""
     import torch
 
     from selfsight.encoders.store import save
@@ -293,11 +291,12 @@ def _keep(encoder: Encoder, run: Run, batches: Batches, normalise: Normalisation
             f"The encoder of {run.path} gives values that are not finite, and is not kept. Start anew, in another "
             f"folder, with a --learning-rate below {recipe.learning_rate:.2g}."
         )
-    whitened = whiten(encoder, features)
+    if not whiten(encoder, features):
+        text = f"Features are kept as they are: {recipe.encoder} ends in more than the linear layer of a whitening."
+        run.log("unwhitened", text, step)
     write_whole(run.set_aside_file, json.dumps(batches.canvases.set_aside))  # this may be the first to read an item
     save(encoder, run.path / "encoder")
     shutil.rmtree(run.path / "encoder.before", ignore_errors=True)  # of the run that was extended
-    return whitened
 
 
 def _result(run: Run, done: Done, seconds: float, canvases: Canvases) -> dict[str, Any]:
