@@ -3,9 +3,9 @@
 PCA whitening (Kessy, Lewin and Strimmer, "Optimal whitening and decorrelation", The American Statistician
 2018) divides each principal direction by its standard deviation. That sharpens k-NN, but it also
 raises directions of little variance to the rank of the rest, which a handful of labels cannot undo. So we go a third
-of the way, and further where features lie in a few directions, as those of a small ViT do, until an eighth of all count.
-The floor fills directions too, so that what lies in next to none is not blown up to it (the power stays below 0.3).
-benchmarks/README.md has the figures.
+of the way, and further where features lie in a few directions, as those of a small ViT do, until an eighth of them
+count. The floor fills directions too, so that what lies in next to none is not blown up to it (the power stays below
+0.3). benchmarks/README.md has the figures.
 """
 
 from __future__ import annotations
