@@ -61,7 +61,7 @@ from selfsight.training.measure import measure_normalisation
 from selfsight.training.recipe import Budget, Recipe
 from selfsight.training.run import environment, usable_cores
 from selfsight.training.settle import choose, write_recipe
-from selfsight.verbs.compare import _criteria, _features, plain
+from selfsight.verbs.compare import _criteria, _features, unwhitened
 from selfsight.verbs.evaluate import _reduced, _whitened
 from selfsight.views.make import Normalisation, make_views
 
@@ -366,7 +366,7 @@ def measure(case: Case, images: Images, work: Path) -> dict[str, Any]:
         began = time.monotonic()
         encoder = load(out)
         row |= probes(features_of(encoder, images, BANK[case.budget]), len(images.classes))
-        row["criteria"] = _criteria(_features(plain(encoder), images.train))
+        row["criteria"] = _criteria(_features(unwhitened(encoder), images.train))
         row["evaluation_seconds"] = time.monotonic() - began
     row |= {
         "machine": environment("cpu")["processor"],

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import tiny_encoder
 from PIL import Image
 
@@ -15,7 +16,8 @@ from selfsight.data.pixels import PixelFormat
 from selfsight.encoders import store
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.store import save
-from selfsight.verbs.evaluate import parse_shots
+from selfsight.encoders.whitening import whitening
+from selfsight.verbs.evaluate import _whitened, parse_shots
 
 
 def stripes(folder: Path, count: int, seed: int) -> Path:
@@ -51,6 +53,15 @@ def test_contract(tmp_path: Path, encoder: str) -> None:
     assert any("30 labels per class: bright, dark" in note for note in result["about"]["notes"])
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == result
     assert "encoder,knn,top1,1.0," in (tmp_path / "out" / "evaluation.csv").read_text()
+
+
+def test_a_control_is_whitened_by_the_images_of_both_folders() -> None:
+    rng = np.random.default_rng(0)
+    few, many = rng.normal(size=(8, 6)), rng.normal(size=(200, 6)) * (9, 1, 1, 1, 1, 1)
+    sides = [(x.astype(np.float32), np.zeros(len(x))) for x in (few, many)]
+    weight, bias = (part.numpy() for part in whitening(torch.from_numpy(np.concatenate([x for x, _ in sides]))))
+    for (x, labels), (white, same) in zip(sides, _whitened(sides), strict=True):
+        assert np.allclose(white, x @ weight.T + bias, atol=1e-4) and same is labels
 
 
 def test_a_stock_model_is_not_asked_for_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

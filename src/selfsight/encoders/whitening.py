@@ -4,8 +4,8 @@ PCA whitening (Kessy, Lewin and Strimmer, "Optimal whitening and decorrelation",
 2018) divides each principal direction by its standard deviation. That sharpens k-NN, but it also
 raises directions of little variance to the rank of the rest, which a handful of labels cannot undo. So we go a third
 of the way, and further where features lie in a few directions, as those of a small ViT do, until an eighth of them
-count. The floor fills directions too, so that what lies in next to none is not blown up to it (the power stays below
-0.3). benchmarks/README.md has the figures.
+count. The floor counts too, so that the power stays below 0.3, and features in one or two directions end with fewer.
+benchmarks/README.md has the figures.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from selfsight.encoders.encoder import Encoder
 
 POWER = 0.15  # of the variance, at least: 0 leaves features as they are, 0.5 whitens fully
-SHARE = 0.125  # of the directions count in the end, at least
+SHARE = 0.125  # of the directions, or of the images if they are fewer, are to count, with the floor
 FLOOR = 1e-3  # of the mean variance, added to each, so that empty directions are not blown up
 
 
@@ -26,7 +26,8 @@ def whitening(features: Tensor, power: float | None = None, floor: float = FLOOR
     """Weight [D, D] and bias [D] that turn `features` [N, D] onto their principal directions, centred, each
     divided by (variance + floor * mean variance) ** power; the direction of most variance comes first.
 
-    Without a power it is `POWER`, or what is needed that a `SHARE` of the directions count.
+    Without a power it is `POWER`, or what is needed that a `SHARE` of the directions (or of the images, if they are
+    fewer) count, with the floor, if that is more.
     """
     features = features.double()
     mean = features.mean(0)

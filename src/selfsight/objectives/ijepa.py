@@ -6,8 +6,8 @@ those of the target blocks; from them and the places of one target block at a ti
 there of a teacher that sees the whole image. Theirs is the layer-normalised teacher feature and a smooth L1.
 
 Here each dimension of the teacher's features is standardised over the patches of an image before that. Without it all
-patches of an image soon have one feature, which is the easiest to guess: after 350 steps a fortieth of the variance was
-left within images, of two thirds at first (benchmarks/README.md).
+patches of an image may come to one feature, which is the easiest to guess: in a run of 350 steps a fortieth of the
+variance was left within images, of two thirds at first (benchmarks/README.md).
 
 Each target block has one size for all items, and the context is cut to as many tokens as are left in the worst case,
 at random, so that shapes are always the same. The predictor also gets the pooled features of the context as one more
@@ -96,7 +96,7 @@ def options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
     return (
         {"targets": targets, "context": context, "width": width, "depth": 4, "heads": 4, "momentum": 0.99},
         "four targets of 0.15 to 0.2 of the image and nearly all of it as context (Assran et al., CVPR 2023); a "
-        f"predictor worth its cost, more than the encoder's ({MEASURED}); a teacher of momentum 0.99, not "
+        f"predictor as wide as the small ViT ({MEASURED}); a teacher of momentum 0.99, not "
         "their 0.996, as runs of minutes have few steps",
     )
 

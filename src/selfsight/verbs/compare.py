@@ -24,7 +24,7 @@ def compare(*runs: str, images: str | None = None, probe: str | None = None) -> 
     RankMe: in how many directions the features vary. LiDAR: in how many they tell images apart, measured against how
     much views of one image differ. alpha-ReQ: how fast the spectrum falls, best near 1. Neighbour stability: how many
     nearest images two views have in common. With --probe the k-NN accuracy on labelled images is beside them, and how
-    well each criterion would have ranked (Spearman's rank correlation).
+    well each criterion would have ranked (Spearman's rank correlation). All of features before whitening.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def compare(*runs: str, images: str | None = None, probe: str | None = None) -> 
     labelled = open_source(probe) if probe else None
     rows: list[dict[str, Any]] = []
     for run in track(list(runs), "Comparing", len(runs)):
-        encoder = plain(_encoder(run, items))
+        encoder = unwhitened(_encoder(run, items))
         rows.append({"run": run} | _criteria(_features(encoder, items)))
         if labelled is not None:
             rows[-1]["knn"] = _knn(encoder, labelled)
@@ -131,10 +131,11 @@ def _features(encoder: Encoder, items: Collection) -> np.ndarray:
     return torch.cat(parts, 1).numpy()
 
 
-def plain(encoder: Encoder) -> Encoder:
+def unwhitened(encoder: Encoder) -> Encoder:
     """`encoder`, in place, without its whitening: checkpoints have none, and after it most encoders have about as many
     directions that count."""
-    encoder.net.reset_classifier(0)  # type: ignore[operator]
+    if encoder.net.num_classes:
+        encoder.net.reset_classifier(0)  # type: ignore[operator]
     return encoder
 
 

@@ -293,7 +293,7 @@ def _keep(encoder: Encoder, run: Run, batches: Batches, normalise: Normalisation
         )
     if not whiten(encoder, features):
         text = f"Features are kept as they are: {recipe.encoder} ends in more than the linear layer of a whitening."
-        run.log("unwhitened", text, step)
+        run.log("note", text, step)
     write_whole(run.set_aside_file, json.dumps(batches.canvases.set_aside))  # this may be the first to read an item
     save(encoder, run.path / "encoder")
     shutil.rmtree(run.path / "encoder.before", ignore_errors=True)  # of the run that was extended
@@ -307,8 +307,11 @@ def _result(run: Run, done: Done, seconds: float, canvases: Canvases) -> dict[st
     result["items"] = len(canvases) - len(canvases.set_aside)
     reasons = Counter([*canvases.collection.set_aside["reason"].to_pylist(), *canvases.set_aside.values()])
     result |= {"set_aside": reasons.total(), "reasons": dict(reasons.most_common()), "skipped": done.skipped}
-    for name, kind in (("alarms", "alarm"), ("notes", "unwhitened")):
-        result[name] = [event.text for event in run.read_log() if event.kind == kind]
+    events = run.read_log()
+    result["alarms"] = [event.text for event in events if event.kind == "alarm"]
+    result["notes"] = list(
+        dict.fromkeys(event.text for event in events if event.kind == "note")
+    )  # each end has its own
     figures = ("loss", "effective_rank", "centre_norm", "spread", "agreement", "contrast", "knn", "drift")
     result["evidence"] = {name: last.get(name) for name in figures}
     about = about_of(run.path / "encoder") if (run.path / "encoder" / "config.json").exists() else {}
@@ -342,7 +345,7 @@ def show(result: dict[str, Any]) -> None:
     for text in result["alarms"]:
         print(f"Alarm: {text}")
     for text in result["notes"]:
-        print(text)
+        print(f"Note: {text}")
     if evidence["agreement"] is not None:
         print(
             f"Two views of an image agree by {evidence['agreement']:.2f}, views of different images by "
