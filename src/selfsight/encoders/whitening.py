@@ -70,3 +70,10 @@ def whiten(encoder: Encoder, features: Tensor) -> bool:
     classifier.weight.copy_(weight)
     classifier.bias.copy_(bias)
     return True
+
+
+def unwhitened(encoder: Encoder) -> Encoder:
+    """`encoder`, in place, without its whitening, if it has one."""
+    if encoder.net.num_classes:
+        encoder.net.reset_classifier(0)  # type: ignore[operator]
+    return encoder

@@ -45,6 +45,7 @@ def compare(*runs: str, images: str | None = None, probe: str | None = None) -> 
 
     from selfsight.data.importers import open_source
     from selfsight.data.threads import track
+    from selfsight.encoders.whitening import unwhitened
 
     if len(runs) < 2:
         raise SelfsightError("Give two or more runs to compare: selfsight compare runs/first runs/second")
@@ -129,14 +130,6 @@ def _features(encoder: Encoder, items: Collection) -> np.ndarray:
             views = make_views(batch, plan, Normalisation(p.window, p.mean, p.std), 0, device)
             parts.append(torch.stack([encoder(view.pixels).pooled.float().cpu() for view in views]))
     return torch.cat(parts, 1).numpy()
-
-
-def unwhitened(encoder: Encoder) -> Encoder:
-    """`encoder`, in place, without its whitening: checkpoints have none, and after it most encoders have about as many
-    directions that count."""
-    if encoder.net.num_classes:
-        encoder.net.reset_classifier(0)  # type: ignore[operator]
-    return encoder
 
 
 def _criteria(features: np.ndarray) -> dict[str, float]:

@@ -309,9 +309,8 @@ def _result(run: Run, done: Done, seconds: float, canvases: Canvases) -> dict[st
     result |= {"set_aside": reasons.total(), "reasons": dict(reasons.most_common()), "skipped": done.skipped}
     events = run.read_log()
     result["alarms"] = [event.text for event in events if event.kind == "alarm"]
-    result["notes"] = list(
-        dict.fromkeys(event.text for event in events if event.kind == "note")
-    )  # each end has its own
+    notes = [event.text for event in events if event.kind == "note"]
+    result["notes"] = list(dict.fromkeys(notes))  # each end of an extended run has written its own
     figures = ("loss", "effective_rank", "centre_norm", "spread", "agreement", "contrast", "knn", "drift")
     result["evidence"] = {name: last.get(name) for name in figures}
     about = about_of(run.path / "encoder") if (run.path / "encoder" / "config.json").exists() else {}
