@@ -3,20 +3,27 @@
 Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021, equation 2: half the negative cosine of
 prediction and target, summed over both directions of a pair; for V views the mean over all pairs. Without the
 predictor, or with a gradient through the target, it collapses: the loss goes to -1 and the spread to 0.
+
+Batch norm behind the projector keeps each dimension's variance, and still most of the embedding falls into few
+directions. With a `group` of more than 1 it decorrelates too, group by group (Hua et al., "On Feature Decorrelation in
+Self-Supervised Learning", ICCV 2021).
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfsight.encoders.encoder import Encoder
+from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import (
     Loss,
     Objective,
     Rule,
+    all_mean,
     check_views,
     embed_and_predict,
     in_float32,
@@ -40,9 +47,45 @@ def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
     return -((p.sum(0) * t.sum(0)).sum() - (p * t).sum()) / (views * (views - 1) * batch)
 
 
+NEWTON_STEPS = 5  # of Huang et al., 2019
+
+
+@in_float32
+def decorrelated(embeddings: Tensor, group: int) -> Tensor:
+    """`embeddings` [N, D] of each process, centred, and each `group` of dimensions turned and scaled so that its
+    covariance over all processes is close to the identity; [N, D].
+
+    By five steps of Newton's method for the inverse root of the covariance (Huang et al., "Iterative Normalization",
+    CVPR 2019, algorithm 1): directions of little variance, which are mostly noise, are not blown up to the full one.
+    """
+    centred = embeddings - all_mean(embeddings.mean(0))
+    parts = centred.unflatten(1, (-1, group)).transpose(0, 1)  # [G, N, group]
+    unit = torch.eye(group, device=embeddings.device)
+    covariance = all_mean(parts.transpose(1, 2) @ parts / len(embeddings)) + 1e-3 * unit  # [G, group, group]
+    trace = covariance.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+    root = unit.expand_as(covariance)
+    for _ in range(NEWTON_STEPS):
+        root = 1.5 * root - 0.5 * root @ root @ root @ (covariance / trace)
+    out: Tensor = (parts @ root / trace.sqrt()).transpose(0, 1).flatten(1)
+    return out
+
+
+class Decorrelation(nn.Module):
+    """`decorrelated` as a layer. It is the same in use as in training: nothing but training needs a projector."""
+
+    def __init__(self, group: int) -> None:
+        super().__init__()
+        self.group = group
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        out: Tensor = decorrelated(embeddings, self.group)
+        return out
+
+
 @register("simsiam")
 class SimSiam(Objective):
-    """hidden: width of the projector; bottleneck: of the predictor's hidden layer, a quarter of it in the paper."""
+    """hidden: width of the projector; bottleneck: of the predictor's hidden layer, a quarter of it in the paper. group:
+    how many dimensions of an embedding are decorrelated together; 1 is the paper's batch norm."""
 
     family = "non-contrastive"
     when = "Small batches and little memory: no negatives, no second network; watch its spread, which is what fails."
@@ -50,15 +93,22 @@ class SimSiam(Objective):
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
         "objective_options": lambda f, r: (
-            {"hidden": 512, "bottleneck": 128},
+            {"hidden": 512, "bottleneck": 128, "group": 1 << (min(64, r["batch_size"]).bit_length() - 1)},
             "projector and predictor a quarter as wide as the paper's, in its proportion; several views make it learn "
-            "sooner (Pototzky et al., FastSiam, GCPR 2022)",
+            "sooner (Pototzky et al., FastSiam, GCPR 2022); decorrelated in groups no wider than the batch, as it "
+            "otherwise falls into few directions (Hua et al., ICCV 2021; measured, benchmarks/README.md)",
         ),
     }
 
-    def __init__(self, encoder: Encoder, views: ViewPlan, hidden: int = 512, bottleneck: int = 128) -> None:
+    def __init__(
+        self, encoder: Encoder, views: ViewPlan, hidden: int = 512, bottleneck: int = 128, group: int = 1
+    ) -> None:
         super().__init__(encoder, views)
+        if hidden % group:
+            raise SelfsightError(f"The option group of SimSiam must divide hidden, {hidden}; {group} does not.")
         self.projector = projector([encoder.dim, hidden, hidden], last_norm=True)
+        if group > 1:
+            self.projector[-1] = Decorrelation(group)
         self.predictor = projector([hidden, bottleneck, hidden])
 
     def forward(self, views: list[View], progress: float) -> Loss:

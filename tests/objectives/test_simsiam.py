@@ -1,0 +1,64 @@
+"""SimSiam's decorrelation against a slow reference, closed forms and the paper's batch norm."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import default_objective
+from torch import Tensor
+
+from selfsight.errors import SelfsightError
+from selfsight.objectives.simsiam import Decorrelation, decorrelated
+
+
+def slow_decorrelation(z: Tensor, group: int) -> Tensor:
+    """The same by the eigenvectors of each group's covariance: Newton's steps act on one eigenvalue at a time."""
+    out = []
+    for first in range(0, z.shape[1], group):
+        part = z[:, first : first + group] - z[:, first : first + group].mean(0)
+        variances, directions = torch.linalg.eigh(part.T @ part / len(part) + 1e-3 * torch.eye(group).double())
+        shares, factors = variances / variances.sum(), torch.ones(group).double()
+        for _ in range(5):
+            factors = 1.5 * factors - 0.5 * factors**3 * shares
+        out.append(part @ directions @ torch.diag(factors / variances.sum().sqrt()) @ directions.T)
+    return torch.cat(out, 1)
+
+
+@pytest.mark.parametrize(("shape", "group"), [((40, 6), 3), ((9, 8), 4), ((5, 8), 8)])  # the last: fewer rows than 8
+def test_value_and_gradient_equal_the_slow_reference(shape: tuple[int, int], group: int):
+    one = (torch.randn(shape) @ torch.randn(shape[1], shape[1])).requires_grad_()
+    other, weights = one.detach().double().requires_grad_(), torch.randn(shape)
+    got, wanted = decorrelated(one, group), slow_decorrelation(other, group)
+    assert torch.allclose(got.double(), wanted, atol=1e-4)
+    (got * weights).sum().backward()
+    (wanted * weights.double()).sum().backward()
+    assert torch.allclose(one.grad.double(), other.grad, atol=1e-4)
+
+
+def test_correlated_dimensions_come_apart_in_their_group_and_not_between_groups():
+    shared = torch.randn(4096, 1)
+    z = shared + torch.randn(4096, 8) + 5.0
+    before = torch.corrcoef(z.T)
+    assert before.fill_diagonal_(1.0).min() > 0.45
+    out = decorrelated(z, 4)
+    assert torch.allclose(out.mean(0), torch.zeros(8), atol=1e-4)
+    covariance = out.T @ out / len(out)
+    for own in (covariance[:4, :4], covariance[4:, 4:]):
+        assert torch.allclose(own, torch.eye(4), atol=0.05)
+    assert covariance[:4, 4:].sum() / 4 > 0.6  # what the groups share is one direction of each, and it is left
+
+
+def test_a_group_of_one_is_batch_norm():
+    z = 7.0 * torch.randn(64, 5) - 2.0
+    assert torch.allclose(decorrelated(z, 1), torch.nn.BatchNorm1d(5, affine=False)(z), atol=1e-3)
+
+
+def test_the_paper_has_batch_norm_and_no_group_is_wider_than_the_batch():
+    assert isinstance(default_objective("simsiam", group=1).projector[-1], torch.nn.BatchNorm1d)
+    last = default_objective("simsiam").projector[-1]  # of a batch of 16
+    assert isinstance(last, Decorrelation) and last.group == 16
+
+
+def test_a_group_that_does_not_divide_the_width_is_refused():
+    with pytest.raises(SelfsightError, match=r"must divide hidden, 512; 48 does not"):
+        default_objective("simsiam", group=48)
