@@ -17,7 +17,7 @@ def slow_decorrelation(z: Tensor, group: int) -> Tensor:
     out = []
     for first in range(0, z.shape[1], group):
         part = z[:, first : first + group] - z[:, first : first + group].mean(0)
-        stray = (1e-3 * part.square().mean() * len(part)).sqrt() * torch.eye(group).double()
+        stray = (1e-2 * part.square().mean() * len(part)).sqrt() * torch.eye(group).double()
         known: list[Tensor] = []
         for column in torch.cat([part, stray]).T:
             left = column - sum((column @ other / len(part) * other for other in known), torch.zeros_like(column))
@@ -55,7 +55,7 @@ def test_a_group_of_one_is_batch_norm():
     norm = torch.nn.BatchNorm1d(5, affine=False)
     for column in range(5):  # each by itself, as the floor is a share of the mean variance
         one = z[:, [column]] * 10.0**column
-        assert torch.allclose(1.001**0.5 * decorrelated(one, 1), norm(z)[:, [column]], atol=1e-4)
+        assert torch.allclose(1.01**0.5 * decorrelated(one, 1), norm(z)[:, [column]], atol=1e-4)
 
 
 def test_the_paper_has_batch_norm_and_no_group_is_wider_than_the_batch():

@@ -52,13 +52,13 @@ def decorrelated(embeddings: Tensor, group: int) -> Tensor:
     """`embeddings` [N, D] of each process, centred, and each `group` of dimensions turned and scaled so that its
     covariance over all processes is the identity; [N, D].
 
-    By the Cholesky factor of the covariance (Siarohin, Sangineto and Sebe, ICLR 2019, section 3.1). A thousandth of the
+    By the Cholesky factor of the covariance (Siarohin, Sangineto and Sebe, ICLR 2019, section 3.1). A hundredth of the
     mean variance comes to each dimension, for batches of fewer items than dimensions.
     """
     centred = embeddings - all_mean(embeddings.mean(0))
     parts = centred.unflatten(1, (-1, group)).movedim(0, 2)  # [G, group, N]
     covariance = all_mean(parts @ parts.mT / len(embeddings))  # [G, group, group]
-    floor = 1e-3 * covariance.diagonal(dim1=1, dim2=2).mean(1)
+    floor = 1e-2 * covariance.diagonal(dim1=1, dim2=2).mean(1)
     factor = torch.linalg.cholesky(covariance + torch.diag_embed(floor[:, None].expand(-1, group)))
     out: Tensor = torch.linalg.solve_triangular(factor, parts, upper=False).movedim(2, 0).flatten(1)
     return out
