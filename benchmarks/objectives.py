@@ -81,7 +81,8 @@ CONTROLS = ("random", "pixels", "k-means")
 THRICE = {"learning_rate": 3e-3}  # thrice what the rules give for a batch of 64
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("", ""): {"batch_size": 64}, ("10min", "simclr"): THRICE, ("10min", "swav"): THRICE,
-    ("10min", "barlow"): {"learning_rate": 2e-3}, ("90s", "byol"): {"learning_rate": 1e-3},
+    ("10min", "barlow"): {"learning_rate": 2e-3}, ("10min", "simsiam"): {"learning_rate": 5e-3},
+    ("90s", "byol"): {"learning_rate": 1e-3},
 }  # fmt: skip
 BANK = {"90s": 5_000, "10min": 50_000}  # labelled images that probes learn from, at most
 LINEAR, SHOTS, DRAWS = 10_000, 5, 5

@@ -87,10 +87,10 @@ class SimSiam(Objective):
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
         "objective_options": lambda f, r: (
-            {"hidden": 512, "bottleneck": 128, "group": 1 << (min(64, r["batch_size"]).bit_length() - 1)},
+            {"hidden": 512, "bottleneck": 128, "group": 16},
             "projector and predictor a quarter as wide as the paper's, in its proportion; several views make it learn "
-            "sooner (Pototzky et al., FastSiam, GCPR 2022); decorrelated in groups no wider than the batch, as it "
-            "otherwise falls into few directions (Hua et al., ICCV 2021; measured, benchmarks/README.md)",
+            "sooner (Pototzky et al., FastSiam, GCPR 2022); decorrelated in small groups, as it falls into few "
+            "directions otherwise (Hua et al., ICCV 2021; measured, benchmarks/README.md)",
         ),
     }
 
