@@ -71,6 +71,16 @@ def test_the_paper_has_batch_norm_and_the_rules_decorrelate():
     assert correlated(group=1) == pytest.approx(0.8, abs=0.05)
 
 
+def test_items_that_are_alike_or_not_finite_raise_nothing():
+    same = torch.ones(8, 4).requires_grad_()
+    out = decorrelated(same, 4)
+    out.sum().backward()
+    assert torch.equal(out, torch.zeros(8, 4)) and same.grad.isfinite().all()
+    broken = torch.randn(8, 4)
+    broken[3, 2] = torch.nan
+    assert decorrelated(broken, 2)[:, 2:].isnan().all() and decorrelated(broken, 2)[:, :2].isfinite().all()
+
+
 def test_a_group_that_does_not_divide_the_width_is_refused():
     with pytest.raises(SelfsightError, match=r"must divide hidden, 512; 48 does not"):
         default_objective("simsiam", group=48)

@@ -53,13 +53,14 @@ def decorrelated(embeddings: Tensor, group: int) -> Tensor:
     covariance over all processes is the identity; [N, D].
 
     By the Cholesky factor of the covariance (Siarohin, Sangineto and Sebe, ICLR 2019, section 3.1). A hundredth of the
-    mean variance comes to each dimension, for batches of fewer items than dimensions.
+    mean variance comes to each dimension, for batches of fewer items than dimensions. What is not finite stays so: the
+    training loop skips such steps.
     """
     centred = embeddings - all_mean(embeddings.mean(0))
     parts = centred.unflatten(1, (-1, group)).movedim(0, 2)  # [G, group, N]
     covariance = all_mean(parts @ parts.mT / len(embeddings))  # [G, group, group]
-    floor = 1e-2 * covariance.diagonal(dim1=1, dim2=2).mean(1)
-    factor = torch.linalg.cholesky(covariance + torch.diag_embed(floor[:, None].expand(-1, group)))
+    floor = 1e-2 * covariance.diagonal(dim1=1, dim2=2).mean(1) + 1e-5  # the latter as of batch norm: items may be alike
+    factor = torch.linalg.cholesky_ex(covariance + torch.diag_embed(floor[:, None].expand(-1, group))).L
     out: Tensor = torch.linalg.solve_triangular(factor, parts, upper=False).movedim(2, 0).flatten(1)
     return out
 
@@ -82,7 +83,7 @@ class SimSiam(Objective):
     how many dimensions of an embedding are decorrelated together; 1 is the paper's batch norm."""
 
     family = "non-contrastive"
-    when = "Small batches and little memory: no negatives, no second network; watch its spread, which is what fails."
+    when = "Small batches and little memory: no negatives, no second network; watch its rank, which is what fails."
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
