@@ -6,7 +6,7 @@ predictor, or with a gradient through the target, it collapses: the loss goes to
 
 Batch norm behind the projector keeps each dimension's variance, and still most of the embedding falls into few
 directions. With a `group` of more than 1 it decorrelates too, group by group (Hua et al., "On Feature Decorrelation in
-Self-Supervised Learning", ICCV 2021).
+Self-Supervised Learning", ICCV 2021): more is learnt in the same time, and a collapse comes later.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ def decorrelated(embeddings: Tensor, group: int) -> Tensor:
     """`embeddings` [N, D] of each process, centred, and each `group` of dimensions turned and scaled so that its
     covariance over all processes is the identity; [N, D].
 
-    By the Cholesky factor of the covariance (Siarohin, Sangineto and Sebe, ICLR 2019, section 3.1). A hundredth of the
-    mean variance comes to each dimension, for batches of fewer items than dimensions. What is not finite stays so: the
+    By the Cholesky factor of the covariance (as Ermolov et al., "Whitening for Self-Supervised Representation
+    Learning", ICML 2021). A hundredth of the mean variance comes to each dimension, for batches of fewer items than
+    dimensions. What is not finite stays so: the
     training loop skips such steps.
     """
     centred = embeddings - all_mean(embeddings.mean(0))
