@@ -54,8 +54,7 @@ def decorrelated(embeddings: Tensor, group: int) -> Tensor:
 
     By the Cholesky factor of the covariance (as Ermolov et al., "Whitening for Self-Supervised Representation
     Learning", ICML 2021). A hundredth of the mean variance comes to each dimension, for batches of fewer items than
-    dimensions. What is not finite stays so: the
-    training loop skips such steps.
+    dimensions. What is not finite stays so: the training loop skips such steps.
     """
     centred = embeddings - all_mean(embeddings.mean(0))
     parts = centred.unflatten(1, (-1, group)).movedim(0, 2)  # [G, group, N]
