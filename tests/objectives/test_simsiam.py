@@ -8,7 +8,7 @@ from helpers import default_objective
 from torch import Tensor
 
 from selfsight.errors import SelfsightError
-from selfsight.objectives.simsiam import decorrelated
+from selfsight.objectives.simsiam import SimSiam, decorrelated
 
 
 def slow_decorrelation(z: Tensor, group: int) -> Tensor:
@@ -83,4 +83,5 @@ def test_items_that_are_alike_or_not_finite_raise_nothing():
 
 def test_a_group_that_does_not_divide_the_width_is_refused():
     with pytest.raises(SelfsightError, match=r"must divide hidden, 512; 48 does not"):
-        default_objective("simsiam", group=48)
+        SimSiam.check_options({"group": 48})
+    SimSiam.check_options({"hidden": 96, "group": 48})

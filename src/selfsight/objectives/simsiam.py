@@ -11,7 +11,7 @@ Self-Supervised Learning", ICCV 2021): more is learnt in the same time, and a co
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -95,12 +95,17 @@ class SimSiam(Objective):
         ),
     }
 
+    @classmethod
+    def check_options(cls, options: dict[str, Any]) -> None:
+        super().check_options(options)
+        hidden, group = options.get("hidden", 512), options.get("group", 1)
+        if hidden % group:
+            raise SelfsightError(f"The option group of SimSiam must divide hidden, {hidden}; {group} does not.")
+
     def __init__(
         self, encoder: Encoder, views: ViewPlan, hidden: int = 512, bottleneck: int = 128, group: int = 1
     ) -> None:
         super().__init__(encoder, views)
-        if hidden % group:
-            raise SelfsightError(f"The option group of SimSiam must divide hidden, {hidden}; {group} does not.")
         self.projector = projector([encoder.dim, hidden, hidden], last_norm=True)
         if group > 1:
             self.projector[-1] = Decorrelation(group)
