@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import default_objective
+from helpers import default_objective, tiny_encoder, two_views
 from torch import Tensor
 
 from selfsight.errors import SelfsightError
-from selfsight.objectives.simsiam import SimSiam, decorrelated
+from selfsight.objectives.simsiam import SimSiam, decorrelated, group_size
 
 
 def slow_decorrelation(z: Tensor, group: int) -> Tensor:
@@ -58,7 +58,7 @@ def test_a_group_of_one_is_batch_norm():
         assert torch.allclose(1.01**0.5 * decorrelated(one, 1), norm(z)[:, [column]], atol=1e-4)
 
 
-def test_the_paper_has_batch_norm_and_the_rules_decorrelate():
+def test_the_paper_has_batch_norm_and_a_group_decorrelates():
     shared, own = 2.0 * torch.randn(256, 1), torch.randn(256, 512)
 
     def correlated(**options: int) -> float:
@@ -67,8 +67,27 @@ def test_the_paper_has_batch_norm_and_the_rules_decorrelate():
         groups = torch.corrcoef(out.T)[:16, :16] - torch.eye(16)
         return groups.abs().sum().item() / (16 * 15)
 
-    assert correlated() < 0.03
+    assert correlated(group=16) < 0.03
     assert correlated(group=1) == pytest.approx(0.8, abs=0.05)
+
+
+def test_groups_are_much_smaller_than_the_batch():
+    assert default_objective("simsiam").projector[-1].group == group_size(16)
+    assert [group_size(batch) for batch in (2, 4, 8, 16, 31, 32, 64, 256)] == [1, 1, 2, 4, 4, 8, 16, 16]
+
+
+def test_autocast_changes_nothing():
+    z = torch.randn(64, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(decorrelated(z.bfloat16(), 4), decorrelated(z.bfloat16().float(), 4))
+
+
+def test_a_run_from_before_there_were_groups_goes_on():
+    """Its recipe names none, and its checkpoint holds a batch norm."""
+    task = SimSiam(tiny_encoder(), two_views(), hidden=32, bottleneck=8)
+    assert {name for name in task.state_dict() if name.startswith("projector.4")} == {
+        f"projector.4.{name}" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    }
 
 
 def test_items_that_are_alike_or_not_finite_raise_nothing():
@@ -85,3 +104,5 @@ def test_a_group_that_does_not_divide_the_width_is_refused():
     with pytest.raises(SelfsightError, match=r"must divide hidden, 512; 48 does not"):
         SimSiam.check_options({"group": 48})
     SimSiam.check_options({"hidden": 96, "group": 48})
+    with pytest.raises(SelfsightError, match=r"must divide hidden, 512; 48 does not"):
+        default_objective("simsiam", group=48)

@@ -1,16 +1,19 @@
 """SimSiam: predict what the network itself says of another view, without a gradient there.
 
 Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021, equation 2: half the negative cosine of
-prediction and target, summed over both directions of a pair; for V views the mean over all pairs. Without the
-predictor, or with a gradient through the target, it collapses: the loss goes to -1 and the spread to 0.
+prediction and target, summed over both directions of a pair; for V views the mean over all pairs. With batch norm
+behind the projector, as there, it collapses without the predictor or with a gradient through the target: the loss goes
+to -1 and the spread to 0. Even without a fault most of an embedding may fall into few directions.
 
-Batch norm behind the projector keeps each dimension's variance, and still most of the embedding falls into few
-directions. With a `group` of more than 1 it decorrelates too, group by group (Hua et al., "On Feature Decorrelation in
-Self-Supervised Learning", ICCV 2021): more is learnt in the same time, and a collapse comes later.
+With a `group` of more than 1 the embeddings are decorrelated in groups of dimensions in place of that batch norm (Hua
+et al., "On Feature Decorrelation in Self-Supervised Learning", ICCV 2021, who shuffle the dimensions as well). It then
+bears larger steps, and without the predictor it still collapses, but later. The rank that is watched is that of
+decorrelated embeddings, and so higher than that of others.
 """
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, ClassVar
 
 import torch
@@ -49,12 +52,13 @@ def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
 
 @in_float32
 def decorrelated(embeddings: Tensor, group: int) -> Tensor:
-    """`embeddings` [N, D] of each process, centred, and each `group` of dimensions turned and scaled so that its
-    covariance over all processes is the identity; [N, D].
+    """`embeddings` [N, D] of each process, centred, and each `group` of dimensions mapped so that its covariance over
+    all processes is nearly the identity; [N, D].
 
     By the Cholesky factor of the covariance (as Ermolov et al., "Whitening for Self-Supervised Representation
-    Learning", ICML 2021). A hundredth of the mean variance comes to each dimension, for batches of fewer items than
-    dimensions. What is not finite stays so: the training loop skips such steps.
+    Learning", ICML 2021). A hundredth of the mean variance comes to each dimension first, so that the factor of a
+    nearly singular covariance is the same in one process as in several. A value that is not finite spoils its group,
+    and the training loop skips the step.
     """
     centred = embeddings - all_mean(embeddings.mean(0))
     parts = centred.unflatten(1, (-1, group)).movedim(0, 2)  # [G, group, N]
@@ -77,10 +81,17 @@ class Decorrelation(nn.Module):
         return out
 
 
+def group_size(batch: int) -> int:
+    """The largest power of two that is at most a quarter of the batch, and at most 16: what a few items have in common
+    by chance would be taken for what their dimensions have."""
+    return max(1, min(16, 1 << (batch // 4).bit_length() >> 1))
+
+
 @register("simsiam")
 class SimSiam(Objective):
     """hidden: width of the projector; bottleneck: of the predictor's hidden layer, a quarter of it in the paper. group:
-    how many dimensions of an embedding are decorrelated together; 1 is the paper's batch norm."""
+    how many dimensions of an embedding are decorrelated together; 1, as of runs that know no groups, is the paper's
+    batch norm."""
 
     family = "non-contrastive"
     when = "Small batches and little memory: no negatives, no second network; watch its rank, which is what fails."
@@ -88,17 +99,19 @@ class SimSiam(Objective):
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
         "objective_options": lambda f, r: (
-            {"hidden": 512, "bottleneck": 128, "group": 16},
+            {"hidden": 512, "bottleneck": 128, "group": group_size(r["batch_size"])},
             "projector and predictor a quarter as wide as the paper's, in its proportion; several views make it learn "
-            "sooner (Pototzky et al., FastSiam, GCPR 2022); decorrelated in small groups, as it falls into few "
-            "directions otherwise (Hua et al., ICCV 2021; measured, benchmarks/README.md)",
+            "sooner (Pototzky et al., FastSiam, GCPR 2022); decorrelated in groups, as it may fall into few "
+            "directions otherwise, and in ones much smaller than the batch (Hua et al., ICCV 2021; measured, "
+            "benchmarks/README.md)",
         ),
     }
 
     @classmethod
     def check_options(cls, options: dict[str, Any]) -> None:
         super().check_options(options)
-        hidden, group = options.get("hidden", 512), options.get("group", 1)
+        defaults = inspect.signature(cls).parameters
+        hidden, group = (options.get(name, defaults[name].default) for name in ("hidden", "group"))
         if hidden % group:
             raise SelfsightError(f"The option group of SimSiam must divide hidden, {hidden}; {group} does not.")
 
@@ -106,6 +119,7 @@ class SimSiam(Objective):
         self, encoder: Encoder, views: ViewPlan, hidden: int = 512, bottleneck: int = 128, group: int = 1
     ) -> None:
         super().__init__(encoder, views)
+        self.check_options({"hidden": hidden, "group": group})
         self.projector = projector([encoder.dim, hidden, hidden], last_norm=True)
         if group > 1:
             self.projector[-1] = Decorrelation(group)
