@@ -94,7 +94,7 @@ class SimSiam(Objective):
     batch norm."""
 
     family = "non-contrastive"
-    when = "Small batches and little memory: no negatives, no second network; watch its rank, which is what fails."
+    when = "Small batches and little memory: no negatives and no second network; a ViT with it wants small steps."
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
