@@ -67,8 +67,8 @@ def test_the_paper_has_batch_norm_and_a_group_decorrelates():
         groups = torch.corrcoef(out.T)[:16, :16] - torch.eye(16)
         return groups.abs().sum().item() / (16 * 15)
 
-    assert correlated(group=16) < 0.03
-    assert correlated(group=1) == pytest.approx(0.8, abs=0.05)
+    assert correlated(decorrelated=16) < 0.03
+    assert correlated(decorrelated=1) == pytest.approx(0.8, abs=0.05)
 
 
 def test_groups_are_much_smaller_than_the_batch():
@@ -102,7 +102,7 @@ def test_items_that_are_alike_or_not_finite_raise_nothing():
 
 def test_a_group_that_does_not_divide_the_width_is_refused():
     with pytest.raises(SelfsightError, match=r"must divide hidden, 512; 48 does not"):
-        SimSiam.check_options({"group": 48})
-    SimSiam.check_options({"hidden": 96, "group": 48})
+        SimSiam.check_options({"decorrelated": 48})
+    SimSiam.check_options({"hidden": 96, "decorrelated": 48})
     with pytest.raises(SelfsightError, match=r"must divide hidden, 512; 48 does not"):
-        default_objective("simsiam", group=48)
+        default_objective("simsiam", decorrelated=48)

@@ -5,9 +5,9 @@ prediction and target, summed over both directions of a pair; for V views the me
 behind the projector, as there, it collapses without the predictor or with a gradient through the target: the loss goes
 to -1 and the spread to 0. Even without a fault most of an embedding may fall into few directions.
 
-With a `group` of more than 1 the embeddings are decorrelated in groups of dimensions in place of that batch norm (Hua
-et al., "On Feature Decorrelation in Self-Supervised Learning", ICCV 2021, who shuffle the dimensions as well). It then
-bears larger steps, and without the predictor it still collapses, but later. The rank that is watched is that of
+With `decorrelated` above 1 the embeddings are decorrelated, so many dimensions together, in place of that batch norm
+(Hua et al., "On Feature Decorrelation in Self-Supervised Learning", ICCV 2021, who shuffle the dimensions as well). It
+then bears larger steps, and without the predictor it still collapses, but later. The rank that is watched is that of
 decorrelated embeddings, and so higher than that of others.
 """
 
@@ -89,9 +89,8 @@ def group_size(batch: int) -> int:
 
 @register("simsiam")
 class SimSiam(Objective):
-    """hidden: width of the projector; bottleneck: of the predictor's hidden layer, a quarter of it in the paper. group:
-    how many dimensions of an embedding are decorrelated together; 1, as of runs that know no groups, is the paper's
-    batch norm."""
+    """hidden: width of the projector; bottleneck: of the predictor's hidden layer, a quarter of it in the paper.
+    decorrelated: how many dimensions of an embedding together; 1, which earlier runs have, is the paper's batch norm."""
 
     family = "non-contrastive"
     when = "Small batches and little memory: no negatives and no second network; a ViT with it wants small steps."
@@ -99,7 +98,7 @@ class SimSiam(Objective):
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
         "objective_options": lambda f, r: (
-            {"hidden": 512, "bottleneck": 128, "group": group_size(r["batch_size"])},
+            {"hidden": 512, "bottleneck": 128, "decorrelated": group_size(r["batch_size"])},
             "projector and predictor a quarter as wide as the paper's, in its proportion; several views make it learn "
             "sooner (Pototzky et al., FastSiam, GCPR 2022); decorrelated in groups, as it may fall into few "
             "directions otherwise, and in ones much smaller than the batch (Hua et al., ICCV 2021; measured, "
@@ -111,18 +110,18 @@ class SimSiam(Objective):
     def check_options(cls, options: dict[str, Any]) -> None:
         super().check_options(options)
         defaults = inspect.signature(cls).parameters
-        hidden, group = (options.get(name, defaults[name].default) for name in ("hidden", "group"))
+        hidden, group = (options.get(name, defaults[name].default) for name in ("hidden", "decorrelated"))
         if hidden % group:
-            raise SelfsightError(f"The option group of SimSiam must divide hidden, {hidden}; {group} does not.")
+            raise SelfsightError(f"The option decorrelated of SimSiam must divide hidden, {hidden}; {group} does not.")
 
     def __init__(
-        self, encoder: Encoder, views: ViewPlan, hidden: int = 512, bottleneck: int = 128, group: int = 1
+        self, encoder: Encoder, views: ViewPlan, hidden: int = 512, bottleneck: int = 128, decorrelated: int = 1
     ) -> None:
         super().__init__(encoder, views)
-        self.check_options({"hidden": hidden, "group": group})
+        self.check_options({"hidden": hidden, "decorrelated": decorrelated})
         self.projector = projector([encoder.dim, hidden, hidden], last_norm=True)
-        if group > 1:
-            self.projector[-1] = Decorrelation(group)
+        if decorrelated > 1:
+            self.projector[-1] = Decorrelation(decorrelated)
         self.predictor = projector([hidden, bottleneck, hidden])
 
     def forward(self, views: list[View], progress: float) -> Loss:
