@@ -90,7 +90,7 @@ def group_size(batch: int) -> int:
 @register("simsiam")
 class SimSiam(Objective):
     """hidden: width of the projector; bottleneck: of the predictor's hidden layer, a quarter of it in the paper.
-    decorrelated: how many dimensions of an embedding together; 1, which earlier runs have, is the paper's batch norm."""
+    decorrelated: how many dimensions of an embedding together; 1, as earlier runs have, is the paper's batch norm."""
 
     family = "non-contrastive"
     when = "Small batches and little memory: no negatives and no second network; a ViT with it wants small steps."
