@@ -2,7 +2,7 @@
 
     taskset -c 0 python benchmarks/objectives.py --budget 90s     # trains and measures what is missing, then the tables
     taskset -c 1 python benchmarks/objectives.py --budget 90s     # a second one at the same time takes other cases
-    python benchmarks/objectives.py --budget 10min                # the six best of the 90 s (by their tests), longer
+    python benchmarks/objectives.py --budget 10min                # the six best of CIFAR-10 at 90 s, longer
     python benchmarks/objectives.py --table
 
 A case is a pretext task, an encoder, a data set and a seed. Its steps are the budget over the operations of a step in
