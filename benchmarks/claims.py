@@ -41,12 +41,13 @@ from selfsight.encoders.encoder import Encoder, Preprocessing
 from selfsight.encoders.extract import input_batches, measure_batch_norm, some_inputs, to_input
 from selfsight.encoders.store import create, load, random_like
 from selfsight.encoders.weights import begin, find_weights
+from selfsight.machine import environment, usable_cores
 from selfsight.probing.linear import few_shot_scores, linear_scores
 from selfsight.probing.metrics import metrics
 from selfsight.probing.neighbours import knn_scores
 from selfsight.report.verdict import judge
 from selfsight.training.recipe import Budget
-from selfsight.training.run import Run, environment, usable_cores
+from selfsight.training.run import Run
 from selfsight.training.settle import choose
 from selfsight.verbs.evaluate import _whitened
 from selfsight.verbs.import_ import import_

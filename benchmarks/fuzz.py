@@ -376,7 +376,7 @@ def run(kind: str, folder: Path, seed: int, inputs: int) -> dict[str, Any]:
 
 
 def _row(kind: str, seed: int, inputs: int, blocks: list[dict[str, Any]]) -> dict[str, Any]:
-    from selfsight.training.run import environment
+    from selfsight.machine import environment
 
     slowest = max(blocks, key=lambda b: b["slowest_ms"])
     row = {"format": kind, "seed": seed, "inputs": inputs}

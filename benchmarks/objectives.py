@@ -53,6 +53,7 @@ from selfsight.encoders.encoder import Encoder, Preprocessing
 from selfsight.encoders.extract import input_batches, measure_batch_norm, some_inputs, to_input
 from selfsight.encoders.store import create, load, random_like
 from selfsight.encoders.whitening import unwhitened
+from selfsight.machine import environment, usable_cores
 from selfsight.objectives.objective import registry
 from selfsight.probing.linear import few_shot_scores, linear_scores
 from selfsight.probing.neighbours import knn_scores
@@ -60,7 +61,6 @@ from selfsight.report.verdict import judge
 from selfsight.training.build import build
 from selfsight.training.measure import measure_normalisation
 from selfsight.training.recipe import Budget, Recipe
-from selfsight.training.run import environment, usable_cores
 from selfsight.training.settle import choose, write_recipe
 from selfsight.verbs.compare import _criteria, _features
 from selfsight.verbs.evaluate import _reduced, _whitened

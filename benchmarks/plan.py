@@ -23,7 +23,7 @@ import tifffile
 from PIL import Image
 from pretrain import DATA, HERE, data_folder, run
 
-from selfsight.training.run import environment
+from selfsight.machine import environment
 from selfsight.verbs.demo import write_digits
 
 RESULTS = HERE / "results" / "plan.jsonl"

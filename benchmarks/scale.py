@@ -26,7 +26,7 @@ from PIL import Image
 from pretrain import HERE, run
 
 from selfsight.data.threads import track
-from selfsight.training.run import environment
+from selfsight.machine import environment
 
 RESULTS = HERE / "results" / "scale.jsonl"
 FILES, TABLES = 100_000, (1_000, 10_000, 100_000, 1_000_000)

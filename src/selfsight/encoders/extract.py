@@ -16,17 +16,11 @@ from selfsight.data.formats.format import Unreadable
 from selfsight.data.threads import console
 from selfsight.encoders.encoder import Encoder, Preprocessing
 from selfsight.errors import SelfsightError, in_words
+from selfsight.machine import best_device
 
 BATCH = 256
 NORM_ITEMS = 512  # whose statistics a network with random weights takes for its batch norms
 KEEP_EVERY = 16 * BATCH  # items, after which features are kept whatever happens next
-
-
-def best_device() -> str:
-    """The device to compute on: CUDA, Apple's MPS or the CPU."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def to_input(pixels: np.ndarray, preprocessing: Preprocessing) -> Tensor:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-import os
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
 from selfsight.data.batches import Batch, Batches
 from selfsight.errors import SelfsightError
+from selfsight.machine import free_memory
 from selfsight.objectives.objective import Objective, processes
 from selfsight.training.build import computing
 from selfsight.training.loop import LOG_EVERY
@@ -94,18 +92,6 @@ def _saved_bytes(trial: Objective, batch: Batch, normalise: Normalisation, recip
     saved = sum(size for place, size in kept.items() if place not in own)
     del loss
     return saved + sum(view.pixels.nbytes for view in views)
-
-
-def free_memory(device: str) -> int:
-    """Bytes that this process could still allocate on `device`: its share of the machine's, or of its container's."""
-    if torch.device(device).type == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
-    free = int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    try:
-        most, now = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
-    except (OSError, ValueError):  # not in a container, or in one without a limit
-        return free
-    return min(free, most - now)
 
 
 def check_memory(memory: Memory, recipe: Recipe) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, gather_object
 
-from selfsight.encoders.extract import best_device
+from selfsight.machine import best_device
 
 WAIT = timedelta(hours=24)  # for the main process, which may decode for long before the others have anything to do
 

@@ -10,20 +10,18 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
 
 from selfsight.data.canvases import canvas_bytes, decoded, folder_of, free_bytes
 from selfsight.data.collection import Collection
 from selfsight.data.pixels import PixelFormat
-from selfsight.encoders.extract import best_device
 from selfsight.encoders.licences import concern
 from selfsight.encoders.store import is_fixed_size, takes_any_size
 from selfsight.encoders.weights import RANDOM, Weights
+from selfsight.machine import best_device, fastest_threads, has_bf16, usable_cores
 from selfsight.objectives.objective import Rule, find
 from selfsight.objectives.patches import patch_side
 from selfsight.objectives.shared import MEASURED, quarters, restyled
 from selfsight.training.recipe import Budget, Recipe, check_numbers
-from selfsight.training.run import usable_cores
 
 
 @dataclass(frozen=True)
@@ -78,36 +76,6 @@ def seconds_to_decode(items: Collection, format: PixelFormat, side: int, sample:
     for _ in decoded(items, some, format, side, "Measuring"):
         pass
     return (time.monotonic() - began) * len(rows) / len(some)
-
-
-def fastest_threads(cores: int, bf16: bool, seconds: float = 0.5) -> int:
-    """All of `cores`, half of them or one, whichever runs a small convolution forward and back soonest.
-
-    OpenMP's threads wait for each other many times a step. On a machine that something else keeps busy,
-    we have seen two threads run thirty times slower than one.
-    """
-    before = torch.get_num_threads()
-    layers = [torch.nn.Sequential(torch.nn.Conv2d(64, 64, 3, padding=1), torch.nn.BatchNorm2d(64)) for _ in range(4)]
-    net = torch.nn.Sequential(*layers).to(memory_format=torch.channels_last)
-    images = torch.zeros(64, 64, 8, 8).contiguous(memory_format=torch.channels_last)
-    rates = {}
-    for threads in sorted({1, max(1, cores // 2), cores}):
-        torch.set_num_threads(threads)
-        began, done = 0.0, 0
-        while not began or time.monotonic() - began < seconds:
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                net(images).float().square().mean().backward()
-            began, done = (began, done + 1) if began else (time.monotonic(), 0)  # the first pass warms up
-        rates[threads] = done / (time.monotonic() - began)
-    torch.set_num_threads(before)
-    return max(rates, key=lambda threads: rates[threads])
-
-
-def has_bf16(device: str) -> bool:
-    """Whether `device` computes bfloat16 in hardware."""
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 SMALL = 64  # images below this many pixels are enlarged for the encoder

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
 import yaml
 
 from selfsight.data.lock import Busy, holder, locked
@@ -170,33 +167,3 @@ def write_whole(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
-
-
-def environment(device: str) -> dict[str, Any]:
-    """The machine and the versions, for `environment.json`. Holds no path and no user name."""
-    packages = ("selfsight", "torch", "torchvision", "timm", "pylance", "accelerate", "numpy", "scikit-learn", "pillow")
-    return {
-        "python": platform.python_version(),
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "cores": usable_cores(),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
-        "device": device,
-        "versions": {name: version(name) for name in packages},
-    }
-
-
-def usable_cores() -> int:
-    """The cores that this process may use, which in a container or a batch job can be fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        return platform.processor()
-    return platform.processor()

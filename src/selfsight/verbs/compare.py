@@ -113,7 +113,7 @@ def _features(encoder: Encoder, items: Collection) -> np.ndarray:
 
     from selfsight.data.batches import Batches
     from selfsight.data.canvases import Streamed
-    from selfsight.encoders.extract import best_device
+    from selfsight.machine import best_device
     from selfsight.views.make import Normalisation, make_views
     from selfsight.views.plan import ViewGroup, ViewPlan
 

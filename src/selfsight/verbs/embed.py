@@ -90,7 +90,8 @@ def _patches(encoder: Encoder, items: Collection) -> pa.Table:
 
     from selfsight.data.canvases import nothing_decoded
     from selfsight.data.threads import console
-    from selfsight.encoders.extract import best_device, input_batches, to_input
+    from selfsight.encoders.extract import input_batches, to_input
+    from selfsight.machine import best_device
 
     device = best_device()
     encoder = encoder.to(device)

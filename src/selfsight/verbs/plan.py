@@ -66,13 +66,12 @@ def _estimate(recipe: Recipe, format: PixelFormat, items: Collection, started: f
 
     from selfsight.data.batches import Batches
     from selfsight.data.canvases import Streamed, canvas_bytes
-    from selfsight.encoders.extract import best_device
+    from selfsight.machine import best_device, usable_cores
     from selfsight.training.build import build, normalisation_of, starting_encoder
     from selfsight.training.clock import Clock
     from selfsight.training.estimate import check_memory, memory_of, seconds_a_step
     from selfsight.training.measure import seconds_to_whiten
     from selfsight.training.rules import seconds_to_decode
-    from selfsight.training.run import usable_cores
 
     device = best_device()
     torch.set_num_threads(recipe.threads)

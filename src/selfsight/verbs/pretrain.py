@@ -181,7 +181,7 @@ def pretrain(
 def _hold(settled: Settled, items: Collection, strict: bool) -> Canvases:
     """The canvases of a run, decoded now or on the way."""
     from selfsight.data.canvases import Resident, Streamed, announce
-    from selfsight.training.run import usable_cores
+    from selfsight.machine import usable_cores
 
     recipe, format = settled.recipe, settled.format
     announce(recipe.canvases, items.usable, format, recipe.canvas_side, recipe.reasons.get("canvases", "as asked"))
@@ -203,6 +203,7 @@ def _train(
     import torch
 
     from selfsight.data.batches import Batches
+    from selfsight.machine import environment
     from selfsight.training.build import build, starting_encoder
     from selfsight.training.clock import Clock
     from selfsight.training.estimate import check_memory, memory_of, out_of_memory
@@ -210,7 +211,7 @@ def _train(
     from selfsight.training.measure import seconds_to_whiten
     from selfsight.training.pictures import contact_sheet
     from selfsight.training.processes import gathered
-    from selfsight.training.run import environment, write_whole
+    from selfsight.training.run import write_whole
     from selfsight.training.show import Show
     from selfsight.training.watch import online_knn
 

@@ -1,0 +1,92 @@
+"""What this machine can do: its device, cores, threads, precision and memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+
+def best_device() -> str:
+    """The device to compute on: CUDA, Apple's MPS or the CPU."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def fastest_threads(cores: int, bf16: bool, seconds: float = 0.5) -> int:
+    """All of `cores`, half of them or one, whichever runs a small convolution forward and back soonest.
+
+    OpenMP's threads wait for each other many times a step. On a machine that something else keeps busy,
+    we have seen two threads run thirty times slower than one.
+    """
+    before = torch.get_num_threads()
+    layers = [torch.nn.Sequential(torch.nn.Conv2d(64, 64, 3, padding=1), torch.nn.BatchNorm2d(64)) for _ in range(4)]
+    net = torch.nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    images = torch.zeros(64, 64, 8, 8).contiguous(memory_format=torch.channels_last)
+    rates = {}
+    for threads in sorted({1, max(1, cores // 2), cores}):
+        torch.set_num_threads(threads)
+        began, done = 0.0, 0
+        while not began or time.monotonic() - began < seconds:
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                net(images).float().square().mean().backward()
+            began, done = (began, done + 1) if began else (time.monotonic(), 0)  # the first pass warms up
+        rates[threads] = done / (time.monotonic() - began)
+    torch.set_num_threads(before)
+    return max(rates, key=lambda threads: rates[threads])
+
+
+def has_bf16(device: str) -> bool:
+    """Whether `device` computes bfloat16 in hardware."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def free_memory(device: str) -> int:
+    """Bytes that this process could still allocate on `device`: its share of the machine's, or of its container's."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    free = int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    try:
+        most, now = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # not in a container, or in one without a limit
+        return free
+    return min(free, most - now)
+
+
+def environment(device: str) -> dict[str, Any]:
+    """The machine and the versions, for `environment.json`. Holds no path and no user name."""
+    packages = ("selfsight", "torch", "torchvision", "timm", "pylance", "accelerate", "numpy", "scikit-learn", "pillow")
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": usable_cores(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "device": device,
+        "versions": {name: version(name) for name in packages},
+    }
+
+
+def usable_cores() -> int:
+    """The cores that this process may use, which in a container or a batch job can be fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        return platform.processor()
+    return platform.processor()
