@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfsight.distributed import gather
 from selfsight.objectives import byol, dino, dinov2, emp, ijepa, moco, simclr, simsiam, swav
-from selfsight.objectives.objective import Loss, Objective, embed_views, gather
+from selfsight.objectives.objective import Loss, Objective, embed_views
 from selfsight.objectives.patches import only_view, take
 from selfsight.views.make import View
 

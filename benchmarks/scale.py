@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 from pretrain import HERE, run
 
-from selfsight.data.threads import track
+from selfsight.console import track
 from selfsight.machine import environment
 
 RESULTS = HERE / "results" / "scale.jsonl"

@@ -30,19 +30,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from selfsight.data.batches import Batches
 from selfsight.data.importers import open_source
+from selfsight.distributed import all_mean, all_sum, gather  # fmt: skip
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.store import load, save
 from selfsight.objectives import objective as objective_module
-from selfsight.objectives.objective import (
-    Loss,
-    Objective,
-    all_mean,
-    all_sum,
-    embed_views,
-    gather,
-    projector,
-    registry,
-)  # fmt: skip
+from selfsight.objectives.objective import Loss, Objective, embed_views, projector, registry
 from selfsight.training.batch_norm import synchronise
 from selfsight.training.measure import measure_normalisation
 from selfsight.views.make import View, make_views

@@ -15,7 +15,8 @@ from helpers import tiny_encoder
 import selfsight
 from selfsight.encoders.extract import to_input
 from selfsight.encoders.store import read_folder, save
-from selfsight.verbs.embed import summary, to_numpy
+from selfsight.files import to_numpy
+from selfsight.verbs.embed import summary
 
 
 @pytest.fixture
@@ -30,11 +31,11 @@ def test_every_format_holds_the_same(images: Callable[..., Path], tmp_path: Path
         suffix: selfsight.embed(str(photos), model=str(encoder), out=str(tmp_path / f"f{suffix}"))
         for suffix in (".parquet", ".npy", ".csv", ".lance")
     }
-    wanted = to_numpy(tables[".parquet"])
+    wanted = to_numpy(tables[".parquet"]["features"])
     assert wanted.shape == (7, read_folder(encoder).dim)
-    assert np.array_equal(to_numpy(pq.read_table(tmp_path / "f.parquet")), wanted)
+    assert np.array_equal(to_numpy(pq.read_table(tmp_path / "f.parquet")["features"]), wanted)
     assert np.array_equal(np.load(tmp_path / "f.npy"), wanted)
-    assert np.array_equal(to_numpy(lance.dataset(str(tmp_path / "f.lance")).to_table()), wanted)
+    assert np.array_equal(to_numpy(lance.dataset(str(tmp_path / "f.lance")).to_table()["features"]), wanted)
     lines = [line.split(",") for line in (tmp_path / "f.csv").read_text().splitlines()]
     assert lines[0][:3] == ["id", "uri", "f0"]
     assert np.allclose(np.array([line[2:] for line in lines[1:]], dtype=float), wanted, rtol=1e-6)
@@ -50,7 +51,9 @@ def test_where_features_cannot_be_kept_they_are_given_all_the_same(
     selfsight.import_(str(photos), out=str(tmp_path / "kept" / "c.lance"))
     (tmp_path / "kept" / "features").write_text("in the way")  # root, as whom tests may run, writes read-only folders
     table = selfsight.embed(str(tmp_path / "kept" / "c.lance"), model=str(encoder))
-    assert np.array_equal(to_numpy(table), to_numpy(selfsight.embed(str(photos), model=str(encoder))))
+    assert np.array_equal(
+        to_numpy(table["features"]), to_numpy(selfsight.embed(str(photos), model=str(encoder))["features"])
+    )
     assert "Features are not kept for the next time" in capsys.readouterr().err
     with pytest.raises(selfsight.SelfsightError, match="in the folder of the images"):
         selfsight.embed(str(photos), model=str(encoder), out=str(photos / "f.parquet"))
@@ -62,7 +65,7 @@ def test_features_belong_to_their_images(images: Callable[..., Path], encoder: P
     photos = images(5)
     table = selfsight.embed(str(photos), model=str(encoder))
     model = read_folder(encoder)
-    for uri, features in zip(table["uri"].to_pylist(), to_numpy(table), strict=True):
+    for uri, features in zip(table["uri"].to_pylist(), to_numpy(table["features"]), strict=True):
         size = model.preprocessing.size
         image = Image.open(photos / uri).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
         with torch.inference_mode():
@@ -72,8 +75,8 @@ def test_features_belong_to_their_images(images: Callable[..., Path], encoder: P
 
 def test_patches_average_to_the_pooled_features(images: Callable[..., Path], encoder: Path) -> None:
     photos = images(3)  # the tiny encoder pools by the mean and has no whitening
-    pooled = to_numpy(selfsight.embed(str(photos), model=str(encoder)))
-    patches = to_numpy(selfsight.embed(str(photos), model=str(encoder), tokens="patches"))
+    pooled = to_numpy(selfsight.embed(str(photos), model=str(encoder))["features"])
+    patches = to_numpy(selfsight.embed(str(photos), model=str(encoder), tokens="patches")["features"])
     assert patches.ndim == 3 and patches.mean(1) == pytest.approx(pooled, abs=1e-4)
 
 

@@ -25,7 +25,7 @@ from PIL import Image
 
 import selfsight
 from selfsight.encoders.store import load
-from selfsight.verbs.embed import to_numpy
+from selfsight.files import to_numpy
 from selfsight.verbs.import_ import import_
 
 COUNT = 8
@@ -51,7 +51,7 @@ def pretrain(tmp_path: Path) -> Callable[..., Path]:
 def embed(source: str | Path, run: Path) -> dict[str, np.ndarray]:
     """Features by the name of the file without its suffix, and its page."""
     table = selfsight.embed(str(source), model=str(run))
-    features = to_numpy(table)
+    features = to_numpy(table["features"])
     assert np.isfinite(features).all()
     return {f"{Path(u).stem} {i}": f for i, (u, f) in enumerate(zip(table["uri"].to_pylist(), features, strict=True))}
 

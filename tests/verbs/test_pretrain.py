@@ -16,9 +16,9 @@ from PIL import Image
 
 import selfsight
 from selfsight.data.importers import open_source
+from selfsight.files import to_numpy
 from selfsight.training.recipe import Budget
 from selfsight.training.settle import choose, write_recipe
-from selfsight.verbs.embed import to_numpy
 
 FEW = {"steps": 2, "batch_size": 4}
 
@@ -31,7 +31,7 @@ def test_dark_sixteen_bit_images_stay_different(tmp_path: Path) -> None:
         coarse = rng.integers(0, 200, (5, 5)).astype(np.uint16)
         Image.fromarray(coarse.repeat(8, 0).repeat(8, 1)).save(tmp_path / "dark" / f"{i}.png")
     selfsight.pretrain(str(tmp_path / "dark"), out=str(tmp_path / "run"), **FEW)
-    features = to_numpy(selfsight.embed(str(tmp_path / "dark"), model=str(tmp_path / "run")))
+    features = to_numpy(selfsight.embed(str(tmp_path / "dark"), model=str(tmp_path / "run"))["features"])
     assert len(np.unique(features.round(4), axis=0)) == 8
 
 
@@ -44,7 +44,7 @@ def test_other_families_train_with_the_defaults(images: Callable[..., Path], tmp
     run = str(tmp_path / "run")
     told = selfsight.pretrain(str(photos), out=run, encoder=encoder, size=size, **FEW)["notes"]
     assert [text[:30] for text in told] == ["Features are kept as they are:"] * encoder.startswith("deit")  # two heads
-    assert np.isfinite(to_numpy(selfsight.embed(str(photos), model=run))).all()
+    assert np.isfinite(to_numpy(selfsight.embed(str(photos), model=run)["features"])).all()
 
 
 def test_a_run_has_one_trainer(images: Callable[..., Path], tmp_path: Path) -> None:

@@ -11,15 +11,3 @@ def cache_folder() -> Path:
     import platformdirs
 
     return Path(os.environ.get("SELFSIGHT_CACHE") or platformdirs.user_cache_dir("selfsight", appauthor=False))
-
-
-def bytes_in(folder: Path) -> int:
-    """Bytes of all files of a folder; what vanishes meanwhile counts nothing."""
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(root, name)).st_size
-            except OSError:
-                continue
-    return total

@@ -22,13 +22,14 @@ import numpy as np
 import pyarrow as pa
 from psutil import pid_exists
 
+from selfsight.console import console, track
 from selfsight.data.cache import cache_folder
 from selfsight.data.collection import Collection
 from selfsight.data.decoding import read_items
 from selfsight.data.formats.format import Unreadable
 from selfsight.data.importers import refusal
 from selfsight.data.pixels import MOST_ELONGATED, PixelFormat
-from selfsight.data.threads import console, ordered, track
+from selfsight.data.threads import ordered
 from selfsight.errors import SelfsightError, in_words
 
 PAGES = 16  # of one file read in one go: a video is then decoded forward, not sought for each frame

@@ -1,7 +1,6 @@
 """A collection: one Lance table of items, and the features and decisions that live beside it.
 
-The only file that touches pylance. Lance moves updated rows, so nothing here or above relies on row
-position: every order derives from sorted `id`.
+Lance moves updated rows, so nothing here or above relies on row position: every order derives from sorted `id`.
 """
 
 from __future__ import annotations
@@ -10,12 +9,9 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +25,8 @@ from selfsight.data.sources.choose import make_source
 from selfsight.data.sources.columns import BOXES_TYPE
 from selfsight.data.sources.source import Options, Source
 from selfsight.data.threads import in_one_thread
-from selfsight.errors import SelfsightError, first_line, in_words
+from selfsight.errors import SelfsightError
+from selfsight.files import append_lance, as_vectors, lance_exists, open_lance, remove_rows, write_lance, write_whole
 
 FORMAT_VERSION = 2
 
@@ -60,8 +57,6 @@ SCHEMA = pa.schema(
 )
 # Types of columns that have a meaning of their own; any other column is text.
 RESERVED = {"intrinsics": pa.string(), "boxes": BOXES_TYPE, "mask": pa.string()}
-LANCE_WRITES = {"data", "_versions", "_transactions", "_indices", "_deletions", "_latest.manifest", "_refs"}
-_KEPT = timedelta(days=1)  # elder versions stay for whoever still reads them
 
 
 def item_id(source: str, uri: str, page: int = 0) -> str:
@@ -118,17 +113,10 @@ class Collection:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Collection:
         """Read a collection. Raises `SelfsightError` if there is none or its format is newer."""
-        import lance
-
         path = Path(path)
-        if not cls.exists(path):
+        if not lance_exists(path):
             raise SelfsightError(f"{path} is not a collection. Give a folder of images, or a .lance collection.")
-        try:
-            dataset = lance.dataset(str(path))
-        except (ValueError, OSError) as error:
-            raise SelfsightError(
-                f"{path} is not a collection ({first_line(error)}). Give a folder of images, or a .lance folder."
-            ) from None
+        dataset = open_lance(path)
         if not {"id", "uri", "status", "reason"} <= set(dataset.schema.names):
             raise SelfsightError(f"{path} is a Lance table but not a collection. Give a folder of images.")
         version = int((dataset.schema.metadata or {}).get(b"format_version", b"1"))
@@ -139,38 +127,24 @@ class Collection:
     @staticmethod
     def exists(path: Path) -> bool:
         """Whether a table was ever committed at `path`; a kill may leave a folder without one."""
-        _recover(path)
-        return any((path / "_versions").glob("*"))
+        return lance_exists(path)
 
     @classmethod
     def write(
         cls, path: str | os.PathLike[str], rows: pa.Table | Iterable[pa.RecordBatch], schema: pa.Schema, about: About
     ) -> Collection:
         """Write `rows`, whole or as a stream of batches with the columns of `schema`, as a new version."""
-        import lance
-
         schema = schema.with_metadata(about.to_metadata())
         batches = rows.cast(schema).to_batches() if isinstance(rows, pa.Table) else rows
         reader = pa.RecordBatchReader.from_batches(schema, in_one_thread(batch.cast(schema) for batch in batches))
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        mode = "overwrite" if cls.exists(Path(path)) else "create"
-        if mode == "create" and Path(path).is_dir() and {p.name for p in Path(path).iterdir()} - LANCE_WRITES:
-            raise SelfsightError(f"{path} is a folder of other things. Give another name for the collection.")
-        with _writing(path):
-            # Lance holds a file's pages until it is whole, so that small files keep memory flat.
-            written = lance.write_dataset(reader, str(path), mode=mode, max_rows_per_file=2**16)
-            written.cleanup_old_versions(older_than=_KEPT)
+        write_lance(reader, path)
         return cls.open(path)
 
     @classmethod
     def append(cls, path: str | os.PathLike[str], rows: pa.Table, about: About) -> None:
         """Add `rows` to a collection, which begins with them if there is none."""
-        import lance
-
-        rows = rows.replace_schema_metadata(about.to_metadata())
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with _writing(path):
-            lance.write_dataset(rows, str(path), mode="append" if cls.exists(Path(path)) else "create")
+        append_lance(rows.replace_schema_metadata(about.to_metadata()), path)
 
     # -- the rows --
 
@@ -280,13 +254,11 @@ class Collection:
         Returns (known [N] bool, features [K, D] float32 of the known rows in their order). An item
         whose content changed since is not known.
         """
-        import lance
-
         path = self.features_folder / f"{digest}.lance"
         none = np.zeros(len(rows), dtype=bool), np.zeros((0, 0), dtype=np.float32)
         if not self.exists(path):
             return none
-        kept = lance.dataset(str(path)).to_table()
+        kept = open_lance(path).to_table()
         where = {key: i for i, key in enumerate(_keys(kept))}
         found = np.array([where.get(key, -1) for key in _keys(rows)], dtype=np.int64)
         if not (found >= 0).any():
@@ -297,15 +269,8 @@ class Collection:
 
     def add_features(self, digest: str, rows: pa.Table, features: np.ndarray) -> None:
         """Keep `features` [N, D] of `rows` under the encoder `digest`."""
-        import lance
-
-        values = pa.array(np.ascontiguousarray(features, dtype=np.float32).reshape(-1))
-        vectors = pa.FixedSizeListArray.from_arrays(values, features.shape[1])
-        table = pa.table({"id": rows["id"], "content_hash": rows["content_hash"], "features": vectors})
-        path = self.features_folder / f"{digest}.lance"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _writing(path):
-            lance.write_dataset(table, str(path), mode="append" if self.exists(path) else "create")
+        columns = {"id": rows["id"], "content_hash": rows["content_hash"], "features": as_vectors(features)}
+        append_lance(pa.table(columns), self.features_folder / f"{digest}.lance")
 
     # -- decisions of people --
 
@@ -325,14 +290,12 @@ class Collection:
 
     def remembered(self, ids: set[str]) -> set[str]:
         """Those of `ids` that features, an older version of the table or the journal still hold, row or no row."""
-        import lance
-
         held = {str(self.path): [version["version"] for version in self._dataset.versions()]}
         held |= {str(path): [None] for path in self.features_folder.glob("*.lance") if _holds_features(path)}
         found: set[str] = set()
         for path, versions in held.items():
             for version in versions:
-                for batch in lance.dataset(path, version=version).to_batches(columns=["id"]):
+                for batch in open_lance(path, version).to_batches(columns=["id"]):
                     found |= ids.intersection(batch["id"].to_pylist())
         journal = self.journal.read_text(encoding="utf-8") if self.journal.exists() else ""
         return found | {item for item in ids if item in journal}
@@ -346,86 +309,20 @@ class Collection:
         about = self.about
         about.forgotten = sorted({*about.forgotten, *gone.to_pylist()})
         for features in sorted(self.features_folder.glob("*.lance")):
-            _recover(features)
-            if _holds_features(features):
-                _rewrite(features, gone)
+            if lance_exists(features) and _holds_features(features):
+                remove_rows(features, gone)
         if self.journal.exists():
             lines = self.journal.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if set(ids).isdisjoint(re.findall(r'"([^"]*)"', line))]  # some may be cut
-            partial = self.journal.with_name("decisions.jsonl.partial")
-            with partial.open("w", encoding="utf-8") as file:
-                file.writelines(kept)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, self.journal)
-        _rewrite(self.path, gone, about.to_metadata())  # last: what stopped before it can be asked for again
+            write_whole(self.journal, "".join(kept))
+        remove_rows(self.path, gone, about.to_metadata())  # last: what stopped before it can be asked for again
         return Collection.open(self.path)
-
-
-@contextmanager
-def _writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Lance commits a version whole or not at all, so whatever stops it loses nothing but this version."""
-    try:
-        yield
-    except OSError as error:
-        raise SelfsightError(
-            f"{path} cannot be written: {in_words(error)}. What was there is as it was; mend that and try again."
-        ) from None
-
-
-def _rewrite(path: Path, gone: pa.Array, metadata: dict[str, str] | None = None) -> None:
-    """A Lance data set without the rows whose id is in `gone`, in new files; the old ones are removed."""
-    import lance
-
-    dataset = lance.dataset(str(path))
-    schema = dataset.schema.with_metadata(metadata) if metadata else dataset.schema
-    kept = (batch.filter(pc.invert(pc.is_in(batch["id"], gone))).cast(schema) for batch in dataset.to_batches())
-    fresh, old = path.with_name(f".{path.name}.selfsight-fresh"), _old(path)
-    shutil.rmtree(fresh, ignore_errors=True)
-    with _writing(fresh):
-        lance.write_dataset(pa.RecordBatchReader.from_batches(schema, kept), str(fresh))
-    os.replace(path, old)
-    os.replace(fresh, path)
-    _remove(old, path)
 
 
 def _holds_features(path: Path) -> bool:
     """Whether a Lance table is one of ours."""
-    import lance
-
-    return {"id", "content_hash", "features"} == set(lance.dataset(str(path)).schema.names)
-
-
-def _recover(path: Path) -> None:
-    """Finish a `_rewrite` that was killed between its two renamings."""
-    old = _old(path)
-    if old.exists():
-        if not path.exists():
-            os.replace(old, path)
-        else:
-            _remove(old, path)
-
-
-def _old(path: Path) -> Path:
-    """A name that nobody else gives to a folder of theirs."""
-    return path.with_name(f".{path.name}.selfsight-old")
-
-
-def _remove(old: Path, path: Path) -> None:
-    """Delete what Lance wrote into `old`; whatever somebody else put there moves to `path`."""
-    for entry in list(old.iterdir()):
-        if entry.name not in LANCE_WRITES:
-            os.replace(entry, path / entry.name)
-    shutil.rmtree(old)
+    return {"id", "content_hash", "features"} == set(open_lance(path).schema.names)
 
 
 def _keys(rows: pa.Table) -> list[tuple[str, str]]:
     return list(zip(rows["id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True))
-
-
-def write_table(table: pa.Table, path: str | os.PathLike[str]) -> None:
-    """Write any table as a Lance data set."""
-    import lance
-
-    with _writing(path):
-        lance.write_dataset(table, str(path), mode="overwrite" if Path(path).exists() else "create")

@@ -18,13 +18,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfsight.console import track
 from selfsight.data.cache import cache_folder
 from selfsight.data.collection import SCHEMA, About, Collection, schema_with
 from selfsight.data.items import row_of, rows_of
 from selfsight.data.lock import Busy, locked
 from selfsight.data.sources.choose import make_source
 from selfsight.data.sources.source import KNOWN_COLUMNS, Entry, Options, Source
-from selfsight.data.threads import ordered, track
+from selfsight.data.threads import ordered
 from selfsight.errors import SelfsightError
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""Work done in threads, results in order, a bounded number ahead, with a progress bar on stderr."""
+"""Work done in threads, results in order, a bounded number ahead."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
 from typing import TypeVar
+
+from selfsight.console import track
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -44,29 +45,3 @@ def in_one_thread(items: Iterable[T]) -> Iterator[T]:
     with ThreadPoolExecutor(1) as pool:
         while (item := pool.submit(next, iterator, end).result()) is not end:
             yield item  # type: ignore[misc]
-
-
-@cache  # one, so that what is printed while a bar runs appears above it
-def console():  # type: ignore[no-untyped-def]
-    """The rich console on stderr: stdout is kept for results and `--json`. Of several processes one speaks."""
-    from rich.console import Console
-
-    return Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
-
-
-def track(items: Iterable[T], title: str, total: int | None, size: Callable[[T], int] = lambda item: 1) -> Iterator[T]:
-    """Yield `items` while a bar with count and time left runs on stderr, where stderr is a terminal.
-
-    `size` says how much of `total` an item is.
-    """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    if not console().is_terminal:
-        yield from items
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(), transient=True) as progress:
-        task = progress.add_task(title, total=total)
-        for item in items:
-            yield item
-            progress.advance(task, size(item))

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from selfsight.console import console
 from selfsight.data.canvases import decoded, nothing_decoded
 from selfsight.data.collection import Collection
 from selfsight.data.formats.format import Unreadable
-from selfsight.data.threads import console
 from selfsight.encoders.encoder import Encoder, Preprocessing
 from selfsight.errors import SelfsightError, in_words
 from selfsight.machine import best_device

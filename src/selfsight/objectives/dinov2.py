@@ -21,20 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfsight.distributed import gather
 from selfsight.encoders.encoder import Encoder
 from selfsight.errors import SelfsightError
 from selfsight.objectives.dino import teacher_temperature
-from selfsight.objectives.objective import (
-    Follower,
-    Loss,
-    Objective,
-    Rule,
-    embed_views,
-    gather,
-    in_float32,
-    projector,
-    register,
-)
+from selfsight.objectives.objective import Follower, Loss, Objective, Rule, embed_views, in_float32, projector, register
 from selfsight.objectives.patches import patch_side
 from selfsight.objectives.prototypes import (
     FROZEN,

@@ -23,9 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfsight.distributed import gather
 from selfsight.encoders.encoder import Encoder, Features
 from selfsight.errors import SelfsightError
-from selfsight.objectives.objective import Follower, Loss, Objective, Rule, gather, in_float32, register
+from selfsight.objectives.objective import Follower, Loss, Objective, Rule, in_float32, register
 from selfsight.objectives.patches import (
     mask_token,
     only_group,

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfsight.distributed import all_mean, gather
 from selfsight.encoders.encoder import Encoder, Features
 from selfsight.errors import SelfsightError
-from selfsight.objectives.objective import Loss, Objective, Rule, all_mean, gather, in_float32, register
+from selfsight.objectives.objective import Loss, Objective, Rule, in_float32, register
 from selfsight.objectives.patches import only_group, only_view
 from selfsight.objectives.pretext import encode
 from selfsight.objectives.shared import one_crop

@@ -14,10 +14,9 @@ from itertools import pairwise
 from typing import Any, ClassVar, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfsight.distributed import gather
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.store import takes_any_size
 from selfsight.errors import SelfsightError
@@ -184,54 +183,6 @@ def embed_and_predict(
 
     z, predictions = embed_views(encoder, both, views).chunk(2, dim=2)
     return z, predictions
-
-
-def gather(embeddings: Tensor) -> Tensor:
-    """Embeddings [V, B / processes, D] of every process as [V, B, D], in the order of one process, with gradients.
-
-    Every process then has the loss of the whole batch, and each one's embeddings receive its gradient from all of
-    them: as many times the gradient as there are processes, which their mean over processes sets right.
-    """
-    if processes() == 1:
-        return embeddings
-    own, rank = embeddings.shape[1], dist.get_rank()
-    return all_sum(F.pad(embeddings, (0, 0, own * rank, own * (processes() - 1 - rank))))
-
-
-def processes() -> int:
-    """How many processes train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def all_sum(tensor: Tensor) -> Tensor:
-    """The sum over processes, the same in all of them, with gradients; every process has to call it."""
-    if processes() == 1:
-        return tensor
-    total: Tensor = _AllSum.apply(tensor)
-    return total
-
-
-def all_mean(tensor: Tensor) -> Tensor:
-    """The mean over processes: for what an objective keeps of its own part of the batch (a centre of patches, say).
-    What comes of `embed_views` is of the whole batch already."""
-    return all_sum(tensor) / processes()
-
-
-class _AllSum(torch.autograd.Function):
-    """Each process's loss depends on the sum, so an input receives the sum of their gradients.
-
-    torch has this twice: once deprecated in 2.14, once with names that 2.9 does not know.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        total = tensor.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return all_sum(gradient)
 
 
 class Follower(nn.Module):

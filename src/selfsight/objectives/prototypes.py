@@ -9,7 +9,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfsight.objectives.objective import all_sum, check_views, in_float32, processes
+from selfsight.distributed import all_sum, processes
+from selfsight.objectives.objective import check_views, in_float32
 from selfsight.objectives.shared import MEASURED
 
 FROZEN = 0.05  # of the budget, in which prototypes stand still

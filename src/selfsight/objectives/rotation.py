@@ -12,8 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from selfsight.distributed import all_mean, gather
 from selfsight.encoders.encoder import Encoder
-from selfsight.objectives.objective import Loss, Objective, Rule, all_mean, gather, register
+from selfsight.objectives.objective import Loss, Objective, Rule, register
 from selfsight.objectives.patches import only_group
 from selfsight.objectives.pretext import encode_parts, guess
 from selfsight.objectives.shared import one_crop

@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from selfsight.distributed import gather
 from selfsight.encoders.encoder import Encoder, Features
-from selfsight.objectives.objective import Loss, Objective, Rule, gather, in_float32, register
+from selfsight.objectives.objective import Loss, Objective, Rule, in_float32, register
 from selfsight.objectives.patches import join, only_group, only_view, patch_side
 from selfsight.objectives.shared import one_crop
 from selfsight.views.make import View

@@ -20,13 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from selfsight.distributed import all_mean
 from selfsight.encoders.encoder import Encoder
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import (
     Loss,
     Objective,
     Rule,
-    all_mean,
     check_views,
     embed_and_predict,
     in_float32,

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from selfsight.data.batches import Batches
 from selfsight.encoders.encoder import Encoder
+from selfsight.files import write_whole
 from selfsight.objectives.objective import Objective
 from selfsight.training.measure import canvas_features
 from selfsight.training.monitors import effective_rank, neighbour_stability
-from selfsight.training.run import Run, write_whole
+from selfsight.training.run import Run
 from selfsight.training.watch import is_due
 from selfsight.views.make import Normalisation, make_views
 from selfsight.views.plan import ViewGroup, ViewPlan

@@ -7,7 +7,7 @@ from types import MethodType
 import torch
 from torch import Tensor, nn
 
-from selfsight.objectives.objective import all_sum, processes
+from selfsight.distributed import all_sum, processes
 
 
 def synchronise(module: nn.Module) -> nn.Module:

@@ -11,9 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from selfsight.data.threads import console
+from selfsight.console import console
 from selfsight.errors import SelfsightError
-from selfsight.training.run import Run, write_whole
+from selfsight.files import write_whole
+from selfsight.training.run import Run
 from selfsight.training.trackers import installed
 
 EVERY_SECONDS, KEPT_EVERY = 15, 4  # a measurement; measurements after which `energy.json` is written

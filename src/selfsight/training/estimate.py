@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from selfsight.data.batches import Batch, Batches
+from selfsight.distributed import processes
 from selfsight.errors import SelfsightError
 from selfsight.machine import free_memory
-from selfsight.objectives.objective import Objective, processes
+from selfsight.objectives.objective import Objective
 from selfsight.training.build import computing
 from selfsight.training.loop import LOG_EVERY
 from selfsight.training.monitors import evidence

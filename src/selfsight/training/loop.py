@@ -15,8 +15,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from selfsight.console import console
 from selfsight.data.batches import Batch, Batches
-from selfsight.data.threads import console
+from selfsight.distributed import agreed, everywhere, shared_means
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Loss, Objective
 from selfsight.training.adaptation import Frozen
@@ -79,7 +80,7 @@ def fit(
 
     def write(loss: Loss, row: dict[str, Any]) -> None:
         nonlocal done
-        row |= _shared(accelerator, means.lap())
+        row |= shared_means(means.lap())
         row |= {**evidence(loss.embeddings, loss.assignments), **pace.lap()}
         for watch in watches:
             row |= watch(row["progress"], done)
@@ -96,7 +97,7 @@ def fit(
     with Interrupts() as interrupts, Metrics(run, state["step"], track, recipe.to_dict(), main) as metrics:
         if main and state["step"] == 0 and (run.path / "views.png").exists():
             metrics.picture("views", run.path / "views.png", 0)
-        progress, stop = _agreed(accelerator, clock.progress(state["step"]), interrupts.caught)
+        progress, stop = agreed(clock.progress(state["step"]), interrupts.caught, accelerator.device)
         while progress < 1.0 and not stop:
             torch.manual_seed(_seed_of_step(recipe.seed, state["step"], accelerator.process_index))
             rate = schedule(optimiser, objective, progress, recipe)
@@ -113,7 +114,7 @@ def fit(
             state["skipped"] += broken is not None
             state["step"] += 1
             clock.tick()
-            progress, stop = _agreed(accelerator, clock.progress(state["step"]), interrupts.caught)
+            progress, stop = agreed(clock.progress(state["step"]), interrupts.caught, accelerator.device)
             if broken is None and (state["step"] % LOG_EVERY == 0 or state["step"] == 1 or progress >= 1.0):
                 row = {"step": state["step"], "skipped": state["skipped"], "progress": progress}
                 row |= {"encoder_learning_rate": slow} if apart else {}
@@ -182,7 +183,7 @@ class Gradients:
         self.frozen.drop_gradients(progress)
         norm = accelerator.clip_grad_norm_(self.objective.parameters(), recipe.clip or float("inf"))
         finite &= torch.isfinite(torch.as_tensor(norm, device=device))
-        if _everywhere(accelerator, finite):
+        if everywhere(finite):
             return loss, float(norm), None
         for buffer, kept in zip(self.statistics, before, strict=True):
             buffer.copy_(kept)
@@ -213,31 +214,6 @@ def _seed_of_step(seed: int, step: int, process: int) -> int:
     """Of what draws from torch's generator inside a model (dropout, stochastic depth): a function of the step, so that
     a resumed run draws the same."""
     return ((seed * 1_000_003 + step) * 4096 + process) % 2**63
-
-
-def _agreed(accelerator: Accelerator, progress: float, stop: bool) -> tuple[float, bool]:
-    """The furthest progress of all processes, and whether one of them is to stop: all must do the same."""
-    if accelerator.num_processes == 1:
-        return progress, stop
-    both = torch.tensor([progress, float(stop)], dtype=torch.float64, device=accelerator.device)
-    torch.distributed.all_reduce(both, torch.distributed.ReduceOp.MAX)
-    return float(both[0]), bool(both[1])
-
-
-def _everywhere(accelerator: Accelerator, here: Tensor) -> bool:
-    """Whether it is true in all processes."""
-    if accelerator.num_processes > 1:
-        everywhere = here.float()
-        torch.distributed.all_reduce(everywhere, torch.distributed.ReduceOp.MIN)
-        return bool(everywhere)
-    return bool(here)
-
-
-def _shared(accelerator: Accelerator, figures: dict[str, Tensor]) -> dict[str, float]:
-    """Means over processes."""
-    values = torch.stack([value.float() for value in figures.values()])
-    values = accelerator.reduce(values, "mean") if accelerator.num_processes > 1 else values
-    return dict(zip(figures, values.tolist(), strict=True))
 
 
 def _cause(objective: Objective, views: list[View], loss: Loss) -> str:

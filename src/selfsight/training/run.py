@@ -16,6 +16,7 @@ import yaml
 
 from selfsight.data.lock import Busy, holder, locked
 from selfsight.errors import SelfsightError
+from selfsight.files import write_whole
 from selfsight.training.recipe import FORMAT_VERSION, Recipe, plain
 
 
@@ -160,10 +161,3 @@ class Run:
 
 def _line(event: Event) -> str:
     return f"{event.time}\tstep {event.step}\t{event.kind}\t{event.text}\n"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -19,13 +19,14 @@ from selfsight.data.pixels import PixelFormat
 from selfsight.encoders.store import check_name
 from selfsight.encoders.weights import RANDOM, Weights, find_weights, read
 from selfsight.errors import SelfsightError
+from selfsight.files import write_whole
 from selfsight.objectives.objective import find
 from selfsight.training.build import check_sizes
 from selfsight.training.checkpoints import read_checkpoint
 from selfsight.training.optimisers import OPTIMISERS
 from selfsight.training.recipe import Budget, Recipe, plain, typed
 from selfsight.training.rules import facts_of, resolve
-from selfsight.training.run import Run, write_whole
+from selfsight.training.run import Run
 
 # Values of a recipe that are chosen anew where another one is overridden: the first ones in any case, as they say
 # nothing without it, the second ones where the rules chose them for it, not a person.

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from selfsight.data.threads import console
+from selfsight.console import console
 from selfsight.training.recipe import Recipe
 from selfsight.training.run import Run
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from selfsight.data.threads import console
+from selfsight.console import console
 from selfsight.errors import SelfsightError, in_words
-from selfsight.training.run import Run, write_whole
+from selfsight.files import write_whole
+from selfsight.training.run import Run
 
 NAMES = ("wandb", "mlflow", "trackio")
 PROJECT = "selfsight"

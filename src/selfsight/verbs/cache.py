@@ -53,7 +53,7 @@ def cache(action: Literal["list", "clear"] = "list", *names: str) -> dict[str, A
 
 
 def _entries(folder: Path) -> list[dict[str, Any]]:
-    from selfsight.data.cache import bytes_in
+    from selfsight.files import bytes_in
 
     return [
         {

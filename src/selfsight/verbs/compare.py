@@ -43,8 +43,8 @@ def compare(*runs: str, images: str | None = None, probe: str | None = None) -> 
     """
     from scipy.stats import rankdata, spearmanr
 
+    from selfsight.console import track
     from selfsight.data.importers import open_source
-    from selfsight.data.threads import track
     from selfsight.encoders.whitening import unwhitened
 
     if len(runs) < 2:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from selfsight.data.collection import Collection
     from selfsight.encoders.encoder import Encoder
 
-FORMATS = (".parquet", ".npy", ".csv", ".lance")
-
 
 def embed(
     source: str,
@@ -42,14 +40,15 @@ def embed(
     collection
         Where to keep the table of items, instead of the cache folder.
     """
+    from selfsight.console import console
     from selfsight.data.canvases import measure_format
     from selfsight.data.importers import check_outside, open_source
-    from selfsight.data.threads import console
     from selfsight.encoders.extract import pooled
     from selfsight.encoders.store import load
+    from selfsight.files import TABLES, save_table
 
-    if out is not None and Path(out).suffix.lower() not in FORMATS:
-        raise SelfsightError(f"Cannot tell the format of {out!r}. End it in one of {', '.join(FORMATS)}.")
+    if out is not None and Path(out).suffix.lower() not in TABLES:
+        raise SelfsightError(f"Cannot tell the format of {out!r}. End it in one of {', '.join(TABLES)}.")
     if tokens == "patches" and out is not None and Path(out).suffix.lower() == ".csv":
         raise SelfsightError("Patches do not fit a .csv. Write .parquet, .npy or .lance.")
     items = open_source(source, collection)
@@ -66,19 +65,17 @@ def embed(
         rows, features, bad = pooled(encoder, items)
         table = _table(rows, features, items, bad.values())
     if out is not None:
-        write(table, Path(out))
+        save_table(table, out)
     return table
 
 
 def _table(rows: pa.Table, features: Any, items: Collection, bad: Iterable[str]) -> pa.Table:
     """A table of id, uri and features; the reasons of the items set aside, `bad` while decoding, in its metadata."""
-    import numpy as np
     import pyarrow as pa
 
-    column = pa.array(np.ascontiguousarray(features, dtype=np.float32).reshape(-1))
-    for side in features.shape[:0:-1]:  # innermost first
-        column = pa.FixedSizeListArray.from_arrays(column, side)
-    table = pa.table({"id": rows["id"], "uri": rows["uri"], "features": column})
+    from selfsight.files import as_vectors
+
+    table = pa.table({"id": rows["id"], "uri": rows["uri"], "features": as_vectors(features)})
     reasons = Counter([*items.set_aside["reason"].to_pylist(), *bad])
     return table.replace_schema_metadata({"set_aside": json.dumps(dict(reasons.most_common()))})
 
@@ -88,8 +85,8 @@ def _patches(encoder: Encoder, items: Collection) -> pa.Table:
     import numpy as np
     import torch
 
+    from selfsight.console import console
     from selfsight.data.canvases import nothing_decoded
-    from selfsight.data.threads import console
     from selfsight.encoders.extract import input_batches, to_input
     from selfsight.machine import best_device
 
@@ -115,47 +112,11 @@ def _patches(encoder: Encoder, items: Collection) -> pa.Table:
     return _table(rows.take(np.array(kept)[order]), np.concatenate(out)[order], items, bad)
 
 
-def to_numpy(table: pa.Table) -> Any:
-    """The features of a table from `embed` as an array [N, D] or [N, P, Dp]."""
-    column, sides = table["features"].combine_chunks(), [len(table)]
-    while hasattr(column.type, "list_size"):
-        sides.append(column.type.list_size)
-        column = column.flatten()
-    return column.to_numpy(zero_copy_only=False).reshape(sides)
-
-
-def write(table: pa.Table, out: Path) -> None:
-    """Write a table of features in the format that the suffix of `out` names."""
-    import csv
-
-    import numpy as np
-    import pyarrow.parquet
-
-    from selfsight.data.collection import write_table
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix.lower() == ".parquet":
-        pyarrow.parquet.write_table(table, out)
-    elif out.suffix.lower() == ".lance":
-        write_table(table, out)
-    elif out.suffix.lower() == ".npy":
-        np.save(out, to_numpy(table))
-        with out.with_suffix(".items.csv").open("w", newline="") as file:
-            csv.writer(file).writerows(
-                [("id", "uri"), *zip(*(table[c].to_pylist() for c in ("id", "uri")), strict=True)]
-            )
-    else:
-        features = to_numpy(table)
-        with out.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["id", "uri", *(f"f{i}" for i in range(features.shape[1]))])
-            for item, uri, row in zip(table["id"].to_pylist(), table["uri"].to_pylist(), features, strict=True):
-                writer.writerow([item, uri, *(f"{x:.7g}" for x in row)])
-
-
 def summary(table: pa.Table) -> dict[str, Any]:
     """What `--json` says of the table."""
-    shape = to_numpy(table).shape
+    from selfsight.files import to_numpy
+
+    shape = to_numpy(table["features"]).shape
     reasons = json.loads(table.schema.metadata[b"set_aside"])
     return {"items": shape[0], "shape": list(shape), "set_aside": sum(reasons.values()), "reasons": reasons}
 

@@ -214,7 +214,7 @@ def _write(result: dict[str, Any], folder: Path) -> None:
     import io
     import json
 
-    from selfsight.training.run import write_whole
+    from selfsight.files import write_whole
 
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "evaluation.json", json.dumps(result, indent=2))

@@ -29,7 +29,7 @@ def objectives(name: str | None = None) -> dict[str, Any]:
     dict
         objectives: [{name, title, family, encoders, cost, when}]; of one also about, views, options.
     """
-    from selfsight.data.threads import track
+    from selfsight.console import track
     from selfsight.objectives.objective import find, registry
 
     tasks = {"simclr": find("simclr")} | ({name: find(name)} if name else registry())

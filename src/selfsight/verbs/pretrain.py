@@ -123,8 +123,8 @@ def pretrain(
     from safetensors import SafetensorError
 
     from selfsight.data.importers import check_outside, open_source
+    from selfsight.distributed import start_processes
     from selfsight.training.energy import Energy, check_energy
-    from selfsight.training.processes import start_processes
     from selfsight.training.run import Run
     from selfsight.training.settle import asked_of, check_weights, settle, settled_before
     from selfsight.training.trackers import check
@@ -203,6 +203,8 @@ def _train(
     import torch
 
     from selfsight.data.batches import Batches
+    from selfsight.distributed import gathered
+    from selfsight.files import write_whole
     from selfsight.machine import environment
     from selfsight.training.build import build, starting_encoder
     from selfsight.training.clock import Clock
@@ -210,8 +212,6 @@ def _train(
     from selfsight.training.loop import Stopped, fit
     from selfsight.training.measure import seconds_to_whiten
     from selfsight.training.pictures import contact_sheet
-    from selfsight.training.processes import gathered
-    from selfsight.training.run import write_whole
     from selfsight.training.show import Show
     from selfsight.training.watch import online_knn
 
@@ -251,7 +251,7 @@ def _train(
                 raise
             raise SelfsightError(f"Out of memory. {out_of_memory(memory, recipe)}") from None
         finally:
-            canvases.set_aside = gathered(canvases.set_aside, accelerator) if together else canvases.set_aside
+            canvases.set_aside = gathered(canvases.set_aside) if together else canvases.set_aside
             if main:
                 write_whole(run.set_aside_file, json.dumps(canvases.set_aside))
     if done.step == 0:
@@ -283,8 +283,8 @@ def _keep(encoder: Encoder, run: Run, batches: Batches, normalise: Normalisation
 
     from selfsight.encoders.store import save
     from selfsight.encoders.whitening import whiten
+    from selfsight.files import write_whole
     from selfsight.training.measure import canvas_features
-    from selfsight.training.run import write_whole
 
     features = canvas_features(encoder, batches, normalise)
     if not torch.isfinite(features).all():
@@ -320,8 +320,8 @@ def _result(run: Run, done: Done, seconds: float, canvases: Canvases) -> dict[st
 
 def _normalisation(run: Run, canvases: Canvases, recipe: Recipe) -> Normalisation:
     """That of the starting weights, or measured; kept at the first start, so that a resumed run sees the same."""
+    from selfsight.files import write_whole
     from selfsight.training.build import normalisation_of
-    from selfsight.training.run import write_whole
     from selfsight.views.make import Normalisation
 
     file = run.path / "normalisation.json"

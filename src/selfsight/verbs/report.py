@@ -30,8 +30,9 @@ def report(run: str, *, out: str | None = None, thumbnails: bool = True) -> dict
     from pathlib import Path
 
     from selfsight.errors import SelfsightError
+    from selfsight.files import write_whole
     from selfsight.report.page import build
-    from selfsight.training.run import Run, write_whole
+    from selfsight.training.run import Run
 
     opened = Run.open(run)
     path = Path(out) if out else opened.path / "report.html"

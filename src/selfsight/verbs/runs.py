@@ -89,8 +89,8 @@ def _check_only_a_run(run: Run) -> None:
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    from selfsight.data.cache import bytes_in
     from selfsight.encoders.store import about_of
+    from selfsight.files import bytes_in
     from selfsight.training.run import Run
 
     run = Run(path)
