@@ -35,10 +35,11 @@ from claims_show import attention_of, colour_of, draw_attention, draw_crop_only,
 from objectives import DATA, DRAWS, Images, Sides, _alone, _commit, data_folder, encode, rounded
 from torch import nn
 
+from selfsight.data.geometry import Geometry
 from selfsight.data.importers import open_source
 from selfsight.data.lock import Busy, locked
-from selfsight.encoders.encoder import Encoder, Preprocessing
-from selfsight.encoders.extract import input_batches, measure_batch_norm, some_inputs, to_input
+from selfsight.encoders.encoder import Encoder
+from selfsight.encoders.extract import input_batches, measure_batch_norm, some_inputs
 from selfsight.encoders.store import create, load, random_like
 from selfsight.encoders.weights import begin, find_weights
 from selfsight.machine import environment, usable_cores
@@ -145,7 +146,7 @@ def random_encoder(images: Images, seed: int, **asked: Any) -> Encoder:
     """What the rules give for these images, with random weights; batch norms have the statistics of the images."""
     recipe, format = choose({"budget": Budget(steps=1), **asked}, None, images.train)
     n = images.normalise
-    p = Preprocessing(recipe.channels, recipe.size, format.window, n.mean, n.std, format.depth, format.mode)
+    p = Geometry(recipe.channels, recipe.size, format.window, n.mean, n.std, format.depth, format.mode)
     encoder = random_like(create(recipe.encoder, p, recipe.encoder_args), seed)
     measure_batch_norm(encoder, some_inputs(images.train, p))
     return encoder
@@ -155,7 +156,7 @@ def sides(encoder: Encoder, images: Images, most: tuple[int, int], control: bool
     """Features and class numbers of training and of test images; those of a control are whitened."""
     out = []
     for part, limit in zip(("train", "test"), most, strict=True):
-        pixels, labels = images.squares(part, encoder.preprocessing.size, limit)
+        pixels, labels = images.squares(part, encoder.geometry.size, limit)
         out.append((encode(encoder, pixels), labels))
     return _whitened(out) if control else out
 
@@ -206,7 +207,7 @@ def mae(case: Case, s: dict[str, Any], work: Path) -> dict[str, Any]:
         return pretrained(replace(case, seed=0), whole / "train", work, **asked)[0]  # one encoder for all seeds
 
     encoder = start(case.seed)
-    pixels, labels = images.squares("train", encoder.preprocessing.size, s["labels"])
+    pixels, labels = images.squares("train", encoder.geometry.size, s["labels"])
     key = hashlib.blake2b(case.settings.encode(), digest_size=6).hexdigest()
     file = work / "runs" / f"mae-{case.arm}-rates-{key}.json"
     with _alone(file.with_suffix(".lock")):
@@ -215,7 +216,7 @@ def mae(case: Case, s: dict[str, Any], work: Path) -> dict[str, Any]:
     tried = json.loads(file.read_text())
     rate = float(max(tried, key=lambda r: tried[r]))
     model = fine_tuned(encoder, pixels, labels, rate, s["epochs"], case.seed, s)
-    test, truth = images.squares("test", encoder.preprocessing.size, s["test"])
+    test, truth = images.squares("test", encoder.geometry.size, s["test"])
     return {"rate": rate, "tried": tried, "accuracy": accuracy(model, test, truth)}
 
 
@@ -229,7 +230,7 @@ class Classifier(nn.Module):
 
     def forward(self, pixels: np.ndarray) -> torch.Tensor:
         """Scores [B, K] of `pixels` [B, S, S, C]."""
-        return self.head(self.encoder(to_input(pixels, self.encoder.preprocessing)).pooled)
+        return self.head(self.encoder(self.encoder.geometry.to_input(pixels)).pooled)
 
 
 def fine_tuned(
@@ -348,10 +349,10 @@ def attention_maps(
         encoder, row = pretrained(case, source, work, **asked)
     else:
         flat = (0.5,) * 3, (0.25,) * 3
-        p = Preprocessing(3, s["size"], (0.0, 255.0), *flat)
+        p = Geometry(3, s["size"], (0.0, 255.0), *flat)
         encoder = random_like(create(vit["encoder"], p, args), case.seed)
     pixels, uris = [], []
-    for numbers, squares, _ in input_batches(items, items.usable, encoder.preprocessing, "Decoding"):
+    for numbers, squares, _ in input_batches(items, items.usable, encoder.geometry, "Decoding"):
         pixels.append(squares)
         uris += [items.usable["uri"][i].as_py() for i in numbers]
     boxes = [white_cells(DATA / "bccd" / "Annotations" / f"{Path(uri).stem}.xml") for uri in uris]
@@ -369,7 +370,7 @@ def weights(case: Case, s: dict[str, Any], work: Path) -> dict[str, Any]:
     if arm == "before":
         start, f = find_weights(WEIGHTS), images.format
         flat = start.statistics(f.channels)
-        encoder = begin(start, Preprocessing(f.channels, s["size"], f.window, *flat, f.depth, f.mode), start.args)
+        encoder = begin(start, Geometry(f.channels, s["size"], f.window, *flat, f.depth, f.mode), start.args)
     elif arm == "random":
         encoder = random_encoder(images, case.seed, encoder=find_weights(WEIGHTS).architecture, **asked)
     else:

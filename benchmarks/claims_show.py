@@ -13,7 +13,6 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from selfsight.encoders.encoder import Encoder
-from selfsight.encoders.extract import to_input
 
 Rows = list[dict[str, Any]]
 
@@ -28,7 +27,7 @@ def attention_of(encoder: Encoder, pixels: np.ndarray) -> np.ndarray:
     block, seen, out = net.blocks[-1].attn, [], []
     hook = block.register_forward_hook(lambda module, args, output: seen.append(args[0]))
     for start in range(0, len(pixels), 64):
-        grid = encoder(to_input(pixels[start : start + 64], encoder.preprocessing)).grid
+        grid = encoder(encoder.geometry.to_input(pixels[start : start + 64])).grid
         tokens = seen.pop()  # [B, 1 + N, D]
         query, key, _ = block.qkv(tokens).unflatten(2, (3, block.num_heads, -1)).permute(2, 0, 3, 1, 4)
         query, key = block.q_norm(query), block.k_norm(key)

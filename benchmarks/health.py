@@ -43,7 +43,7 @@ from selfsight.data.batches import Batches
 from selfsight.data.canvases import Canvases, Resident, measure_format
 from selfsight.data.importers import open_source
 from selfsight.encoders.encoder import Encoder
-from selfsight.encoders.extract import measure_batch_norm, to_input
+from selfsight.encoders.extract import measure_batch_norm
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Objective, registry
 from selfsight.probing.neighbours import knn_scores
@@ -56,7 +56,7 @@ from selfsight.training.measure import measure_normalisation
 from selfsight.training.recipe import Budget, Recipe
 from selfsight.training.rules import Facts, resolve
 from selfsight.training.run import Run
-from selfsight.views.make import Normalisation, View, make_views
+from selfsight.views.make import View, make_views
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("SELFSIGHT_DATA", HERE.parent.parent / "shared" / "data"))
@@ -220,7 +220,7 @@ def probe(
     def inputs(indices: np.ndarray) -> Tensor:
         squares = np.stack([np.asarray(Image.fromarray(canvases[int(i)].squeeze()).resize((SIDE, SIDE)))
                             for i in indices])  # fmt: skip
-        return to_input(squares if squares.ndim == 4 else squares[..., None], encoder.preprocessing)
+        return encoder.geometry.to_input(squares if squares.ndim == 4 else squares[..., None])
 
     if not trained:
         measure_batch_norm(encoder, inputs(bank).split(256))
@@ -266,7 +266,7 @@ def measure(number: int, case: Case, which: int, canvases: Canvases, labels: np.
     part = Part(canvases, np.sort(bank[:40] if case.data == "forty" else bank))
     recipe = recipe_of(case, canvases, len(part), seed)
     batches = Batches(part, recipe.batch_size, seed)
-    normalise: Normalisation = measure_normalisation(canvases)
+    normalise = measure_normalisation(canvases)
     task = build(recipe, canvases.format, normalise)
     random, began = probe(copy.deepcopy(task.trained), canvases, labels, bank, held, trained=False), time.monotonic()
     undo = put_in(task, case.fault, case.onset / case.steps) if case.fault else None

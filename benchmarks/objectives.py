@@ -45,12 +45,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from selfsight.data.batches import Batch, collate
 from selfsight.data.canvases import Streamed, measure_format
+from selfsight.data.geometry import Geometry
 from selfsight.data.importers import open_source
 from selfsight.data.lock import Busy, locked
 from selfsight.data.pixels import PixelFormat
 from selfsight.data.randomness import item_keys
-from selfsight.encoders.encoder import Encoder, Preprocessing
-from selfsight.encoders.extract import input_batches, measure_batch_norm, some_inputs, to_input
+from selfsight.encoders.encoder import Encoder
+from selfsight.encoders.extract import input_batches, measure_batch_norm, some_inputs
 from selfsight.encoders.store import create, load, random_like
 from selfsight.encoders.whitening import unwhitened
 from selfsight.machine import environment, usable_cores
@@ -64,7 +65,7 @@ from selfsight.training.recipe import Budget, Recipe
 from selfsight.training.settle import choose, write_recipe
 from selfsight.verbs.compare import _criteria, _features
 from selfsight.verbs.evaluate import _reduced, _whitened
-from selfsight.views.make import Normalisation, make_views
+from selfsight.views.make import make_views
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("SELFSIGHT_DATA", HERE.parent.parent / "shared" / "data"))
@@ -190,7 +191,7 @@ class Images:
         self.classes = sorted(set(self.train.folder_labels()))
 
     @functools.cached_property
-    def normalise(self) -> Normalisation:
+    def normalise(self) -> Geometry:
         return measure_normalisation(Streamed(self.train, self.format, 256, usable_cores()))
 
     def squares(self, part: str, size: int, most: int) -> tuple[np.ndarray, np.ndarray]:
@@ -203,7 +204,7 @@ class Images:
         file = self.work / f"{self.name}-{part}-{len(rows)}-{size}.npy"
         if not file.exists():
             flat = (0.0,) * self.format.channels
-            p = Preprocessing(len(flat), size, self.format.window, flat, flat, self.format.depth, self.format.mode)
+            p = Geometry(len(flat), size, self.format.window, flat, flat, self.format.depth, self.format.mode)
             out = np.zeros((len(rows), size, size, len(flat)), dtype=np.uint8)
             for numbers, pixels, failed in input_batches(items, rows, p, "Decoding"):
                 assert not failed, failed
@@ -221,7 +222,7 @@ def encode(encoder: Encoder, pixels: np.ndarray) -> np.ndarray:
     encoder = encoder.eval().to(memory_format=torch.channels_last)
     out = []
     for start in range(0, len(pixels), 256):
-        images = to_input(pixels[start : start + 256], encoder.preprocessing)
+        images = encoder.geometry.to_input(pixels[start : start + 256])
         images = images.contiguous(memory_format=torch.channels_last)
         out.append(encoder(images).pooled.float())
     return torch.cat(out).numpy()
@@ -250,7 +251,7 @@ def features_of(encoder: Encoder, images: Images, most: int) -> Sides:
     """Of an encoder, of training and of test images."""
     out = []
     for part, limit in (("train", most), ("test", 10**9)):
-        pixels, labels = images.squares(part, encoder.preprocessing.size, limit)
+        pixels, labels = images.squares(part, encoder.geometry.size, limit)
         out.append((encode(encoder, pixels), labels))
     return out
 
@@ -279,7 +280,7 @@ def encoder_flops(recipe: Recipe, format: PixelFormat) -> float:
     pixels, shapes = collate([rng.integers(0, 256, shape, dtype=np.uint8) for _ in range(COUNTED)])
     ids = [f"{i:032x}" for i in rng.integers(2**31, 2**62, COUNTED).tolist()]
     batch = Batch(pixels[:, None], shapes[:, None], item_keys(ids), ids, 0, np.arange(COUNTED))
-    normalise = Normalisation((low, high), (0.5,) * recipe.channels, (0.25,) * recipe.channels)
+    normalise = Geometry((low, high), (0.5,) * recipe.channels, (0.25,) * recipe.channels)
     task = build(recipe, format, normalise).train()
     counter = FlopCounterMode(display=False)
 
@@ -335,7 +336,7 @@ def control(case: Case, images: Images) -> Sides:
     most = BANK[case.budget]
     if case.objective == "random":
         recipe = recipe_of(case, images)
-        p = Preprocessing(
+        p = Geometry(
             recipe.channels, recipe.size, images.format.window, images.normalise.mean, images.normalise.std,
             images.format.depth, images.format.mode,
         )  # fmt: skip

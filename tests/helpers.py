@@ -17,10 +17,11 @@ from PIL import Image
 from selfsight.data.batches import Batch, Batches
 from selfsight.data.canvases import Canvases, Resident, Streamed, measure_format
 from selfsight.data.collection import Collection
+from selfsight.data.geometry import Geometry
 from selfsight.data.importers import open_source
 from selfsight.data.pixels import PixelFormat
 from selfsight.data.randomness import item_keys
-from selfsight.encoders.encoder import Encoder, Preprocessing
+from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.store import create
 from selfsight.objectives.objective import Objective, find
 from selfsight.training.loop import Clock, fit
@@ -114,7 +115,7 @@ def tiny_encoder(size: int = 32, channels: int = 3, seed: int = 0, name: str = "
     torch.manual_seed(seed)
     mean, std = (0.5,) * channels, (0.25,) * channels
     default = NARROW if name == "resnet18" else SMALL_VIT
-    return create(name, Preprocessing(channels, size, (0.0, 255.0), mean, std), default | args)
+    return create(name, Geometry(channels, size, (0.0, 255.0), mean, std), default | args)
 
 
 def default_objective(

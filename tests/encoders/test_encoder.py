@@ -7,7 +7,8 @@ import torch
 from helpers import tiny_encoder
 from torch import Tensor
 
-from selfsight.encoders.encoder import Encoder, Preprocessing
+from selfsight.data.geometry import Geometry
+from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.store import create
 from selfsight.errors import SelfsightError
 
@@ -117,8 +118,8 @@ def test_patches_of_a_cnn_are_its_last_map_in_reading_order():
 
 def test_patches_of_a_channels_last_transformer():
     args = {"embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2), "window_size": 4}
-    preprocessing = Preprocessing(3, 64, (0.0, 255.0), (0.5,) * 3, (0.5,) * 3)
-    encoder = create("swin_tiny_patch4_window7_224", preprocessing, args).eval()
+    geometry = Geometry(3, 64, (0.0, 255.0), (0.5,) * 3, (0.5,) * 3)
+    encoder = create("swin_tiny_patch4_window7_224", geometry, args).eval()
     x = torch.randn(1, 3, 64, 64)
     got, final = encoder(x), encoder.net.forward_features(x)  # [B, h, w, D]
     assert got.grid == tuple(final.shape[1:3])
@@ -173,7 +174,7 @@ def test_the_digest_is_of_weights_and_preprocessing():
 
     one, two = tiny_encoder(seed=0), tiny_encoder(seed=0)
     assert one.digest == two.digest != tiny_encoder(seed=1).digest
-    two.preprocessing = replace(two.preprocessing, size=48)
+    two.geometry = replace(two.geometry, size=48)
     assert one.digest != two.digest
     three = tiny_encoder(seed=0)
     three.net.bn1.running_mean[0] += 1e-7

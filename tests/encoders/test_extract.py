@@ -11,19 +11,19 @@ from helpers import tiny_encoder
 from PIL import Image
 
 from selfsight.data.importers import open_source
-from selfsight.encoders.extract import measure_batch_norm, some_inputs, to_input
+from selfsight.encoders.extract import measure_batch_norm, some_inputs
 
 
 def test_batch_norms_get_the_statistics_of_the_data(images: Callable[..., Path]) -> None:
     folder = images(20)
     encoder = tiny_encoder().eval()
-    size, before = encoder.preprocessing.size, encoder.net.bn1.momentum
+    size, before = encoder.geometry.size, encoder.net.bn1.momentum
     first = encoder.net.bn1
-    measure_batch_norm(encoder, some_inputs(open_source(str(folder)), encoder.preprocessing))
+    measure_batch_norm(encoder, some_inputs(open_source(str(folder)), encoder.geometry))
     files = sorted(folder.rglob("*.png"))
     squares = [np.asarray(Image.open(f).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)) for f in files]
     with torch.no_grad():
-        seen = encoder.net.conv1(to_input(np.stack(squares), encoder.preprocessing)).double()  # [N, C, H, W]
+        seen = encoder.net.conv1(encoder.geometry.to_input(np.stack(squares))).double()  # [N, C, H, W]
     assert torch.allclose(first.running_mean.double(), seen.mean((0, 2, 3)), atol=2e-3)
     assert torch.allclose(first.running_var.double(), seen.var((0, 2, 3)), rtol=2e-2)
     assert not encoder.training and not first.training and first.momentum == before
@@ -35,7 +35,7 @@ def test_batch_norms_get_the_statistics_of_the_data(images: Callable[..., Path])
 def test_weights_stay_as_they_are(images: Callable[..., Path]) -> None:
     encoder = tiny_encoder().eval()
     before = {name: value.clone() for name, value in encoder.named_parameters()}
-    measure_batch_norm(encoder, some_inputs(open_source(str(images(6))), encoder.preprocessing))
+    measure_batch_norm(encoder, some_inputs(open_source(str(images(6))), encoder.geometry))
     assert all(torch.equal(value, before[name]) for name, value in encoder.named_parameters())
 
 

@@ -14,8 +14,9 @@ import torch
 from helpers import tiny_encoder
 from PIL import Image
 
+from selfsight.data.geometry import Geometry
 from selfsight.data.importers import open_source
-from selfsight.encoders.encoder import Encoder, Preprocessing
+from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.extract import pooled
 from selfsight.encoders.store import create, load, random_like, read_folder, save
 from selfsight.encoders.whitening import whiten
@@ -57,7 +58,7 @@ def test_plain_timm_gives_the_same_features_without_us(images: Callable[..., Pat
             encoder = normal_statistics(
                 tiny_encoder(channels=channels, name="resnet18" if name == "whitened" else name)
             )
-            encoder.preprocessing = Preprocessing(
+            encoder.geometry = Geometry(
                 channels, 32, (0.0, 255.0), (0.4, 0.5, 0.6)[:channels], (0.2, 0.25, 0.3)[:channels]
             )
             if name == "whitened":
@@ -72,7 +73,7 @@ def test_plain_timm_gives_the_same_features_without_us(images: Callable[..., Pat
             jobs.append("|".join([str(saved), mode, str(saved) + ".npy", *files]))
             wanted.append((saved, features))
             again = read_folder(saved)
-            assert again.digest == encoder.digest and again.preprocessing == encoder.preprocessing
+            assert again.digest == encoder.digest and again.geometry == encoder.geometry
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
     subprocess.run([sys.executable, "-c", PLAIN_TIMM, *jobs], check=True, env=env, cwd=tmp_path)
     for saved, features in wanted:
@@ -83,12 +84,12 @@ def test_plain_timm_gives_the_same_features_without_us(images: Callable[..., Pat
 
 def test_what_is_saved_is_read_back(tmp_path: Path):
     encoder = tiny_encoder(channels=1).eval()
-    encoder.preprocessing = Preprocessing(1, 32, (100.0, 3000.0), (0.3,), (0.1,))
+    encoder.geometry = Geometry(1, 32, (100.0, 3000.0), (0.3,), (0.1,))
     encoder.about |= {"view_size": 16}
     save(encoder, tmp_path / "run" / "encoder")
     for path in (tmp_path / "run", tmp_path / "run" / "encoder"):  # a run folder, or the encoder's own
         again = load(path)
-        assert again.preprocessing == encoder.preprocessing and again.about == encoder.about
+        assert again.geometry == encoder.geometry and again.about == encoder.about
         assert again.digest == encoder.digest and not again.training
         x = torch.randn(2, 1, 32, 32)
         assert torch.equal(again(x).pooled, encoder(x).pooled)
@@ -112,7 +113,7 @@ def test_random_like_is_the_same_architecture_with_other_reproducible_weights(tm
         assert one.digest == two.digest and len({encoder.digest, one.digest, other.digest}) == 3
         shapes = {k: v.shape for k, v in encoder.net.state_dict().items()}
         assert {k: v.shape for k, v in one.net.state_dict().items()} == shapes
-        assert one.preprocessing == encoder.preprocessing and not one.training
+        assert one.geometry == encoder.geometry and not one.training
         assert torch.equal(torch.get_rng_state(), state)  # the control does not disturb what comes after
 
 
@@ -132,7 +133,7 @@ def test_unknown_names_are_one_sentence(tmp_path: Path):
     with pytest.raises(SelfsightError, match="holds no encoder"):
         load("runs/nowhere")
     with pytest.raises(SelfsightError, match="Cannot make 'resnet18'"):
-        create("resnet18", Preprocessing(3, 32, (0, 255), (0.5,) * 3, (0.5,) * 3), {"no_such_argument": 1})
+        create("resnet18", Geometry(3, 32, (0, 255), (0.5,) * 3, (0.5,) * 3), {"no_such_argument": 1})
 
 
 def test_an_unknown_tag_of_a_known_model_is_one_sentence():

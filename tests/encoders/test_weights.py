@@ -17,7 +17,8 @@ from helpers import NARROW, tiny_encoder
 from safetensors.torch import save_file
 from timm.models import save_for_hf
 
-from selfsight.encoders.encoder import Encoder, Preprocessing
+from selfsight.data.geometry import Geometry
+from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.licences import NONE, concern
 from selfsight.encoders.store import read_folder, save
 from selfsight.encoders.weights import PACKAGES, TORCHVISION, begin, find_weights, read
@@ -46,7 +47,7 @@ def shuffled(net: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 def fitted(source: str, channels: int = 3, size: int = 64, encoder: str | None = None) -> Encoder:
     weights = find_weights(source, encoder)
     mean, std = weights.statistics(channels)
-    return begin(weights, Preprocessing(channels, size, (0.0, 255.0), mean, std), weights.args).eval()
+    return begin(weights, Geometry(channels, size, (0.0, 255.0), mean, std), weights.args).eval()
 
 
 def hub_folder(folder: Path, name: str = "resnet18", licence: str | None = "mit", **args: object) -> torch.nn.Module:
@@ -216,7 +217,7 @@ def test_an_encoder_of_ours_is_taken_without_its_whitening(tmp_path: Path):
         with torch.no_grad():
             assert torch.equal(again(x).pooled, pooled(encoder.net, x))
         assert again.about == {"starting_weights": "first", "licence": "cc-by-nc-4.0"}
-        assert again.preprocessing.mean == encoder.preprocessing.mean
+        assert again.geometry.mean == encoder.geometry.mean
 
 
 def test_the_positions_of_a_vit_are_resampled(tmp_path: Path):

@@ -11,7 +11,8 @@ import timm
 import torch
 from helpers import tiny_encoder
 
-from selfsight.encoders.encoder import Encoder, Preprocessing
+from selfsight.data.geometry import Geometry
+from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.store import read_folder, save
 from selfsight.encoders.whitening import FLOOR, POWER, SHARE, power_for, whiten, whitening
 
@@ -113,7 +114,7 @@ def test_the_encoder_whitens_its_own_features_and_keeps_it(tmp_path: Path):
 @pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "dla34"])  # two heads; a convolution
 def test_an_encoder_that_ends_in_more_than_a_linear_layer_stays_as_it_is(name: str):
     net = timm.create_model(name, num_classes=0, **({"img_size": 32} if "deit" in name else {}))
-    encoder = Encoder(net, Preprocessing(3, 32, (0.0, 255.0), (0.5,) * 3, (0.25,) * 3)).eval()
+    encoder = Encoder(net, Geometry(3, 32, (0.0, 255.0), (0.5,) * 3, (0.25,) * 3)).eval()
     images = torch.randn(8, 3, 32, 32)
     with torch.no_grad():
         plain = encoder(images).pooled

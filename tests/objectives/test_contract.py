@@ -26,6 +26,7 @@ from helpers import (
 from torch import Tensor, nn
 
 from selfsight.data.batches import Batches
+from selfsight.data.geometry import Geometry
 from selfsight.encoders.encoder import Encoder
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Joint, Loss, Objective, embed_views, find, projector, registry
@@ -34,11 +35,11 @@ from selfsight.objectives.vicreg import VICReg
 from selfsight.training.loop import Stopped
 from selfsight.training.measure import measure_normalisation
 from selfsight.training.recipe import Budget
-from selfsight.views.make import Normalisation, View, make_views
+from selfsight.views.make import View, make_views
 from selfsight.views.masks import as_mask, random_patches
 from selfsight.views.plan import ViewGroup, ViewPlan
 
-HALF = Normalisation((0.0, 255.0), (0.5,) * 3, (0.25,) * 3)
+HALF = Geometry(3, 32, (0.0, 255.0), (0.5,) * 3, (0.25,) * 3)
 
 
 class Teacher(Objective):
@@ -114,7 +115,7 @@ class TwoSizes(Objective):
 class Frames(Objective):
     """The middle frame's features are the mean of its neighbours'."""
 
-    def __init__(self, encoder: Encoder, normalise: Normalisation) -> None:
+    def __init__(self, encoder: Encoder, normalise: Geometry) -> None:
         super().__init__(encoder, ViewPlan((ViewGroup(1, 16, colour=PLAIN),), companion="frames"))
         self.normalise = normalise
         self.clips: dict[str, list[int]] = {}

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from helpers import batch_of, default_objective, picture
 
+from selfsight.data.geometry import Geometry
 from selfsight.objectives.emp import agreement, coding_rate
-from selfsight.views.make import Normalisation, make_views
+from selfsight.views.make import make_views
 
 
 @pytest.mark.parametrize("batch, dim", [(3, 8), (8, 3), (5, 5)])
@@ -39,7 +40,7 @@ def test_the_rate_is_made_large():
     task = default_objective("emp").train()
     rng = np.random.default_rng(0)
     batch = batch_of([picture(rng, 32, 32) for _ in range(8)], [f"{i * 7919:016x}{0:016x}" for i in range(8)])
-    loss = task(make_views(batch, task.views, Normalisation((0.0, 255.0), (0.5,) * 3, (0.25,) * 3), 0), 0.0)
+    loss = task(make_views(batch, task.views, Geometry(3, 32, (0.0, 255.0), (0.5,) * 3, (0.25,) * 3), 0), 0.0)
     wanted = -loss.parts["coding_rate"] - 200 * loss.parts["cosine"]
     assert loss.total.item() == pytest.approx(wanted.item(), rel=1e-6) and loss.parts["coding_rate"] > 0
 

@@ -10,9 +10,10 @@ import torch
 from helpers import batch_of, default_objective, picture, tiny_encoder
 from torch import Tensor
 
+from selfsight.data.geometry import Geometry
 from selfsight.errors import SelfsightError
 from selfsight.objectives.ijepa import IJEPA, choose, sizes, smooth_l1, standardised
-from selfsight.views.make import Normalisation, View, make_views
+from selfsight.views.make import View, make_views
 from selfsight.views.plan import ViewGroup, ViewPlan
 
 TARGETS = [[3, 4], [3, 3], [4, 3], [4, 3]]
@@ -49,7 +50,7 @@ def some(channels: int = 3, count: int = 4) -> tuple[IJEPA, View]:
     rng = np.random.default_rng(0)
     pictures = [picture(rng, 32, 32, channels).reshape(32, 32, channels) for _ in range(count)]
     batch = batch_of(pictures, [f"{i * 7919:016x}{0:016x}" for i in range(count)])
-    normalise = Normalisation((0.0, 255.0), (0.5,) * channels, (0.25,) * channels)
+    normalise = Geometry(channels, 32, (0.0, 255.0), (0.5,) * channels, (0.25,) * channels)
     (view,) = make_views(batch, task.views, normalise, 0)
     assert isinstance(task, IJEPA)
     return task, view
@@ -233,7 +234,7 @@ def test_the_teacher_follows_by_the_formula_and_is_what_is_saved(progress: float
     momentum = 1 - (1 - 0.99) * (math.cos(math.pi * progress) + 1) / 2
     for (name, theirs), mine in zip(task.trained.named_parameters(), task.encoder.parameters(), strict=True):
         assert torch.allclose(theirs, momentum * before[name] + (1 - momentum) * mine, atol=1e-6), name
-    assert task.trained is not task.encoder and task.trained.preprocessing == task.encoder.preprocessing
+    assert task.trained is not task.encoder and task.trained.geometry == task.encoder.geometry
     grouped = {id(p) for group in task.parameter_groups(0.0) for p in group["params"]}
     assert not grouped & {id(p) for p in task.trained.parameters()}
 

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from helpers import batch_of, default_objective, picture
 from scipy import stats
 
+from selfsight.data.geometry import Geometry
 from selfsight.objectives.lejepa import LeJEPA, directions, sigreg, sliced
-from selfsight.views.make import Normalisation, make_views
+from selfsight.views.make import make_views
 
 ALONG = directions(64, 128, 0)
 
@@ -89,7 +90,7 @@ def test_weights_of_nought_and_one():
     batch = batch_of([picture(rng, 32, 32) for _ in range(8)], [f"{i * 7919:016x}{0:016x}" for i in range(8)])
     for weight, part in ((0.0, "prediction"), (1.0, "regulariser")):
         task = default_objective("lejepa", weight=weight).train()
-        views = make_views(batch, task.views, Normalisation((0.0, 255.0), (0.5,) * 3, (0.25,) * 3), 0)
+        views = make_views(batch, task.views, Geometry(3, 32, (0.0, 255.0), (0.5,) * 3, (0.25,) * 3), 0)
         loss = task(views, 0.0)
         assert loss.total.item() == pytest.approx(loss.parts[part].item(), rel=1e-6)
 

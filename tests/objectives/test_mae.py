@@ -10,10 +10,11 @@ import torch
 from helpers import batch_of, default_objective, picture, tiny_encoder
 from torch import Tensor
 
+from selfsight.data.geometry import Geometry
 from selfsight.errors import SelfsightError
 from selfsight.objectives.mae import MAE, masked_error, normalised
 from selfsight.objectives.patches import cut
-from selfsight.views.make import Normalisation, View, make_views
+from selfsight.views.make import View, make_views
 from selfsight.views.masks import as_mask
 from selfsight.views.plan import ViewGroup, ViewPlan
 
@@ -43,7 +44,7 @@ def some(channels: int = 3, count: int = 4) -> tuple[MAE, View]:
     rng = np.random.default_rng(0)
     pictures = [picture(rng, 32, 32, channels).reshape(32, 32, channels) for _ in range(count)]
     batch = batch_of(pictures, [f"{i * 7919:016x}{0:016x}" for i in range(count)])
-    normalise = Normalisation((0.0, 255.0), (0.5,) * channels, (0.25,) * channels)
+    normalise = Geometry(channels, 32, (0.0, 255.0), (0.5,) * channels, (0.25,) * channels)
     (view,) = make_views(batch, task.views, normalise, 0)
     assert isinstance(task, MAE)
     return task, view

@@ -10,13 +10,14 @@ import torch
 from helpers import batch_of, default_objective, picture
 from torch import Tensor
 
+from selfsight.data.geometry import Geometry
 from selfsight.objectives.byol import cross_view_distance
 from selfsight.objectives.moco import info_nce
 from selfsight.objectives.objective import Follower
 from selfsight.objectives.simsiam import negative_cosine
-from selfsight.views.make import Normalisation, View, make_views
+from selfsight.views.make import View, make_views
 
-HALF = Normalisation((0.0, 255.0), (0.5,) * 3, (0.25,) * 3)
+HALF = Geometry(3, 32, (0.0, 255.0), (0.5,) * 3, (0.25,) * 3)
 SHAPES = [(2, 2, 3), (2, 7, 5), (4, 5, 6)]
 
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from helpers import NARROW, SMALL_VIT, batch_of, default_objective, picture
 
+from selfsight.data.geometry import Geometry
 from selfsight.data.pixels import PixelFormat
-from selfsight.encoders.encoder import Preprocessing
 from selfsight.encoders.store import create
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Objective, find
 from selfsight.objectives.pretext import arrangement, cut, guess, part_size, resize, up_to
 from selfsight.training.recipe import Budget
-from selfsight.views.make import Normalisation, View, make_views
+from selfsight.views.make import View, make_views
 from selfsight.views.plan import ViewPlan
 
 CLASSIC = ("rotation", "jigsaw", "position", "inpaint", "colour")
@@ -131,7 +131,7 @@ def objective_of(name: str, encoder: str, args: dict[str, Any], size: int) -> Ob
     values["views"], reason = cls.rules["views"](facts, values)
     options, why = cls.rules["objective_options"](facts, values)
     assert reason and why and cls.when.endswith(".") and cls.family == "classic pretext" and not cls.tokens
-    made = create(encoder, Preprocessing(3, size, (0.0, 255.0), (0.5,) * 3, (0.25,) * 3), args)
+    made = create(encoder, Geometry(3, size, (0.0, 255.0), (0.5,) * 3, (0.25,) * 3), args)
     return cls(made, values["views"], **options)
 
 
@@ -151,7 +151,7 @@ def test_every_parameter_of_any_encoder_has_a_gradient(name: str, encoder: str, 
     task = objective_of(name, encoder, args, size).train()
     rng = np.random.default_rng(0)
     batch = batch_of([picture(rng, size, size + 5) for _ in range(4)], [f"{i * 7919:016x}" for i in range(4)])
-    views = make_views(batch, task.views, Normalisation((0.0, 255.0), (0.5,) * 3, (0.25,) * 3), 0)
+    views = make_views(batch, task.views, Geometry(3, 32, (0.0, 255.0), (0.5,) * 3, (0.25,) * 3), 0)
     for precision in (False, True):
         task.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision):
@@ -170,7 +170,7 @@ def test_the_same_views_give_the_same_loss_whatever_torch_would_draw(name: str):
     task = default_objective(name).eval()
     rng = np.random.default_rng(0)
     batch = batch_of([picture(rng, 32, 32) for _ in range(4)], [f"{i * 7919:016x}" for i in range(4)])
-    normalise = Normalisation((0.0, 255.0), (0.5,) * 3, (0.25,) * 3)
+    normalise = Geometry(3, 32, (0.0, 255.0), (0.5,) * 3, (0.25,) * 3)
     losses = set()
     for seed in range(2):
         torch.manual_seed(seed)

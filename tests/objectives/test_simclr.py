@@ -123,12 +123,13 @@ def test_the_gradient_is_finite_for_equal_views_and_low_temperature():
 def test_the_objective_is_the_loss_of_its_projected_features():
     import numpy as np
 
-    from selfsight.views.make import Normalisation, make_views
+    from selfsight.data.geometry import Geometry
+    from selfsight.views.make import make_views
 
     rng = np.random.default_rng(0)
     batch = batch_of([picture(rng, 32, 32) for _ in range(4)], [f"{i:032x}" for i in range(4)])
     plan = two_views()
-    views = make_views(batch, plan, Normalisation((0.0, 255.0), (0.5,) * 3, (0.25,) * 3), 0)
+    views = make_views(batch, plan, Geometry(3, 32, (0.0, 255.0), (0.5,) * 3, (0.25,) * 3), 0)
     task = SimCLR(tiny_encoder(), plan, temperature=0.3, hidden=16, width=8).eval()  # eval: views may pass one by one
     got = task(views, 0.0)
     z = torch.stack([task.projector(task.encoder(v.pixels).pooled) for v in views])

@@ -11,11 +11,11 @@ import torch
 from helpers import batch_of, default_objective, picture, tiny_encoder
 from torch import Tensor
 
-from selfsight.encoders.encoder import Preprocessing
+from selfsight.data.geometry import Geometry
 from selfsight.encoders.store import create
 from selfsight.errors import SelfsightError
 from selfsight.objectives.simmim import SimMIM, masked_l1, squares_a_side, squares_mask
-from selfsight.views.make import Normalisation, View, make_views
+from selfsight.views.make import View, make_views
 from selfsight.views.plan import ViewGroup, ViewPlan
 
 ENCODERS = ("resnet18", "vit_tiny_patch16_224")
@@ -40,7 +40,7 @@ def some(encoder: str = "resnet18", channels: int = 3, count: int = 4, size: int
     rng = np.random.default_rng(0)
     pictures = [picture(rng, size, size, channels).reshape(size, size, channels) for _ in range(count)]
     batch = batch_of(pictures, [f"{i * 7919:016x}{0:016x}" for i in range(count)])
-    normalise = Normalisation((0.0, 255.0), (0.5,) * channels, (0.25,) * channels)
+    normalise = Geometry(channels, 32, (0.0, 255.0), (0.5,) * channels, (0.25,) * channels)
     (view,) = make_views(batch, task.views, normalise, 0)
     assert isinstance(task, SimMIM)
     return task, view
@@ -182,7 +182,7 @@ def test_the_objective_is_the_loss_of_its_prediction_and_moves_every_parameter(e
 )
 def test_every_parameter_has_a_gradient_whatever_the_encoder(name: str, args: dict[str, Any]):
     _, view = some()
-    encoder = create(name, Preprocessing(3, 32, (0.0, 255.0), (0.5,) * 3, (0.25,) * 3), args)
+    encoder = create(name, Geometry(3, 32, (0.0, 255.0), (0.5,) * 3, (0.25,) * 3), args)
     was = {k: v.clone() for k, v in encoder.state_dict().items()}
     task = SimMIM(encoder, default_objective("simmim").views, squares=4)
     assert encoder.training and all(torch.equal(v, was[k]) for k, v in encoder.state_dict().items())

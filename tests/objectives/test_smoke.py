@@ -7,9 +7,10 @@ import pytest
 import torch
 from helpers import batch_of, default_objective, picture
 
+from selfsight.data.geometry import Geometry
 from selfsight.objectives.objective import registry
 from selfsight.report.charts import KNOWN
-from selfsight.views.make import Normalisation, make_views
+from selfsight.views.make import make_views
 
 # name: the part of its first loss that it must come below on one batch in 30 steps
 OBJECTIVES = {
@@ -45,7 +46,7 @@ def test_objective_learns_one_batch(name: str) -> None:
     objective = default_objective(name).train()
     rng = np.random.default_rng(0)
     batch = batch_of([picture(rng, 32, 32) for _ in range(16)], [f"{i * 7919:016x}{0:016x}" for i in range(16)])
-    views = make_views(batch, objective.views, Normalisation((0.0, 255.0), (0.5,) * 3, (0.25,) * 3), 0)
+    views = make_views(batch, objective.views, Geometry(3, 32, (0.0, 255.0), (0.5,) * 3, (0.25,) * 3), 0)
     optimiser = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], lr=1e-3)
     losses = []
     for _ in range(30):

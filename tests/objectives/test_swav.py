@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from helpers import batch_of, default_objective, make_batches, picture, tiny_encoder, train, two_views, write_folder
 from torch import Tensor
 
+from selfsight.data.geometry import Geometry
 from selfsight.objectives.objective import Objective
 from selfsight.objectives.prototypes import (
     FROZEN,
@@ -24,7 +25,7 @@ from selfsight.objectives.prototypes import (
 )
 from selfsight.objectives.swav import SwAV, swav_loss
 from selfsight.training.recipe import Budget
-from selfsight.views.make import Normalisation, View, make_views
+from selfsight.views.make import View, make_views
 
 Rows = list[list[float]]
 
@@ -66,7 +67,7 @@ def views_of(task: Objective, count: int = 4, size: int = 32) -> list[View]:
     rng = np.random.default_rng(0)
     ids = [f"{i * 7919:016x}{0:016x}" for i in range(count)]
     batch = batch_of([picture(rng, size, size) for _ in range(count)], ids)
-    return make_views(batch, task.views, Normalisation((0.0, 255.0), (0.5,) * 3, (0.25,) * 3), 0)
+    return make_views(batch, task.views, Geometry(3, 32, (0.0, 255.0), (0.5,) * 3, (0.25,) * 3), 0)
 
 
 def cosine_scores(*shape: int) -> Tensor:

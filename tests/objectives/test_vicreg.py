@@ -126,11 +126,12 @@ def test_gradient_equals_finite_differences():
 
 
 def test_the_objective_weighs_the_terms_by_25_25_1():
-    from selfsight.views.make import Normalisation, make_views
+    from selfsight.data.geometry import Geometry
+    from selfsight.views.make import make_views
 
     rng = np.random.default_rng(0)
     batch = batch_of([picture(rng, 32, 32) for _ in range(4)], [f"{i:032x}" for i in range(4)])
-    views = make_views(batch, two_views(), Normalisation((0.0, 255.0), (0.5,) * 3, (0.25,) * 3), 0)
+    views = make_views(batch, two_views(), Geometry(3, 32, (0.0, 255.0), (0.5,) * 3, (0.25,) * 3), 0)
     task = VICReg(tiny_encoder(), two_views(), hidden=16, width=8).eval()
     loss = task(views, 0.0)
     a, b, c = slow_terms(loss.embeddings.double().numpy())

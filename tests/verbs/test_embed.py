@@ -13,7 +13,6 @@ import torch
 from helpers import tiny_encoder
 
 import selfsight
-from selfsight.encoders.extract import to_input
 from selfsight.encoders.store import read_folder, save
 from selfsight.files import to_numpy
 from selfsight.verbs.embed import summary
@@ -66,10 +65,10 @@ def test_features_belong_to_their_images(images: Callable[..., Path], encoder: P
     table = selfsight.embed(str(photos), model=str(encoder))
     model = read_folder(encoder)
     for uri, features in zip(table["uri"].to_pylist(), to_numpy(table["features"]), strict=True):
-        size = model.preprocessing.size
+        size = model.geometry.size
         image = Image.open(photos / uri).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
         with torch.inference_mode():
-            alone = model(to_input(np.asarray(image)[None], model.preprocessing)).pooled[0].numpy()
+            alone = model(model.geometry.to_input(np.asarray(image)[None])).pooled[0].numpy()
         assert features == pytest.approx(alone, abs=1e-4)
 
 

@@ -296,8 +296,8 @@ def test_every_kind_of_pixels_pretrains_and_embeds(tmp_path: Path, pretrain: Cal
     (tmp_path / "photos").mkdir()
     for i in range(COUNT):
         (tmp_path / "photos" / f"{i}{Path(kind).suffix}").write_bytes(make(rng))
-    preprocessing = load(str(check(str(tmp_path / "photos"), pretrain, COUNT))).preprocessing
-    assert (preprocessing.mode, preprocessing.depth, preprocessing.size) == (mode, depth, SIDE)
+    geometry = load(str(check(str(tmp_path / "photos"), pretrain, COUNT))).geometry
+    assert (geometry.mode, geometry.depth, geometry.size) == (mode, depth, SIDE)
 
 
 def test_pages_of_several_files_pretrain_and_embed(tmp_path: Path, pretrain: Callable[..., Path]):

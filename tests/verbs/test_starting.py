@@ -66,7 +66,7 @@ def test_a_run_begins_with_the_features_of_the_weights_and_keeps_them(photos: st
     net, x = weights.net().eval(), torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(start(x).pooled, net.forward_head(net.forward_features(x), pre_logits=True))
-    assert start.preprocessing.mean == pytest.approx((0.485, 0.456, 0.406)) and start.preprocessing.size == 32
+    assert start.geometry.mean == pytest.approx((0.485, 0.456, 0.406)) and start.geometry.size == 32
     recipe = Run.open("run").read_recipe()[1]
     assert (recipe.encoder, recipe.weights, recipe.frozen, recipe.encoder_rate) == ("resnet18", "hub", 0.1, 0.1)
     assert recipe.statistics == "kept" and recipe.encoder_args["channels"] == NARROW["channels"]
@@ -175,8 +175,8 @@ def test_grey_images_and_a_vit(photos: str, tmp_path: Path):
     Path("small.yaml").write_text(RECIPE.replace("{hidden: 32, width: 16}", "{depth: 1, width: 16}"))
     train(str(grey), "run", weights="vit", objective="mae")
     encoder = load("run")
-    assert encoder.preprocessing.channels == 1 and encoder.net.patch_embed.grid_size == (4, 4)
-    assert encoder.preprocessing.mean == pytest.approx(((0.5 * 3) / 3,), abs=0.05)
+    assert encoder.geometry.channels == 1 and encoder.net.patch_embed.grid_size == (4, 4)
+    assert encoder.geometry.mean == pytest.approx(((0.5 * 3) / 3,), abs=0.05)
 
 
 WRONG = [

@@ -10,12 +10,13 @@ import torch
 from helpers import PLAIN, batch_of, picture
 
 from selfsight.data.collection import item_id
-from selfsight.views.geometry import pyramid, sample
-from selfsight.views.make import Normalisation, View, make_views
+from selfsight.data.geometry import Geometry
+from selfsight.views.crops import pyramid, sample
+from selfsight.views.make import View, make_views
 from selfsight.views.plan import Colour, ViewGroup, ViewPlan
 
-NORMALISE = Normalisation((0.0, 255.0), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
-UNIT = Normalisation((0.0, 255.0), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+NORMALISE = Geometry(3, 32, (0.0, 255.0), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+UNIT = Geometry(3, 32, (0.0, 255.0), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 IDS = [item_id("x", str(i)) for i in range(10)]
 STRONG = Colour(blur=0.5)
 
@@ -87,13 +88,13 @@ def test_pixels_are_what_the_affine_says():
 
 
 def test_normalisation_window_mean_and_deviation():
-    deep = Normalisation((100.0, 300.0), (0.5,), (0.25,))
+    deep = Geometry(1, 32, (100.0, 300.0), (0.5,), (0.25,))
     pixels = torch.tensor([50, 100, 200, 300, 1000], dtype=torch.int32).to(torch.uint16).view(1, 1, 5)
     unit = deep.to_unit(pixels)
     assert unit.flatten().tolist() == [0.0, 0.0, 0.5, 1.0, 1.0]
-    assert deep(unit).flatten().tolist() == [-2.0, -2.0, 0.0, 2.0, 2.0]
-    assert torch.allclose(deep.undo(deep(unit)), unit)
-    three = NORMALISE(torch.tensor([0.7, 0.65, 0.6]).view(3, 1, 1)).flatten()
+    assert deep.normalise(unit).flatten().tolist() == [-2.0, -2.0, 0.0, 2.0, 2.0]
+    assert torch.allclose(deep.undo(deep.normalise(unit)), unit)
+    three = NORMALISE.normalise(torch.tensor([0.7, 0.65, 0.6]).view(3, 1, 1)).flatten()
     assert torch.allclose(three, torch.tensor([1.0, 1.0, 1.0]))
 
 

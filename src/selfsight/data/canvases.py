@@ -27,6 +27,7 @@ from selfsight.data.cache import cache_folder
 from selfsight.data.collection import Collection
 from selfsight.data.decoding import read_items
 from selfsight.data.formats.format import Unreadable
+from selfsight.data.geometry import Geometry
 from selfsight.data.importers import refusal
 from selfsight.data.pixels import MOST_ELONGATED, PixelFormat
 from selfsight.data.threads import ordered
@@ -70,6 +71,12 @@ class Canvases:
 
     def cancel(self) -> None:
         """They will not."""
+
+    def geometry(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Geometry:
+        """The geometry of the pixels held, which `mean` and `std` of each channel normalise."""
+        return Geometry(
+            self.format.channels, self.short_side, self.unit, mean, std, self.format.depth, self.format.mode
+        )
 
     def sample(self, items: int) -> Iterator[tuple[int, np.ndarray]]:
         """(index, pixels) of up to `items` items that can be read, spread evenly over the collection."""

@@ -1,4 +1,4 @@
-"""The encoder contract: normalised images in, `Features` out, with the preprocessing it was trained with."""
+"""The encoder contract: normalised images in, `Features` out, with the geometry it was trained with."""
 
 from __future__ import annotations
 
@@ -11,35 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from selfsight.data.formats.format import usual_mode
-from selfsight.data.pixels import PixelFormat
+from selfsight.data.geometry import Geometry
 from selfsight.encoders.tokens import forward_tokens, is_token_model
 from selfsight.errors import SelfsightError
 
 FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How a file becomes the encoder's input: brought to `mode` and `depth` (see `PixelFormat`), resized to
-    `size` x `size` by antialiased bicubic, `window` mapped to [0, 1], normalised by `mean` and `std` of each of
-    `channels`. Without a `mode` it is the usual one of that many channels."""
-
-    channels: int
-    size: int
-    window: tuple[float, float]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    depth: int = 8
-    mode: str = ""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "mode", self.mode or usual_mode(self.channels))
-
-    @property
-    def format(self) -> PixelFormat:
-        """The form in which files are read."""
-        return PixelFormat(self.mode, self.depth, self.window)
 
 
 @dataclass
@@ -61,10 +37,10 @@ class Encoder(nn.Module):
     licence of the starting weights, the view size of training.
     """
 
-    def __init__(self, net: nn.Module, preprocessing: Preprocessing, about: dict[str, Any] | None = None) -> None:
+    def __init__(self, net: nn.Module, geometry: Geometry, about: dict[str, Any] | None = None) -> None:
         super().__init__()
         self.net = net
-        self.preprocessing = preprocessing
+        self.geometry = geometry
         self.about = dict(about or {})
 
     @property
@@ -121,9 +97,9 @@ class Encoder(nn.Module):
 
     @property
     def digest(self) -> str:
-        """Hash of the weights and the preprocessing: features are kept under it."""
+        """Hash of the weights and the geometry: features are kept under it."""
         architecture = getattr(self.net, "pretrained_cfg", {}).get("architecture")  # two can share their weights
-        made_of = [asdict(self.preprocessing), architecture, FORMAT_VERSION]
+        made_of = [asdict(self.geometry), architecture, FORMAT_VERSION]
         digest = hashlib.blake2b(json.dumps(made_of).encode(), digest_size=8)
         for name, tensor in sorted(self.net.state_dict().items()):
             digest.update(name.encode())

@@ -14,7 +14,8 @@ from selfsight.console import console
 from selfsight.data.canvases import decoded, nothing_decoded
 from selfsight.data.collection import Collection
 from selfsight.data.formats.format import Unreadable
-from selfsight.encoders.encoder import Encoder, Preprocessing
+from selfsight.data.geometry import Geometry
+from selfsight.encoders.encoder import Encoder
 from selfsight.errors import SelfsightError, in_words
 from selfsight.machine import best_device
 
@@ -23,18 +24,8 @@ NORM_ITEMS = 512  # whose statistics a network with random weights takes for its
 KEEP_EVERY = 16 * BATCH  # items, after which features are kept whatever happens next
 
 
-def to_input(pixels: np.ndarray, preprocessing: Preprocessing) -> Tensor:
-    """[B, H, W, C] in own depth to normalised [B, C, H, W] float32."""
-    low, high = preprocessing.window
-    images = torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2)
-    images = ((images - low) / (high - low)).clamp_(0.0, 1.0)
-    mean = torch.tensor(preprocessing.mean).view(-1, 1, 1)
-    std = torch.tensor(preprocessing.std).view(-1, 1, 1)
-    return (images - mean) / std
-
-
 def input_batches(
-    collection: Collection, rows: pa.Table, preprocessing: Preprocessing, title: str
+    collection: Collection, rows: pa.Table, geometry: Geometry, title: str
 ) -> Iterator[tuple[list[int], np.ndarray, dict[int, str]]]:
     """Batches of (row numbers, pixels [B, S, S, C], {row number: reason} of rows that cannot be decoded).
 
@@ -44,7 +35,7 @@ def input_batches(
     numbers: list[int] = []
     pixels: list[np.ndarray] = []
     failed: dict[int, str] = {}
-    done = decoded(collection, rows, preprocessing.format, None, title, square=preprocessing.size)
+    done = decoded(collection, rows, geometry.format, None, title, square=geometry.size)
     for count, (number, image) in enumerate(done, start=1):
         if isinstance(image, Unreadable):
             failed[number] = str(image)
@@ -88,10 +79,10 @@ def pooled(
         device = best_device()
         encoder = encoder.to(device)
         try:
-            for numbers, pixels, failed in input_batches(collection, todo, encoder.preprocessing, "Encoding"):
+            for numbers, pixels, failed in input_batches(collection, todo, encoder.geometry, "Encoding"):
                 bad |= {todo["id"][i].as_py(): reason for i, reason in failed.items()}
                 if numbers:
-                    images = to_input(pixels, encoder.preprocessing).to(device)
+                    images = encoder.geometry.to_input(pixels).to(device)
                     fresh[numbers] = encoder(images).pooled.float().cpu().numpy()
                     done += numbers
                 if len(done) >= KEEP_EVERY:
@@ -107,13 +98,13 @@ def pooled(
     return rows.take(keep), features[keep], bad
 
 
-def some_inputs(collection: Collection, preprocessing: Preprocessing) -> Iterator[Tensor]:
+def some_inputs(collection: Collection, geometry: Geometry) -> Iterator[Tensor]:
     """Inputs [B, C, S, S] of (at most) 512 items of a collection, evenly over its order."""
     rows = collection.usable
     rows = rows.take(np.unique(np.linspace(0, len(rows) - 1, NORM_ITEMS).astype(int)))
-    for numbers, pixels, _ in input_batches(collection, rows, preprocessing, "Statistics"):
+    for numbers, pixels, _ in input_batches(collection, rows, geometry, "Statistics"):
         if numbers:
-            yield to_input(pixels, preprocessing)
+            yield geometry.to_input(pixels)
 
 
 @torch.inference_mode()

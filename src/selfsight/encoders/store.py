@@ -13,8 +13,9 @@ import timm
 import torch
 
 from selfsight.data.formats.format import channels_of
+from selfsight.data.geometry import Geometry
 from selfsight.data.pixels import PixelFormat
-from selfsight.encoders.encoder import FORMAT_VERSION, Encoder, Preprocessing
+from selfsight.encoders.encoder import FORMAT_VERSION, Encoder
 from selfsight.encoders.licences import NONE, UNKNOWN
 from selfsight.errors import SelfsightError, first_line
 
@@ -25,7 +26,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 def create(
     name: str,
-    preprocessing: Preprocessing,
+    geometry: Geometry,
     args: dict[str, Any] | None = None,
     pretrained: bool = False,
     overlay: dict[str, Any] | None = None,
@@ -36,9 +37,9 @@ def create(
     name = name.removeprefix("timm/")
     check_name(name)
     check_args(args or {})
-    args = {"in_chans": preprocessing.channels, "num_classes": 0, **(args or {})}
+    args = {"in_chans": geometry.channels, "num_classes": 0, **(args or {})}
     if is_fixed_size(name):
-        args.setdefault("img_size", preprocessing.size)
+        args.setdefault("img_size", geometry.size)
         if takes_any_size(name):  # position embeddings are resampled to the views' size
             args.setdefault("dynamic_img_size", True)
     try:
@@ -48,7 +49,7 @@ def create(
         raise SelfsightError(f"Cannot {what} {name!r} with {args}: {first_line(error)}") from None
     cfg: Any = net.pretrained_cfg
     licence = (cfg.get("license") or UNKNOWN) if pretrained else NONE
-    return Encoder(net, preprocessing, {"starting_weights": name if pretrained else None, "licence": licence})
+    return Encoder(net, geometry, {"starting_weights": name if pretrained else None, "licence": licence})
 
 
 def check_name(name: str) -> None:
@@ -91,8 +92,8 @@ def stock(name: str, format: PixelFormat) -> Encoder:
     channels = channels_of(mode)
     if channels != 3:  # the mean filter of RGB, the mean statistics
         mean, std = (float(np.mean(mean)),) * channels, (float(np.mean(std)),) * channels
-    preprocessing = Preprocessing(channels, size, format.window, tuple(mean), tuple(std), format.depth, mode)
-    return create(base, preprocessing, pretrained=True)
+    geometry = Geometry(channels, size, format.window, tuple(mean), tuple(std), format.depth, mode)
+    return create(base, geometry, pretrained=True)
 
 
 def save(encoder: Encoder, folder: str | os.PathLike[str]) -> None:
@@ -101,7 +102,7 @@ def save(encoder: Encoder, folder: str | os.PathLike[str]) -> None:
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    p = encoder.preprocessing
+    p = encoder.geometry
     data_config = {
         "input_size": (p.channels, p.size, p.size),
         "mean": p.mean,
@@ -137,7 +138,7 @@ def read_folder(folder: str | os.PathLike[str]) -> Encoder:
         cfg = config["pretrained_cfg"]
         channels, _, size = cfg["input_size"]
         window = tuple(about.get("window", (0.0, 255.0)))
-        preprocessing = Preprocessing(
+        geometry = Geometry(
             channels, size, window, tuple(cfg["mean"]), tuple(cfg["std"]), about.get("depth", 8), about.get("mode", "")
         )
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
@@ -151,7 +152,7 @@ def read_folder(folder: str | os.PathLike[str]) -> Encoder:
         except Exception as error:  # a damaged file raises many kinds
             raise SelfsightError(f"The encoder in {folder} cannot be read: {first_line(error)}") from None
     rest = {k: v for k, v in about.items() if k not in ("format_version", "window", "depth", "mode")}
-    return Encoder(net, preprocessing, rest).eval()
+    return Encoder(net, geometry, rest).eval()
 
 
 def about_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -179,11 +180,11 @@ def load(model: str | os.PathLike[str], format: PixelFormat | None = None) -> En
 
 
 def random_like(encoder: Encoder, seed: int = 0) -> Encoder:
-    """The same architecture and preprocessing with random weights: the control of every evaluation."""
+    """The same architecture and geometry with random weights: the control of every evaluation."""
     net: Any = encoder.net
     args = {k: v for k, v in getattr(net, "_model_args", {}).items() if k not in ("num_classes", "in_chans")}
     name = net.pretrained_cfg["architecture"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = create(name, encoder.preprocessing, args)
+        fresh = create(name, encoder.geometry, args)
     return fresh.eval()

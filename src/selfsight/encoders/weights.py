@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from selfsight.encoders.encoder import Encoder, Preprocessing
+from selfsight.data.geometry import Geometry
+from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.licences import UNKNOWN
 from selfsight.encoders.store import check_args, check_name, create
 from selfsight.errors import SelfsightError, first_line
@@ -102,8 +103,8 @@ def find_weights(source: str, encoder: str | None = None) -> Weights:
     return weights
 
 
-def begin(weights: Weights, preprocessing: Preprocessing, args: dict[str, Any]) -> Encoder:
-    """An encoder with these weights and without their classifier, fitted to the channels and size of `preprocessing`.
+def begin(weights: Weights, geometry: Geometry, args: dict[str, Any]) -> Encoder:
+    """An encoder with these weights and without their classifier, fitted to the channels and size of `geometry`.
 
     Grey images get the sum of the filters of each channel, other numbers of channels timm's repeated ones; position
     embeddings of ViTs are resampled. `args` go to the model. Raises `SelfsightError` where the weights cannot be read
@@ -112,14 +113,14 @@ def begin(weights: Weights, preprocessing: Preprocessing, args: dict[str, Any]) 
     native = read(weights)
     stem = native.pretrained_cfg.get("first_conv")
     for name in [stem] if isinstance(stem, str) else stem or []:
-        if preprocessing.channels != weights.channels and not isinstance(native.get_submodule(name), nn.Conv2d):
+        if geometry.channels != weights.channels and not isinstance(native.get_submodule(name), nn.Conv2d):
             raise SelfsightError(
                 f"The weights {weights.source} are for {weights.channels} channels and cannot be fitted to "
-                f"{preprocessing.channels}. Give other --weights."
+                f"{geometry.channels}. Give other --weights."
             )
     state = native.state_dict()
     whole = _whole(state, native.num_classes, weights.channels, weights.size)
-    encoder = create(weights.architecture, preprocessing, args, pretrained=True, overlay=whole)
+    encoder = create(weights.architecture, geometry, args, pretrained=True, overlay=whole)
     net: Any = encoder.net
     lacking = sorted(net.state_dict().keys() - state.keys())
     if lacking:

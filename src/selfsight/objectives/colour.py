@@ -25,7 +25,7 @@ from selfsight.objectives.objective import Loss, Objective, Rule, in_float32, re
 from selfsight.objectives.patches import only_group
 from selfsight.objectives.pretext import encode
 from selfsight.objectives.shared import one_crop
-from selfsight.views.make import Normalisation, View
+from selfsight.views.make import View
 from selfsight.views.plan import ViewPlan
 
 TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
@@ -105,8 +105,7 @@ class ColourBins(Objective):
         only_group(views, draws=0)
         if not 1 <= step <= 64:
             raise SelfsightError(f"step must be 1 to 64, not {step}: a and b reach about 100.")
-        p = encoder.preprocessing
-        self.normalise = Normalisation(p.window, p.mean, p.std)
+        self.geometry = encoder.geometry
         self.step, self.mix = step, mix
         count = len(gamut(step))
         self.register_buffer("table", bin_table(step).clone(), persistent=False)
@@ -126,8 +125,8 @@ class ColourBins(Objective):
     @torch.no_grad()
     def task(self, view: View) -> tuple[Tensor, Tensor]:
         """(lightness as the encoder takes it [B, 3, H, W], a and b [B, 2, H, W])."""
-        lab = to_lab(self.normalise.undo(view.pixels))
-        return self.normalise((lab[:, :1] / 100.0).expand(-1, 3, -1, -1)), lab[:, 1:]
+        lab = to_lab(self.geometry.undo(view.pixels))
+        return self.geometry.normalise((lab[:, :1] / 100.0).expand(-1, 3, -1, -1)), lab[:, 1:]
 
     def bins(self, ab: Tensor, grid: tuple[int, int]) -> Tensor:
         """The bin [B, N] of the mean `ab` [B, 2, H, W] of each cell of the grid (h, w), in reading order."""

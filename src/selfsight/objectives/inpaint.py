@@ -96,7 +96,7 @@ class Inpaint(Objective):
             raise SelfsightError(f"{blocks} blocks of {side} cells a side do not fit a grid of {grid} a side.")
         only_group(views, 2 * blocks)
         self.blocks, self.grid, self.side = blocks, grid, side
-        self.decoder = Decoder(encoder, encoder.preprocessing.channels, width)
+        self.decoder = Decoder(encoder, encoder.geometry.channels, width)
 
     def mask(self, view: View) -> Tensor:
         """[B, 1, H, W] bool: true where pixels are hidden."""

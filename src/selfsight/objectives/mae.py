@@ -83,7 +83,7 @@ class MAE(Objective):
         self, encoder: Encoder, views: ViewPlan, hidden: float = 0.75, width: int = 64, depth: int = 2, heads: int = 4
     ) -> None:
         super().__init__(encoder, views)
-        size, channels = views.largest, encoder.preprocessing.channels
+        size, channels = views.largest, encoder.geometry.channels
         self.grid = token_grid(encoder, size)
         self.patches = self.grid[0] * self.grid[1]
         only_group(views, self.patches)

@@ -19,7 +19,7 @@ from selfsight.encoders.encoder import Encoder
 from selfsight.objectives.objective import Loss, Objective, Rule, projector, register
 from selfsight.objectives.patches import only_group, only_view
 from selfsight.objectives.pretext import arrangement, cut, encode_parts, guess, part_size, resize, up_to
-from selfsight.views.make import Normalisation, View
+from selfsight.views.make import View
 from selfsight.views.plan import ViewPlan
 
 # Rows and columns from the middle patch to its neighbours, in reading order.
@@ -77,16 +77,15 @@ class Position(Objective):
     ) -> None:
         super().__init__(encoder, views)
         only_group(views, DRAWS)
-        p = encoder.preprocessing
-        self.normalise = Normalisation(p.window, p.mean, p.std)
-        self.patch, self.project = patch, project and p.channels == 3
+        self.geometry = encoder.geometry
+        self.patch, self.project = patch, project and encoder.geometry.channels == 3
         self.head = projector([2 * encoder.dim, hidden, len(NEIGHBOURS)])
 
     def patches(self, view: View, draws: Tensor) -> tuple[Tensor, Tensor]:
         """(the two patches [B, 2, C, patch, patch] that the encoder sees, which neighbour the second one is [B])."""
         parts, label = pair(view.pixels, draws)
         if self.project:
-            parts = self.normalise(without_green(self.normalise.undo(parts)))
+            parts = self.geometry.normalise(without_green(self.geometry.undo(parts)))
         return resize(parts, self.patch), label
 
     def forward(self, views: list[View], progress: float) -> Loss:

@@ -74,7 +74,7 @@ class SimMIM(Objective):
         self.squares = squares
         only_group(views, squares**2)
         self.count = min(squares**2, max(1, round(hidden * squares**2)))
-        self.channels = encoder.preprocessing.channels
+        self.channels = encoder.geometry.channels
         self.value = nn.Parameter(torch.zeros(self.channels))
         pixels = self.channels * _cell(encoder, views.largest) ** 2
         self.predict = nn.Linear(encoder.patch_dim, pixels)
@@ -120,7 +120,7 @@ class SimMIM(Objective):
 def _cell(encoder: Encoder, size: int) -> int:
     """Pixels a side of a cell of the encoder's features, so that they cover an image of `size`: found by trying."""
     training = encoder.training
-    blank = torch.zeros(1, encoder.preprocessing.channels, size, size, device=next(encoder.parameters()).device)
+    blank = torch.zeros(1, encoder.geometry.channels, size, size, device=next(encoder.parameters()).device)
     grid: tuple[int, int] = encoder.eval()(blank).grid
     encoder.train(training)
     return math.ceil(size / min(grid))

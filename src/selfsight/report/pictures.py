@@ -25,7 +25,7 @@ def thumbnails_of(collection: Collection, rows: pa.Table, encoder: Encoder, side
 
     A grey square stands for an item that cannot be read; of more than three channels the first three are shown.
     """
-    format = encoder.preprocessing.format
+    format = encoder.geometry.format
     out = {}
     for number, pixels in decoded(collection, rows, format, 2 * side, "Thumbnails"):
         out[number] = Image.new("RGB", (side, side), GREY) if isinstance(pixels, Unreadable) else _shown(pixels, format)

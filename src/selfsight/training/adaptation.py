@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfsight.data.batches import Batches
+from selfsight.data.geometry import Geometry
 from selfsight.encoders.encoder import Encoder
 from selfsight.files import write_whole
 from selfsight.objectives.objective import Objective
@@ -20,7 +21,7 @@ from selfsight.training.measure import canvas_features
 from selfsight.training.monitors import effective_rank, neighbour_stability
 from selfsight.training.run import Run
 from selfsight.training.watch import is_due
-from selfsight.views.make import Normalisation, make_views
+from selfsight.views.make import make_views
 from selfsight.views.plan import ViewGroup, ViewPlan
 
 CANVASES = 256  # at most: then measuring costs a third of a step of four quarters, forward and back
@@ -104,7 +105,7 @@ class Adaptation:
     before: {effective_rank, neighbour_stability} of the features of `start`. seconds: what measuring once takes.
     """
 
-    def __init__(self, start: Encoder, encoder: Encoder, batches: Batches, normalise: Normalisation) -> None:
+    def __init__(self, start: Encoder, encoder: Encoder, batches: Batches, normalise: Geometry) -> None:
         self.encoder, self.batches, self.normalise = encoder, batches, normalise
         began = time.monotonic()
         self.before = self._standing(start)
@@ -131,7 +132,7 @@ class Adaptation:
     @torch.inference_mode()
     def _standing(self, encoder: Encoder) -> dict[str, float]:
         """Effective rank of pooled features of a view of each image, and how far two views agree on what is near."""
-        training, device, size = encoder.training, next(encoder.parameters()).device, encoder.preprocessing.size
+        training, device, size = encoder.training, next(encoder.parameters()).device, encoder.geometry.size
         plan = ViewPlan((ViewGroup(2, size, scale=(0.3, 1.0)),))
         batch = self.batches.gather(np.arange(min(CANVASES, len(self.batches.ids))), 0)
         encoder.eval()

@@ -10,8 +10,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from selfsight.data.canvases import Canvases
+from selfsight.data.geometry import Geometry
 from selfsight.data.pixels import PixelFormat
-from selfsight.encoders.encoder import Encoder, Preprocessing
+from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.store import create, read_folder, save, takes_any_size
 from selfsight.encoders.weights import RANDOM, begin, find_weights
 from selfsight.errors import SelfsightError, first_line
@@ -19,7 +20,6 @@ from selfsight.objectives.objective import Objective, find
 from selfsight.objectives.patches import patch_side
 from selfsight.training.measure import measure_normalisation
 from selfsight.training.recipe import Recipe
-from selfsight.views.make import Normalisation
 
 FEW_PATCHES = 144  # of a view, up to which attention on a CPU in bf16 is not fused
 
@@ -50,9 +50,9 @@ def check_sizes(recipe: Recipe) -> None:
     """Raise `SelfsightError` if the encoder cannot take images of the sizes that it is given, in training or in use:
     one image of each is tried, with random weights."""
     flat = (0.0,) * recipe.channels
-    preprocessing = Preprocessing(recipe.channels, recipe.size, (0.0, 1.0), flat, (1.0,) * recipe.channels)
+    geometry = Geometry(recipe.channels, recipe.size, (0.0, 1.0), flat, (1.0,) * recipe.channels)
     with torch.random.fork_rng(devices=[]):
-        encoder = create(recipe.encoder, preprocessing, recipe.encoder_args).eval()
+        encoder = create(recipe.encoder, geometry, recipe.encoder_args).eval()
     parts = find(recipe.objective).part_sizes(recipe.objective_options)
     sizes = {recipe.size, *(group.size for group in recipe.views.groups)}
     for size in sorted(sizes | parts.keys()):
@@ -67,7 +67,7 @@ def check_sizes(recipe: Recipe) -> None:
             raise SelfsightError(f"{recipe.encoder} cannot take images of {size} px: {said}. Give {remedy}.") from None
 
 
-def build(recipe: Recipe, format: PixelFormat, normalise: Normalisation, start: Encoder | None = None) -> Objective:
+def build(recipe: Recipe, format: PixelFormat, normalise: Geometry, start: Encoder | None = None) -> Objective:
     """The objective of a recipe around `start` (see `starting_encoder`), or around an encoder of random weights; what
     is random is drawn from the recipe's seed."""
     torch.manual_seed(recipe.seed)
@@ -79,16 +79,16 @@ def build(recipe: Recipe, format: PixelFormat, normalise: Normalisation, start: 
         raise SelfsightError(f"{recipe.objective} does not take these options: {error}.") from None
 
 
-def normalisation_of(recipe: Recipe, canvases: Canvases) -> Normalisation:
+def normalisation_of(recipe: Recipe, canvases: Canvases) -> Geometry:
     """That of the weights that a recipe starts from, for which the features are theirs; else measured."""
     if recipe.weights == RANDOM:
         return measure_normalisation(canvases)
     mean, std = find_weights(recipe.weights, recipe.encoder).statistics(recipe.channels)
-    return Normalisation(canvases.unit, mean, std)
+    return canvases.geometry(mean, std)
 
 
 def starting_encoder(
-    recipe: Recipe, format: PixelFormat, normalise: Normalisation, folder: Path | None = None
+    recipe: Recipe, format: PixelFormat, normalise: Geometry, folder: Path | None = None
 ) -> Encoder | None:
     """The encoder with the weights that a recipe starts from; None where they are random.
 
@@ -106,7 +106,7 @@ def starting_encoder(
     return read_folder(folder)
 
 
-def _preprocessing(recipe: Recipe, format: PixelFormat, normalise: Normalisation) -> Preprocessing:
-    return Preprocessing(
+def _preprocessing(recipe: Recipe, format: PixelFormat, normalise: Geometry) -> Geometry:
+    return Geometry(
         recipe.channels, recipe.size, format.window, normalise.mean, normalise.std, format.depth, format.mode
     )

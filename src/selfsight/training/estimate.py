@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from selfsight.data.batches import Batch, Batches
+from selfsight.data.geometry import Geometry
 from selfsight.distributed import processes
 from selfsight.errors import SelfsightError
 from selfsight.machine import free_memory
@@ -21,7 +22,7 @@ from selfsight.training.loop import LOG_EVERY
 from selfsight.training.monitors import evidence
 from selfsight.training.optimisers import make_optimiser, schedule
 from selfsight.training.recipe import Recipe
-from selfsight.views.make import Normalisation, make_views
+from selfsight.views.make import make_views
 
 WARM_STEPS = 2  # the first are slower: memory is allocated, kernels are chosen
 MEASURED_STEPS, MEASURED_SECONDS = 20, 6.0  # at most
@@ -56,7 +57,7 @@ class Memory:
         return size - step
 
 
-def memory_of(objective: Objective, batches: Batches, normalise: Normalisation, recipe: Recipe, device: str) -> Memory:
+def memory_of(objective: Objective, batches: Batches, normalise: Geometry, recipe: Recipe, device: str) -> Memory:
     """What a step keeps in memory, counted on a copy of the objective with a few items: nothing large is allocated."""
     weights = sum(p.numel() * p.element_size() for p in objective.parameters())
     state = weights * (4 if recipe.optimiser == "adamw" else 3)
@@ -74,7 +75,7 @@ def _first(batches: Batches, count: int) -> Batch:
     return batches.gather(np.arange(count), 0)
 
 
-def _saved_bytes(trial: Objective, batch: Batch, normalise: Normalisation, recipe: Recipe, device: str) -> int:
+def _saved_bytes(trial: Objective, batch: Batch, normalise: Geometry, recipe: Recipe, device: str) -> int:
     """Bytes of the views and of all that autograd keeps of a forward pass for the backward one."""
     kept: dict[int, int] = {}
 
@@ -112,9 +113,7 @@ def out_of_memory(memory: Memory, recipe: Recipe) -> str:
     )
 
 
-def seconds_a_step(
-    objective: Objective, batches: Batches, normalise: Normalisation, recipe: Recipe, device: str
-) -> float:
+def seconds_a_step(objective: Objective, batches: Batches, normalise: Geometry, recipe: Recipe, device: str) -> float:
     """Median seconds of a few real steps, and of the evidence that is taken now and then. Changes `objective`.
 
     Where images are decoded on the way that is part of a step; else its batch is at hand.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from selfsight.console import console
 from selfsight.data.batches import Batch, Batches
+from selfsight.data.geometry import Geometry
 from selfsight.distributed import agreed, everywhere, shared_means
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Loss, Objective
@@ -32,7 +33,7 @@ from selfsight.training.pictures import neighbour_gallery, reconstructions
 from selfsight.training.recipe import Recipe
 from selfsight.training.run import Run
 from selfsight.training.trackers import Metrics
-from selfsight.views.make import Normalisation, View, make_views
+from selfsight.views.make import View, make_views
 
 CHECKPOINT_SECONDS = 60.0
 LOG_EVERY = 10  # steps
@@ -42,7 +43,7 @@ BAD_STEPS = 10  # in a row, after which a run stops
 def fit(
     objective: Objective,
     batches: Batches,
-    normalise: Normalisation,
+    normalise: Geometry,
     recipe: Recipe,
     run: Run,
     clock: Clock,
@@ -155,7 +156,7 @@ class Gradients:
         model: nn.Module,
         objective: Objective,
         stream: Iterator[Batch],
-        normalise: Normalisation,
+        normalise: Geometry,
         recipe: Recipe,
         pace: Pace,
     ) -> None:

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from selfsight.data.batches import Batches
 from selfsight.data.canvases import Canvases, nothing_decoded
+from selfsight.data.geometry import Geometry
 from selfsight.encoders.encoder import Encoder
-from selfsight.views.make import Normalisation
 
 WHITENING_ITEMS = 4096  # with 1,000 to 10,000, k-NN and probes on CIFAR-10 differed by 0.1 points
 BATCH = 256
 
 
-def measure_normalisation(canvases: Canvases, items: int = 256) -> Normalisation:
+def measure_normalisation(canvases: Canvases, items: int = 256) -> Geometry:
     """Mean and deviation per channel over `items` canvases, spread evenly over the collection."""
     low, high = canvases.unit
     channels = canvases.format.channels
@@ -32,16 +32,14 @@ def measure_normalisation(canvases: Canvases, items: int = 256) -> Normalisation
         raise nothing_decoded(canvases.collection, list(canvases.set_aside.values()))
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
-    return Normalisation(canvases.unit, tuple(mean.tolist()), tuple(std.tolist()))
+    return canvases.geometry(tuple(mean.tolist()), tuple(std.tolist()))
 
 
 @torch.inference_mode()
-def canvas_features(
-    encoder: Encoder, batches: Batches, normalise: Normalisation, items: int = WHITENING_ITEMS
-) -> Tensor:
+def canvas_features(encoder: Encoder, batches: Batches, normalise: Geometry, items: int = WHITENING_ITEMS) -> Tensor:
     """Pooled features [N, D] float32 of up to `items` whole canvases at the encoder's size, in eval mode,
     from which it goes back to the one it was in."""
-    training, size, device = encoder.training, encoder.preprocessing.size, next(encoder.parameters()).device
+    training, size, device = encoder.training, encoder.geometry.size, next(encoder.parameters()).device
     items, out = min(items, len(batches.ids)), []
     encoder.eval()
     try:
@@ -52,13 +50,13 @@ def canvas_features(
                 F.interpolate(p[None, :, :h, :w], (size, size), mode="bicubic", antialias=True).clamp_(0.0, 1.0)
                 for p, (h, w) in zip(pixels, batch.shapes[:, 0].tolist(), strict=True)
             ]
-            out.append(encoder(normalise(torch.cat(squares))).pooled.float().cpu())
+            out.append(encoder(normalise.normalise(torch.cat(squares))).pooled.float().cpu())
     finally:
         encoder.train(training)
     return torch.cat(out)
 
 
-def seconds_to_whiten(encoder: Encoder, batches: Batches, normalise: Normalisation, margin: float = 1.3) -> float:
+def seconds_to_whiten(encoder: Encoder, batches: Batches, normalise: Geometry, margin: float = 1.3) -> float:
     """Seconds that whitening and saving will take, from a measured batch, with a margin for who must end on time."""
     items = min(BATCH, len(batches.ids))
     canvas_features(encoder, batches, normalise, items)  # the first pass is slower than the rest

@@ -11,18 +11,19 @@ import torch
 from PIL import Image
 
 from selfsight.data.batches import Batches
+from selfsight.data.geometry import Geometry
 from selfsight.encoders.encoder import Encoder
 from selfsight.objectives.objective import Joint, Objective
 from selfsight.probing.neighbours import nearest
 from selfsight.training.measure import canvas_features
-from selfsight.views.make import Normalisation, make_views
+from selfsight.views.make import make_views
 from selfsight.views.plan import ViewPlan
 
 ITEMS, TILE, GAP = 8, 96, 4
 ASKED = 1024  # items among which neighbours are looked for
 
 
-def contact_sheet(batches: Batches, plan: ViewPlan, normalise: Normalisation, seed: int, path: Path) -> None:
+def contact_sheet(batches: Batches, plan: ViewPlan, normalise: Geometry, seed: int, path: Path) -> None:
     """Draw the first batch's first items, one a row: the canvas, then its views. Written to `path`."""
     batch = batches.gather(np.arange(min(batches.batch_size, ITEMS)), 0)
     middle = batch.pixels[:, (batch.pixels.shape[1] - 1) // 2]
@@ -35,7 +36,7 @@ def contact_sheet(batches: Batches, plan: ViewPlan, normalise: Normalisation, se
     _draw(rows, path)
 
 
-def neighbour_gallery(encoder: Encoder, batches: Batches, normalise: Normalisation, path: Path) -> None:
+def neighbour_gallery(encoder: Encoder, batches: Batches, normalise: Geometry, path: Path) -> None:
     """Draw a few items, one a row, each before the items whose features are nearest to its own. Written to `path`."""
     count = min(ASKED, len(batches.ids))
     features = canvas_features(encoder, batches, normalise, count).numpy()
@@ -52,7 +53,7 @@ def neighbour_gallery(encoder: Encoder, batches: Batches, normalise: Normalisati
     _draw(rows, path)
 
 
-def reconstructions(objective: Objective, batches: Batches, normalise: Normalisation, seed: int, path: Path) -> None:
+def reconstructions(objective: Objective, batches: Batches, normalise: Geometry, seed: int, path: Path) -> None:
     """Draw, for an objective that fills in what it hides, a few views, one a row: whole, hidden, filled in; in the
     colours of the images. Written to `path`; nothing for other objectives."""
     members = cast(list[Objective], objective.members if isinstance(objective, Joint) else [objective])

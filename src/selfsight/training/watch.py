@@ -9,7 +9,7 @@ import torch
 
 from selfsight.data.collection import Collection
 from selfsight.encoders.encoder import Encoder
-from selfsight.encoders.extract import input_batches, to_input
+from selfsight.encoders.extract import input_batches
 from selfsight.errors import SelfsightError
 from selfsight.probing.neighbours import knn_scores
 
@@ -33,7 +33,7 @@ def online_knn(encoder: Encoder, items: Collection) -> Callable[[float, float], 
     rows = items.usable
     rows = rows.take(np.unique(np.linspace(0, len(rows) - 1, MOST).astype(int)))
     numbers, pixels = [], []
-    for some, squares, _ in input_batches(items, rows, encoder.preprocessing, "Reading labelled images"):
+    for some, squares, _ in input_batches(items, rows, encoder.geometry, "Reading labelled images"):
         numbers += some
         pixels += [squares] if some else []
     order = np.argsort(numbers, kind="stable")  # by id, however they were decoded
@@ -59,7 +59,7 @@ def _features(encoder: Encoder, squares: np.ndarray) -> np.ndarray:
     encoder.eval()
     try:
         parts = [squares[i : i + 256] for i in range(0, len(squares), 256)]
-        pooled = [encoder(to_input(part, encoder.preprocessing).to(device)).pooled.float().cpu() for part in parts]
+        pooled = [encoder(encoder.geometry.to_input(part).to(device)).pooled.float().cpu() for part in parts]
     finally:
         encoder.train(training)
     return torch.cat(pooled).numpy()

@@ -88,11 +88,11 @@ def _encoder(run: str, items: Collection) -> Encoder:
 
     from safetensors.torch import load_file
 
+    from selfsight.data.geometry import Geometry
     from selfsight.data.pixels import PixelFormat
     from selfsight.encoders.store import load
     from selfsight.training.build import build
     from selfsight.training.run import Run
-    from selfsight.views.make import Normalisation
 
     folder = Path(run)
     if not (folder / "state.json").exists():
@@ -101,7 +101,8 @@ def _encoder(run: str, items: Collection) -> Encoder:
     _, recipe, data = of.read_recipe()
     kept = json.loads((of.path / "normalisation.json").read_text(encoding="utf-8"))
     format = PixelFormat(data["format"]["mode"], data["format"]["depth"], tuple(data["format"]["window"]))
-    task = build(recipe, format, Normalisation(**{name: tuple(values) for name, values in kept.items()}))
+    window, mean, std = (tuple(kept[name]) for name in ("window", "mean", "std"))
+    task = build(recipe, format, Geometry(format.channels, recipe.size, window, mean, std, format.depth, format.mode))
     task.load_state_dict(load_file(folder / "module.safetensors"), strict=False)
     return task.trained.eval()
 
@@ -114,10 +115,10 @@ def _features(encoder: Encoder, items: Collection) -> np.ndarray:
     from selfsight.data.batches import Batches
     from selfsight.data.canvases import Streamed
     from selfsight.machine import best_device
-    from selfsight.views.make import Normalisation, make_views
+    from selfsight.views.make import make_views
     from selfsight.views.plan import ViewGroup, ViewPlan
 
-    p, device = encoder.preprocessing, best_device()
+    p, device = encoder.geometry, best_device()
     encoder = encoder.to(device).eval()
     canvases = Streamed(items, p.format, 2 * p.size, 2)
     batches = Batches(canvases, min(BATCH, len(canvases)), 0, None)
@@ -127,7 +128,7 @@ def _features(encoder: Encoder, items: Collection) -> np.ndarray:
     with torch.inference_mode():
         for start in range(0, len(chosen), BATCH):
             batch = batches.gather(chosen[start : start + BATCH], 0)
-            views = make_views(batch, plan, Normalisation(p.window, p.mean, p.std), 0, device)
+            views = make_views(batch, plan, canvases.geometry(p.mean, p.std), 0, device)
             parts.append(torch.stack([encoder(view.pixels).pooled.float().cpu() for view in views]))
     return torch.cat(parts, 1).numpy()
 

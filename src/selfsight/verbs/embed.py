@@ -56,7 +56,7 @@ def embed(
         check_outside(out, items.about.location)
     format = measure_format(items)
     encoder = load(model, format)
-    takes = encoder.preprocessing.format
+    takes = encoder.geometry.format
     if (takes.mode, takes.depth) != (format.mode, format.depth):
         console().print(f"The encoder takes {takes}; these images are {format}, and are translated.", soft_wrap=True)
     if tokens == "patches":
@@ -87,7 +87,7 @@ def _patches(encoder: Encoder, items: Collection) -> pa.Table:
 
     from selfsight.console import console
     from selfsight.data.canvases import nothing_decoded
-    from selfsight.encoders.extract import input_batches, to_input
+    from selfsight.encoders.extract import input_batches
     from selfsight.machine import best_device
 
     device = best_device()
@@ -97,10 +97,10 @@ def _patches(encoder: Encoder, items: Collection) -> pa.Table:
     kept: list[int] = []
     out: list[np.ndarray] = []
     with torch.inference_mode():
-        for numbers, pixels, failed in input_batches(items, rows, encoder.preprocessing, "Encoding"):
+        for numbers, pixels, failed in input_batches(items, rows, encoder.geometry, "Encoding"):
             bad += failed.values()
             if numbers:
-                images = to_input(pixels, encoder.preprocessing).to(device)
+                images = encoder.geometry.to_input(pixels).to(device)
                 out.append(encoder(images).patches.float().cpu().numpy())
                 if not kept:
                     size = out[0][0].nbytes * len(rows)

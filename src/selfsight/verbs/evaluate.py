@@ -62,7 +62,7 @@ def evaluate(
     format = measure_format(collections[0])
     encoder = load(model, format)
     encoders: dict[str, Encoder] = {"encoder": encoder, "random": random_like(encoder)}
-    measure_batch_norm(encoders["random"], some_inputs(collections[0], encoder.preprocessing))
+    measure_batch_norm(encoders["random"], some_inputs(collections[0], encoder.geometry))
     notes = _notes(*collections)
     if (Path(model) / "start" / "config.json").exists():
         encoders["start"] = read_folder(Path(model) / "start")
@@ -149,12 +149,12 @@ def _pixels(collection: Collection, format: PixelFormat, classes: list[str]) -> 
     """Raw pixels [N, 32 * 32 * C] and class numbers [N]: the control that needs no network."""
     import numpy as np
 
-    from selfsight.encoders.encoder import Preprocessing
+    from selfsight.data.geometry import Geometry
     from selfsight.encoders.extract import input_batches
 
-    preprocessing = Preprocessing(format.channels, PIXEL_SIDE, format.window, (0.0,), (1.0,), format.depth, format.mode)
+    geometry = Geometry(format.channels, PIXEL_SIDE, format.window, (0.0,), (1.0,), format.depth, format.mode)
     rows, out, kept = collection.usable, [], []
-    for numbers, pixels, _ in input_batches(collection, rows, preprocessing, "Pixels"):
+    for numbers, pixels, _ in input_batches(collection, rows, geometry, "Pixels"):
         if not numbers:
             continue
         out.append(pixels.reshape(len(numbers), -1).astype(np.float32))

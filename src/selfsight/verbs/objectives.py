@@ -70,17 +70,18 @@ def _operations(recipe: Recipe) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     from selfsight.data.batches import Batch, collate
+    from selfsight.data.geometry import Geometry
     from selfsight.data.pixels import PixelFormat
     from selfsight.data.randomness import item_keys
     from selfsight.training.build import build
-    from selfsight.views.make import Normalisation, make_views
+    from selfsight.views.make import make_views
 
     rng = np.random.default_rng(0)
     canvases = [rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8) for _ in range(IMAGES)]
     pixels, shapes = collate(canvases)
     ids = [f"{i:032x}" for i in rng.integers(2**31, 2**62, IMAGES).tolist()]
     batch = Batch(pixels[:, None], shapes[:, None], item_keys(ids), ids, 0, np.arange(IMAGES))
-    normalise = Normalisation((0.0, 255.0), (0.5,) * 3, (0.25,) * 3)
+    normalise = Geometry(3, 32, (0.0, 255.0), (0.5,) * 3, (0.25,) * 3)
     with torch.random.fork_rng(devices=[]):
         task = build(recipe, PixelFormat("RGB", 8, (0.0, 255.0)), normalise).train()
     views = make_views(batch, task.views, normalise, 0)

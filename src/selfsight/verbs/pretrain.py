@@ -7,7 +7,6 @@ import shutil
 import time
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,13 +18,13 @@ if TYPE_CHECKING:
     from selfsight.data.batches import Batches
     from selfsight.data.canvases import Canvases
     from selfsight.data.collection import Collection
+    from selfsight.data.geometry import Geometry
     from selfsight.encoders.encoder import Encoder
     from selfsight.training.adaptation import Adaptation
     from selfsight.training.loop import Done
     from selfsight.training.recipe import Recipe
     from selfsight.training.run import Run
     from selfsight.training.settle import Settled
-    from selfsight.views.make import Normalisation
 
 
 def pretrain(
@@ -267,7 +266,7 @@ def _train(
     return _result(run, done, clock.seconds, canvases)
 
 
-def _adaptation(run: Run, recipe: Recipe, encoder: Encoder, batches: Batches, normalise: Normalisation) -> Adaptation:
+def _adaptation(run: Run, recipe: Recipe, encoder: Encoder, batches: Batches, normalise: Geometry) -> Adaptation:
     """What is to be compared with the starting weights, which are read anew: `encoder` may be further on."""
     from selfsight.encoders.store import read_folder
     from selfsight.training.adaptation import Adaptation
@@ -276,7 +275,7 @@ def _adaptation(run: Run, recipe: Recipe, encoder: Encoder, batches: Batches, no
     return Adaptation(start, encoder, batches, normalise)
 
 
-def _keep(encoder: Encoder, run: Run, batches: Batches, normalise: Normalisation, recipe: Recipe, step: int) -> None:
+def _keep(encoder: Encoder, run: Run, batches: Batches, normalise: Geometry, recipe: Recipe, step: int) -> None:
     """Whiten the encoder, if it can be, and save it. Raises `SelfsightError` for one that has learnt to give no
     numbers."""
     import torch
@@ -318,18 +317,17 @@ def _result(run: Run, done: Done, seconds: float, canvases: Canvases) -> dict[st
     return result | {name: about.get(name) for name in ("starting_weights", "licence")}
 
 
-def _normalisation(run: Run, canvases: Canvases, recipe: Recipe) -> Normalisation:
+def _normalisation(run: Run, canvases: Canvases, recipe: Recipe) -> Geometry:
     """That of the starting weights, or measured; kept at the first start, so that a resumed run sees the same."""
     from selfsight.files import write_whole
     from selfsight.training.build import normalisation_of
-    from selfsight.views.make import Normalisation
 
     file = run.path / "normalisation.json"
     if file.exists():
         kept = json.loads(file.read_text(encoding="utf-8"))
-        return Normalisation(**{name: tuple(values) for name, values in kept.items()})
+        return canvases.geometry(tuple(kept["mean"]), tuple(kept["std"]))
     normalise = normalisation_of(recipe, canvases)
-    write_whole(file, json.dumps(asdict(normalise)))
+    write_whole(file, json.dumps({"window": normalise.window, "mean": normalise.mean, "std": normalise.std}))
     return normalise
 
 

@@ -11,36 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfsight.data.batches import Batch
+from selfsight.data.geometry import Geometry
 from selfsight.data.randomness import uniform
 from selfsight.views.colour import COLOUR_DRAWS, change_colour
-from selfsight.views.geometry import crop_affines, levels_of, pyramid, sample
+from selfsight.views.crops import crop_affines, levels_of, pyramid, sample
 from selfsight.views.plan import ViewGroup, ViewPlan
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """`window` (low, high): the intensities that become 0 and 1; then (x - mean) / std, per channel."""
-
-    window: tuple[float, float]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def to_unit(self, pixels: Tensor) -> Tensor:
-        """Own-depth pixels to float32 in [0, 1]."""
-        low, high = self.window
-        return pixels.float().sub_(low).div_(high - low).clamp_(0.0, 1.0)
-
-    def __call__(self, unit: Tensor) -> Tensor:
-        """[..., C, H, W] in [0, 1] to what the encoder takes."""
-        mean = torch.tensor(self.mean, device=unit.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, device=unit.device).view(-1, 1, 1)
-        return (unit - mean) / std
-
-    def undo(self, images: Tensor) -> Tensor:
-        """Back to [0, 1], for pictures."""
-        mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
-        return (images * std + mean).clamp(0.0, 1.0)
 
 
 @dataclass
@@ -59,7 +34,7 @@ class View:
 
 
 def make_views(
-    batch: Batch, plan: ViewPlan, normalise: Normalisation, seed: int, device: torch.device | str = "cpu"
+    batch: Batch, plan: ViewPlan, normalise: Geometry, seed: int, device: torch.device | str = "cpu"
 ) -> list[View]:
     """The views of `plan` for `batch`, group by group. Every draw is a function of (seed, epoch, item, view)."""
     pixels = batch.pixels if batch.pixels.dtype == torch.uint8 else batch.pixels.float()  # not every device has uint16
@@ -81,7 +56,7 @@ def make_views(
             affine = crop_affines(draws["geometry"], batch.shapes[:, which[len(which) // 2]].numpy(), group)
             needed = int(levels_of(affine).max())
             frames = [sample(levels(t, needed), affine, group.size) for t in which]
-            frames = [normalise(change_colour(f, draws["colour"], group.colour)) for f in frames]
+            frames = [normalise.normalise(change_colour(f, draws["colour"], group.colour)) for f in frames]
             shown = torch.stack(frames, 1) if plan.companion == "frames" else frames[0]
             # float32 would round the last of them up to 1
             own = torch.as_tensor(np.minimum(draws["own"], 1 - 2.0**-24), dtype=torch.float32, device=device)

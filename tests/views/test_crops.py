@@ -13,7 +13,7 @@ from helpers import picture
 from scipy.stats import kstest
 
 from selfsight.data.randomness import uniform
-from selfsight.views.geometry import crop_affines, levels_of, pyramid, sample
+from selfsight.views.crops import crop_affines, levels_of, pyramid, sample
 from selfsight.views.plan import ViewGroup
 
 
