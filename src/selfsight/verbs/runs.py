@@ -12,31 +12,6 @@ from selfsight.errors import SelfsightError
 if TYPE_CHECKING:
     from selfsight.training.run import Run
 
-# What is in a run. A folder that holds anything else is not deleted: it may be somebody's project, or hold the images.
-WRITTEN = {"recipe.yaml", "environment.json", "normalisation.json", "set_aside.json", "metrics.jsonl", "tensorboard"}
-WRITTEN |= {
-    "run.log",
-    "lock",
-    "views.png",
-    "neighbours.png",
-    "reconstructions.png",
-    "energy.json",
-    "trackers.json",
-    "wandb",
-    "mlflow",
-    "mlflow.db",
-    "trackio",
-    "encoder.before",
-    "checkpoints",
-    "encoder",
-    "start",
-    "adaptation.json",
-    "evaluation.json",
-    "evaluation.csv",
-    "report.html",
-}
-WRITTEN |= {".DS_Store"}
-
 
 def runs(action: Literal["list", "remove"] = "list", *paths: str) -> dict[str, Any]:
     """List the runs in a folder, or remove some.
@@ -80,7 +55,9 @@ def runs(action: Literal["list", "remove"] = "list", *paths: str) -> dict[str, A
 
 
 def _check_only_a_run(run: Run) -> None:
-    more = sorted(path.name for path in run.path.iterdir() if path.name.removesuffix(".partial") not in WRITTEN)
+    from selfsight.data.manifest import RUN, strangers
+
+    more = strangers(run.path, RUN)
     if more:
         raise SelfsightError(
             f"{run.path} also holds {', '.join(more[:3])}{', …' if len(more) > 3 else ''}, which no run writes. "
