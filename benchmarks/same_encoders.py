@@ -62,14 +62,14 @@ def write_images(folder: Path) -> None:
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i:02d}.png")
 
 
-def write_recipes(folder: Path) -> dict[str, list[Path]]:
+def write_recipes(folder: Path, objectives: list[str]) -> dict[str, list[Path]]:
     """{precision: recipe files, one an objective}."""
     folder.mkdir()
     files: dict[str, list[Path]] = {}
     for precision, line in PRECISIONS.items():
-        for number, (objective, encoder) in enumerate(OBJECTIVES.items()):
+        for number, objective in enumerate(objectives):
             file = folder / f"{precision}-{number}.yaml"
-            file.write_text(RECIPE.format(objective=objective, encoder=encoder) + line)
+            file.write_text(RECIPE.format(objective=objective, encoder=OBJECTIVES[objective]) + line)
             files.setdefault(precision, []).append(file)
     return files
 
@@ -119,18 +119,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--before", default=BEFORE, help=f"revision to compare with ({BEFORE})")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of each training ({STEPS})")
+    parser.add_argument("--only", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES), help="of the pretext tasks")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         write_images(work / "photos")
-        recipes = write_recipes(work / "recipes")
+        recipes = write_recipes(work / "recipes", arguments.only)
         with worktree(arguments.before, work / "tree") as tree:
             before = train(tree, work, "before", recipes, arguments.steps)
         after = train(ROOT, work, "after", recipes, arguments.steps)
         print(f"{'objective':<22}{'precision':<22}{arguments.before:<14}{'now':<14}same")
         different = 0
         for precision, files in recipes.items():
-            for objective, file in zip(OBJECTIVES, files, strict=True):
+            for objective, file in zip(arguments.only, files, strict=True):
                 runs = before / file.stem, after / file.stem
                 one, other = map(hash_of, runs)
                 used = " -> ".join(dict.fromkeys(map(precision_of, runs)))
