@@ -43,9 +43,9 @@ from selfsight.encoders.extract import input_batches, measure_batch_norm, some_i
 from selfsight.encoders.store import create, load, random_like
 from selfsight.encoders.weights import begin, find_weights
 from selfsight.machine import environment, usable_cores
-from selfsight.probing.linear import few_shot_scores, linear_scores
+from selfsight.probing.linear import fit_few_shot, fit_linear
 from selfsight.probing.metrics import metrics
-from selfsight.probing.neighbours import knn_scores
+from selfsight.probing.neighbours import fit_knn
 from selfsight.report.verdict import judge
 from selfsight.training.recipe import Budget
 from selfsight.training.run import Run
@@ -170,11 +170,11 @@ def scores(data: Sides, classes: int, shots: tuple[int, ...] = (5,)) -> dict[str
 
     few = {}
     for count in shots:
-        draws = [balanced(few_shot_scores(train, labels, test, classes, count, seed)) for seed in range(DRAWS)]
+        draws = [balanced(fit_few_shot(train, labels, classes, count, seed).scores(test)) for seed in range(DRAWS)]
         few[str(count)] = [float(np.mean(draws)), float(np.std(draws, ddof=1))]
     return {
-        "knn": balanced(knn_scores(train, labels, test, classes)),
-        "linear": balanced(linear_scores(train, labels, test, classes)[0]),
+        "knn": balanced(fit_knn(train, labels, classes).scores(test)),
+        "linear": balanced(fit_linear(train, labels, classes).scores(test)),
         "few_shot": few,
     }
 

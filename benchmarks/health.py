@@ -46,7 +46,7 @@ from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.extract import measure_batch_norm
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Objective, registry
-from selfsight.probing.neighbours import knn_scores
+from selfsight.probing.neighbours import fit_knn
 from selfsight.report.verdict import judge
 from selfsight.training.alarm import SEEN, Alarm
 from selfsight.training.build import build
@@ -225,7 +225,7 @@ def probe(
     if not trained:
         measure_batch_norm(encoder, inputs(bank).split(256))
     known, asked = (encoder(inputs(which)).pooled.float().numpy() for which in (bank, held))
-    scores = knn_scores(known, labels[bank], asked, int(labels.max()) + 1)
+    scores = fit_knn(known, labels[bank], int(labels.max()) + 1).scores(asked)
     return float((scores.argmax(1) == labels[held]).mean())
 
 

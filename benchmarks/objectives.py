@@ -56,8 +56,8 @@ from selfsight.encoders.store import create, load, random_like
 from selfsight.encoders.whitening import unwhitened
 from selfsight.machine import environment, usable_cores
 from selfsight.objectives.objective import registry
-from selfsight.probing.linear import few_shot_scores, linear_scores
-from selfsight.probing.neighbours import knn_scores
+from selfsight.probing.linear import fit_few_shot, fit_linear
+from selfsight.probing.neighbours import fit_knn
 from selfsight.report.verdict import judge
 from selfsight.training.build import build
 from selfsight.training.measure import measure_normalisation
@@ -238,11 +238,11 @@ def probes(sides: Sides, classes: int) -> dict[str, Any]:
     def accuracy(scores: np.ndarray) -> float:
         return float((scores.argmax(1) == truth).mean())
 
-    few = [accuracy(few_shot_scores(train, labels, test, classes, SHOTS, seed)) for seed in range(DRAWS)]
+    few = [accuracy(fit_few_shot(train, labels, classes, SHOTS, seed).scores(test)) for seed in range(DRAWS)]
     some = np.random.default_rng(0).permutation(len(train))[:LINEAR]
     return {
-        "knn": accuracy(knn_scores(train, labels, test, classes)),
-        "linear": accuracy(linear_scores(train[some], labels[some], test, classes)[0]),
+        "knn": accuracy(fit_knn(train, labels, classes).scores(test)),
+        "linear": accuracy(fit_linear(train[some], labels[some], classes).scores(test)),
         "few_shot": [statistics.mean(few), statistics.stdev(few)],
     }
 

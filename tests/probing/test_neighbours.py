@@ -7,14 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from selfsight.probing.neighbours import knn_scores, nearest
+from selfsight.probing.neighbours import fit_knn, nearest
 
 
 def test_votes_equal_a_loop() -> None:
     rng = np.random.default_rng(0)
     train, test = rng.normal(size=(50, 6)), rng.normal(size=(9, 6))
     labels = rng.integers(0, 4, 50)
-    found = knn_scores(train, labels, test, 4, k=7)
+    found = fit_knn(train, labels, 4, k=7).scores(test)
     for x, row in zip(test, found, strict=True):
         cosines = [float(x @ t / np.linalg.norm(x) / np.linalg.norm(t)) for t in train]
         votes = [0.0] * 4
@@ -25,9 +25,16 @@ def test_votes_equal_a_loop() -> None:
 
 def test_weight_lets_one_near_beat_two_far() -> None:
     train = np.array([[1.0, 0.0], [0.6, 0.8], [0.6, -0.8]])
-    assert knn_scores(train, np.array([0, 1, 1]), np.array([[1.0, 0.05]]), 2, k=3).argmax() == 0
+    assert fit_knn(train, np.array([0, 1, 1]), 2, k=3).scores(np.array([[1.0, 0.05]])).argmax() == 0
 
 
 def test_length_does_not_matter_and_k_may_exceed_the_bank() -> None:
     similarity, index = nearest(np.array([[0.0, 3.0]]), np.array([[5.0, 0.0], [0.0, 0.1]]), k=20)
     assert index.tolist() == [[1, 0]] and similarity[0].tolist() == pytest.approx([1.0, 0.0])
+
+
+def test_a_bank_without_labels_is_refused() -> None:
+    with pytest.raises(ValueError, match="2 labels for 3 items"):
+        fit_knn(np.eye(3), np.array([0, 1]), 2)
+    with pytest.raises(ValueError, match="0 labels for 0 items"):
+        fit_knn(np.empty((0, 3)), np.empty(0, dtype=int), 2)

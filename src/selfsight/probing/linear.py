@@ -1,49 +1,93 @@
-"""The linear probe and its few-label form: logistic regression on frozen features of unit length."""
+"""The linear probe: logistic regression on frozen features of unit length, of all labels or of a few of each class."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
+from selfsight.probing.groups import group_numbers, hold_out
+
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)  # inverse L2 strengths C, tried on a split of the training labels
+USUAL = STRENGTHS[1]  # where the labels leave nothing to choose it on
 CHOICE_ITEMS = 8000
+CHOICE_SHARE = 1 / 5
 FEW_SHOT_STRENGTH = 10.0  # fixed: a handful of labels leaves nothing to choose it on
 
 
-def _fit(features: np.ndarray, labels: np.ndarray, strength: float) -> Any:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import Normalizer
+@dataclass(frozen=True)
+class LinearProbe:
+    """Logistic regression that has been fitted: softmax(weight x + bias) of features x of unit length.
 
-    model = make_pipeline(Normalizer(), LogisticRegression(C=strength, max_iter=200, tol=1e-3))
+    weight: [C, D]. bias: [C], minus infinity for a class that had no example, whose probability is then 0. Two classes
+    have opposite weights. strength: the inverse L2 strength C of the fit.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    strength: float
+
+    def scores(self, features: np.ndarray) -> np.ndarray:
+        """Class probabilities [N, C] of `features` [N, D] of any length."""
+        logits = (_unit(features) @ self.weight.T + self.bias).astype(np.float64)
+        odds = np.exp(logits - logits.max(1, keepdims=True))
+        return np.asarray(odds / odds.sum(1, keepdims=True))
+
+
+def fit_linear(
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    strength: float | None = None,
+    groups: np.ndarray | None = None,
+    seed: int = 0,
+) -> LinearProbe:
+    """The probe of `features` [N, D] and class numbers `labels` [N], each below `classes`.
+
+    strength: inverse L2 strength C; None takes the best of `STRENGTHS` on a held-out fifth of (at most 8,000 of) the
+    items, drawn by `seed`, and fits all items with it. groups: a name for each item, or None for one that is alone;
+    a group is never on both sides of that split. Raises `ValueError` for items of fewer than two classes.
+    """
+    if len(np.unique(labels)) < 2:
+        raise ValueError("a linear probe needs items of at least two classes")
+    if strength is None:
+        strength = _chosen(features, labels, classes, group_numbers(groups, len(labels)), seed)
+    return _fitted(features, labels, classes, strength)
+
+
+def _chosen(features: np.ndarray, labels: np.ndarray, classes: int, groups: np.ndarray, seed: int) -> float:
+    """The strength with the best accuracy on groups that are held out."""
+    order = np.random.default_rng(seed).permutation(len(features))[:CHOICE_ITEMS]
+    out = hold_out(groups[order], CHOICE_SHARE)
+    held, kept = order[out], order[~out]
+    if not len(held) or len(np.unique(labels[kept])) < 2:
+        return USUAL
+    fits = [_fitted(features[kept], labels[kept], classes, strength) for strength in STRENGTHS]
+    hits = [(fit.scores(features[held]).argmax(1) == labels[held]).mean() for fit in fits]
+    return STRENGTHS[int(np.argmax(hits))]
+
+
+def _fitted(features: np.ndarray, labels: np.ndarray, classes: int, strength: float) -> LinearProbe:
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=strength, max_iter=200, tol=1e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # reaching the iteration limit moves no digit that is shown
-        return model.fit(features, labels)
+        model.fit(_unit(features), labels)
+    rows, ends = model.coef_, model.intercept_
+    if len(rows) == 1:  # of two classes scikit-learn keeps the difference: sigmoid(z) = softmax(-z / 2, z / 2)
+        rows, ends = np.concatenate([-rows, rows]) / 2, np.concatenate([-ends, ends]) / 2
+    weight = np.zeros((classes, features.shape[1]), rows.dtype)
+    bias = np.full(classes, -np.inf, ends.dtype)
+    weight[model.classes_], bias[model.classes_] = rows, ends
+    return LinearProbe(weight, bias, strength)
 
 
-def _scores(model: Any, features: np.ndarray, classes: int) -> np.ndarray:
-    scores = np.zeros((len(features), classes))
-    scores[:, model.classes_] = model.predict_proba(features)
-    return scores
+def _unit(features: np.ndarray) -> np.ndarray:
+    from sklearn.preprocessing import normalize
 
-
-def linear_scores(
-    train: np.ndarray, labels: np.ndarray, test: np.ndarray, classes: int, seed: int = 0
-) -> tuple[np.ndarray, float]:
-    """Class probabilities [N, C] of a probe trained on all labels, and the strength C it chose.
-
-    C is the best on a held-out fifth of (at most 8,000 of) the training items; the test is not seen.
-    """
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(train))[:CHOICE_ITEMS]
-    held, kept = order[: len(order) // 5], order[len(order) // 5 :]
-    best = STRENGTHS[1]
-    if len(held) and len(np.unique(labels[kept])) > 1:
-        hits = [(_fit(train[kept], labels[kept], c).predict(train[held]) == labels[held]).mean() for c in STRENGTHS]
-        best = STRENGTHS[int(np.argmax(hits))]
-    return _scores(_fit(train, labels, best), test, classes), best
+    return np.asarray(normalize(features))
 
 
 def draw_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
@@ -56,9 +100,7 @@ def draw_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
     return np.concatenate(chosen)
 
 
-def few_shot_scores(
-    train: np.ndarray, labels: np.ndarray, test: np.ndarray, classes: int, shots: int, seed: int
-) -> np.ndarray:
-    """Class probabilities [N, C] of logistic regression on `shots` items a class."""
+def fit_few_shot(features: np.ndarray, labels: np.ndarray, classes: int, shots: int, seed: int) -> LinearProbe:
+    """The probe of `shots` items of each class, drawn by `seed`, with a fixed strength."""
     chosen = draw_shots(labels, shots, seed)
-    return _scores(_fit(train[chosen], labels[chosen], FEW_SHOT_STRENGTH), test, classes)
+    return fit_linear(features[chosen], labels[chosen], classes, strength=FEW_SHOT_STRENGTH)

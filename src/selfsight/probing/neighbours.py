@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,14 +20,37 @@ def nearest(queries: np.ndarray, bank: np.ndarray, k: int) -> tuple[np.ndarray, 
     return torch.cat([t.values for t in tops]).numpy(), torch.cat([t.indices for t in tops]).numpy()
 
 
-def knn_scores(train: np.ndarray, labels: np.ndarray, test: np.ndarray, classes: int, k: int = 20) -> np.ndarray:
-    """Votes [N, C] of the k nearest of `train` for each of `test`, each weighted by exp(cosine / 0.07).
+@dataclass(frozen=True)
+class KNNProbe:
+    """Items whose classes are known, to be asked for the k nearest.
+
+    bank: features [M, D]. labels: class numbers [M], each below `classes`.
+    """
+
+    bank: np.ndarray
+    labels: np.ndarray
+    classes: int
+    k: int
+
+    def scores(self, features: np.ndarray) -> np.ndarray:
+        """Votes [N, C] of the k nearest of the bank for each of `features` [N, D], each weighted by exp(cosine / 0.07).
+
+        Votes do not sum to one: their sum tells how near the neighbours are.
+        """
+        similarity, index = nearest(features, self.bank, self.k)
+        weights = np.exp((similarity.astype(np.float64) - 1.0) / TEMPERATURE)
+        scores = np.zeros((len(features), self.classes))
+        np.add.at(scores, (np.arange(len(features))[:, None], self.labels[index]), weights)
+        return scores
+
+
+def fit_knn(features: np.ndarray, labels: np.ndarray, classes: int, k: int = 20) -> KNNProbe:
+    """The k-NN probe of `features` [M, D] and class numbers `labels` [M], each below `classes`.
 
     Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018,
-    section 3.4; k and temperature as in DINO (Caron et al., ICCV 2021).
+    section 3.4; k and temperature as in DINO (Caron et al., ICCV 2021). Raises `ValueError` unless there is a label
+    for each of one or more items.
     """
-    similarity, index = nearest(test, train, k)
-    weights = np.exp((similarity.astype(np.float64) - 1.0) / TEMPERATURE)
-    scores = np.zeros((len(test), classes))
-    np.add.at(scores, (np.arange(len(test))[:, None], labels[index]), weights)
-    return scores
+    if not len(labels) or len(labels) != len(features):
+        raise ValueError(f"{len(labels)} labels for {len(features)} items: one an item is needed, and one item")
+    return KNNProbe(features, labels, classes, k)

@@ -11,7 +11,7 @@ from selfsight.data.collection import Collection
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.extract import input_batches
 from selfsight.errors import SelfsightError
-from selfsight.probing.neighbours import knn_scores
+from selfsight.probing.neighbours import fit_knn
 
 MOST = 2000  # images; half of them are the neighbours, half are asked
 TIMES = 10  # in a run, and once at its beginning
@@ -46,7 +46,7 @@ def online_knn(encoder: Encoder, items: Collection) -> Callable[[float, float], 
         if not is_due(progress, before):
             return {}
         features = _features(encoder, squares)
-        votes = knn_scores(features[::2], labels[::2], features[1::2], len(names))
+        votes = fit_knn(features[::2], labels[::2], len(names)).scores(features[1::2])
         return {"knn": float((votes.argmax(1) == labels[1::2]).mean())}
 
     return measure

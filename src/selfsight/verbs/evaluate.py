@@ -184,29 +184,35 @@ def _reduced(data: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray
     return [(pca.transform(f), labels) for f, labels in data]
 
 
-def _probe(data: list[tuple[np.ndarray, np.ndarray]], classes: int, counts: list[str], seeds: int) -> dict[str, Any]:
-    """All probes of one set of features."""
+def _probe(
+    data: list[tuple[np.ndarray, np.ndarray]],
+    classes: int,
+    counts: list[str],
+    seeds: int,
+    groups: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """All probes of one set of features; groups: of the training items, as `fit_linear` takes them."""
     import numpy as np
 
-    from selfsight.probing.linear import few_shot_scores, linear_scores
+    from selfsight.probing.linear import fit_few_shot, fit_linear
     from selfsight.probing.metrics import metrics
-    from selfsight.probing.neighbours import knn_scores
+    from selfsight.probing.neighbours import fit_knn
 
     (train, labels), (test, truth) = data
-    scores, strength = linear_scores(train, labels, test, classes)
-    linear = metrics(scores, truth)
+    probe = fit_linear(train, labels, classes, groups=groups)
+    linear = metrics(probe.scores(test), truth)
     few: dict[str, Any] = {}
     for count in counts:
         if count == "all":
             few[count] = {"mean": linear["top1"], "std": 0.0}
             continue
         runs = [
-            float((few_shot_scores(train, labels, test, classes, int(count), seed).argmax(1) == truth).mean())
+            float((fit_few_shot(train, labels, classes, int(count), seed).scores(test).argmax(1) == truth).mean())
             for seed in range(seeds)
         ]
         few[count] = {"mean": float(np.mean(runs)), "std": float(np.std(runs, ddof=1)) if seeds > 1 else 0.0}
-    knn = metrics(knn_scores(train, labels, test, classes), truth)
-    return {"knn": knn, "linear": linear | {"C": strength}, "few_shot": few}
+    knn = metrics(fit_knn(train, labels, classes).scores(test), truth)
+    return {"knn": knn, "linear": linear | {"C": probe.strength}, "few_shot": few}
 
 
 def _write(result: dict[str, Any], folder: Path) -> None:
