@@ -1,16 +1,21 @@
-"""Classification metrics of class scores, all fractions in [0, 1], all from scikit-learn."""
+"""Classification metrics of class scores, from scikit-learn where it has them, and how sure their values are."""
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+
+from selfsight.probing.groups import group_numbers
 
 NAMES = ("top1", "balanced", "top2", "macro_f1", "auroc")
 
 
 def metrics(scores: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
-    """scores [N, C], larger is likelier; truth [N] class numbers.
+    """The metrics of `NAMES`, fractions in [0, 1]. scores [N, C], larger is likelier; truth [N] class numbers.
 
     top1: accuracy. balanced: mean recall over classes. top2: truth among the best two. macro_f1: mean F1
     over classes. auroc: mean one-against-rest area, None where a class has no example or every one.
@@ -30,3 +35,153 @@ def metrics(scores: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
             "macro_f1": float(f1_score(truth, guess, average="macro")),
             "auroc": float(np.mean(areas)) if areas else None,
         }
+
+
+def ece(probabilities: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error of `probabilities` [N, C]: sum over bins of n_b / N |accuracy_b - confidence_b|.
+
+    A bin holds the n_b items whose largest probability is in (i / bins, (i + 1) / bins]; confidence_b is the mean of
+    these, accuracy_b the share for which that class is true. Guo et al., "On Calibration of Modern Neural Networks",
+    ICML 2017, equation 3. 0 is best. Raises `ValueError` for rows that are not probabilities.
+    """
+    p = _probabilities(probabilities)
+    confidence, right = p.max(1), p.argmax(1) == truth
+    place = np.searchsorted(np.arange(1, bins) / bins, confidence, side="left")
+    gaps = np.bincount(place, weights=right - confidence, minlength=bins)  # n_b (accuracy_b - confidence_b)
+    return float(np.abs(gaps).sum() / len(p))
+
+
+def nll(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    """Mean of -log of the probability [N, C] of the true class, in nats; a probability of 0 counts as 2.2e-16.
+
+    Raises `ValueError` for rows that are not probabilities.
+    """
+    from sklearn.metrics import log_loss
+
+    return float(log_loss(truth, _probabilities(probabilities), labels=np.arange(probabilities.shape[1])))
+
+
+def brier(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    """Brier score of `probabilities` [N, C]: mean over items of the sum over classes of (p_c - [c is true])^2.
+
+    From 0, the best, to 2, and twice the form for two classes that counts one of them. Brier, "Verification of
+    Forecasts Expressed in Terms of Probability", Monthly Weather Review 1950. Raises `ValueError` for rows that are not
+    probabilities.
+    """
+    p = _probabilities(probabilities)
+    return float(((p - np.eye(p.shape[1])[truth]) ** 2).sum(1).mean())
+
+
+def _probabilities(scores: np.ndarray) -> np.ndarray:
+    p = np.asarray(scores, dtype=np.float64)
+    if not ((p >= 0).all() and np.allclose(p.sum(1), 1.0, atol=1e-4)):
+        raise ValueError("these scores are not probabilities: each row must have no value below 0 and sum to 1")
+    return p
+
+
+def kappa(scores: np.ndarray, truth: np.ndarray) -> float:
+    """Cohen's kappa of the likeliest class of `scores` [N, C] and `truth` [N], for classes that are ordered grades.
+
+    A disagreement weighs the square of its distance in grades. 1: all agree. 0: as by chance. nan where truth and
+    guesses are all of one grade.
+    """
+    from sklearn.metrics import cohen_kappa_score
+
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.simplefilter("ignore")  # one grade only
+        return float(cohen_kappa_score(truth, scores.argmax(1), weights="quadratic", labels=np.arange(scores.shape[1])))
+
+
+def sensitivity(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """For each class the share of its items that are found, [C], of `scores` [N, C]; nan for a class without items."""
+    found, missed, _, _ = _counts(scores, truth)
+    return _share(found, missed)
+
+
+def specificity(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """For each class the share of other items not taken for it, [C], of `scores` [N, C]; nan where there are none."""
+    _, _, passed, mistaken = _counts(scores, truth)
+    return _share(passed, mistaken)
+
+
+def _counts(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """True positives, false negatives, true negatives, false positives of each class, each [C]."""
+    from sklearn.metrics import multilabel_confusion_matrix
+
+    tables = multilabel_confusion_matrix(truth, scores.argmax(1), labels=np.arange(scores.shape[1]))  # [C, 2, 2]
+    return tables[:, 1, 1], tables[:, 1, 0], tables[:, 0, 0], tables[:, 0, 1]
+
+
+def _share(some: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    whole = some + rest
+    return np.where(whole > 0, some / np.maximum(whole, 1), np.nan)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure, and between what it would mostly lie if other items had been drawn."""
+
+    value: float
+    low: float
+    high: float
+
+
+def interval(
+    statistic: Callable[..., float | None],
+    arrays: Sequence[np.ndarray],
+    groups: np.ndarray | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """`statistic(*arrays)` with its percentile bootstrap interval: items, the rows of all `arrays`, are drawn anew.
+
+    groups: a name for each item, or None for one that is alone; groups are then drawn, each with all its items. What
+    the statistic cannot say (None or nan) of a draw is left out. low and high are nan with one item or group: nothing
+    tells how others would differ. The same seed gives the same interval. Efron and Tibshirani, "An Introduction to the
+    Bootstrap", 1993, chapter 13. Raises `ValueError` for no items, arrays of different lengths, or a level not between
+    0 and 1.
+    """
+    sizes = {len(array) for array in arrays}
+    if len(sizes) != 1 or sizes == {0}:
+        raise ValueError(f"arrays of {sorted(sizes)} items: all need the same number, one at least")
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must be between 0 and 1, not {level}")
+    numbers = group_numbers(groups, sizes.pop())
+    count = int(numbers.max()) + 1
+    value = _known(statistic(*arrays))
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(draws if count > 1 else 0):
+        times = np.bincount(rng.integers(0, count, count), minlength=count)[numbers]  # [N]: how often each item is in
+        rows = np.repeat(np.arange(len(numbers)), times)
+        found.append(_known(statistic(*(array[rows] for array in arrays))))
+    known = [one for one in found if not math.isnan(one)]
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]) if known else (math.nan, math.nan)
+    return Interval(value, float(low), float(high))
+
+
+def paired_interval(
+    statistic: Callable[..., float | None],
+    one: np.ndarray,
+    other: np.ndarray,
+    arrays: Sequence[np.ndarray],
+    groups: np.ndarray | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """`statistic(one, *arrays) - statistic(other, *arrays)` with its interval, for two predictions of the same items.
+
+    Both are measured on the same draws, so that what is hard for both does not widen the interval. `arrays` is what
+    they share, as the truth. For the rest see `interval`.
+    """
+
+    def difference(one: np.ndarray, other: np.ndarray, *rest: np.ndarray) -> float:
+        return _known(statistic(one, *rest)) - _known(statistic(other, *rest))
+
+    return interval(difference, (one, other, *arrays), groups, draws, seed, level)
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else float(value)
