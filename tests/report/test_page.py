@@ -23,6 +23,7 @@ from selfsight.report.atlas import neighbours, places
 from selfsight.report.tables import beaten_by, evaluation_table, gains
 from selfsight.report.verdict import judge
 from selfsight.training.alarm import Alarm
+from selfsight.verbs.evaluate import show
 
 HOSTILE = "<script>alert(1)<"  # a folder, because "/" cannot be in a name: together "<script>alert(1)</script>.png"
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
@@ -157,6 +158,18 @@ def test_the_best_of_each_column_is_marked_and_null_is_a_dash() -> None:
     assert [cell["best"] for cell in columns["1/class"]] == [False, False, True]
     assert columns["5/class"][0] == {"text": "80.0 ± 2.0", "best": True}
     assert [cell["text"] for cell in columns["AUROC"]] == ["–", "–", "–"]
+
+
+def test_the_terminal_says_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    show(EVALUATION)
+    said = capsys.readouterr().out
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if "│" in line]
+    table = evaluation_table(EVALUATION)
+    for i, title in enumerate(table["columns"]):
+        assert [title, *(row["cells"][i]["text"] for row in table["rows"])] in lines
+    assert len(lines) == len(table["columns"])
+    for sentence in ("+12.3 points over random weights with 5 labels per class.", "Note: a & b.", "over 3 draws"):
+        assert sentence in said
 
 
 # -- the page of a real run --

@@ -15,7 +15,7 @@ from selfsight.training.recipe import Recipe
 from selfsight.training.run import Run
 
 MOST_EVENTS = 60  # of the history; the rest is counted
-# Who is compared, in the order of the table.
+# Who is compared and what is measured, in the order of every table of an evaluation: on the page and in the terminal.
 ROWS = {
     "encoder": "this encoder",
     "start": "starting weights",
@@ -33,7 +33,7 @@ COLUMNS = (
 
 
 def evaluation_table(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """{columns: [title], rows: [{title, cells: [{text, best}]}]}; the best of each column is marked."""
+    """{columns: [title], rows: [{name, title, cells: [{text, best}]}]}, in %; the best of each column is marked."""
     counts = list(evaluation["encoder"].get("few_shot", {}))
     columns = [title for title, _, _ in COLUMNS] + [_shots(count, short=True) for count in counts]
     values = {name: _values(evaluation[name], counts) for name in ROWS if name in evaluation}
@@ -43,7 +43,7 @@ def evaluation_table(evaluation: dict[str, Any]) -> dict[str, Any]:
         for i, (mean, std) in enumerate(cells):
             known = [value for other in values.values() if (value := other[i][0]) is not None]
             best = mean is not None and len(known) > 1 and f"{mean:.3f}" == f"{max(known):.3f}"
-            marked.append({"text": _percent(mean, std), "best": best})
+            marked.append({"text": percent(mean, std), "best": best})
         rows.append({"name": name, "title": ROWS[name], "cells": marked})
     return {"columns": columns, "rows": rows}
 
@@ -56,7 +56,8 @@ def _values(probes: dict[str, Any], counts: list[str]) -> list[tuple[float | Non
     return plain + [(f.get("mean"), spread) for f, spread in zip(few, spreads, strict=True)]
 
 
-def _percent(value: float | None, spread: float | None = None) -> str:
+def percent(value: float | None, spread: float | None = None) -> str:
+    """A fraction as a percentage with one decimal, and its spread if there is one; a dash where it is unknown."""
     if value is None:
         return "–"
     return f"{100 * value:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
@@ -141,7 +142,7 @@ def adaptation(
         for title, probe, key in COLUMNS[:2]:
             columns.append(f"{title}, %")
             for row, values in cells.items():
-                values.append(_percent(evaluation[row].get(probe, {}).get(key)))
+                values.append(percent(evaluation[row].get(probe, {}).get(key)))
     licence = str(about.get("licence", "unknown"))
     return {
         "origin": about["starting_weights"], "licence": licence, "warning": concern(licence), "columns": columns,

@@ -237,51 +237,24 @@ def _write(result: dict[str, Any], folder: Path) -> None:
     write_whole(folder / "evaluation.csv", text.getvalue())
 
 
-MEASURES = {
-    "k-NN": ("knn", "top1"),
-    "linear": ("linear", "top1"),
-    "linear, balanced": ("linear", "balanced"),
-    "linear, top-2": ("linear", "top2"),
-    "linear, macro-F1": ("linear", "macro_f1"),
-    "linear, AUROC": ("linear", "auroc"),
-}
-
-
 def show(result: dict[str, Any]) -> None:
     """Print the table and what pretraining bought."""
     from rich.console import Console
     from rich.table import Table
 
-    from selfsight.report.tables import ROWS as TITLES
+    from selfsight.report.tables import evaluation_table, gains
 
     console = Console()
-    about = result["about"]
-    names = [name for name in TITLES if name in result]
+    about, content = result["about"], evaluation_table(result)
     table = Table(title=f"Accuracy in % on {about['test_items']:,} test images, {len(about['classes'])} classes")
-    for column in ["", *(TITLES[name] for name in names)]:
+    for column in ["", *(row["title"] for row in content["rows"])]:
         table.add_column(column, justify="right" if column else "left")
-    for title, (probe, metric) in MEASURES.items():
-        table.add_row(title, *(percent(result[name][probe][metric]) for name in names))
-    counts = [count for count in result["encoder"]["few_shot"] if count != "all"]
-    for count in counts:
-        few = [result[name]["few_shot"][count] for name in names]
-        table.add_row(f"{count} per class", *(f"{percent(f['mean'])} ± {percent(f['std'])}" for f in few))
+    for i, title in enumerate(content["columns"]):
+        table.add_row(title, *(row["cells"][i]["text"] for row in content["rows"]))
     console.print(table)
-    for control in ("random", "start"):
-        for count in [*counts, "all"] if control in result else []:
-            means = [
-                result[name]["linear"]["top1"] if count == "all" else result[name]["few_shot"][count]["mean"]
-                for name in ("encoder", control)
-            ]
-            labels = "all labels" if count == "all" else f"{count} label{'s' * (count != '1')} per class"
-            console.print(
-                f"Pretraining bought {100 * (means[0] - means[1]):+.1f} points over {TITLES[control]} with {labels}."
-            )
+    for gain in gains(result):
+        console.print(f"Pretraining bought {gain['points']} {gain['text']}.")
     for note in about["notes"]:
         console.print(f"Note: {note}.")
+    console.print("Balanced to AUROC are of the linear probe.", style="dim")
     console.print(f"± is the standard deviation over {about['seeds']} draws of the labels.", style="dim")
-
-
-def percent(value: float | None) -> str:
-    """A fraction as a percentage with one decimal."""
-    return "–" if value is None else f"{100 * value:.1f}"
