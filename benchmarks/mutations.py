@@ -1,4 +1,4 @@
-"""Whether the tests notice small faults: thirty, each put into a copy of the code, each with the test to see it.
+"""Whether the tests notice small faults: some thirty, each put into a copy of the code, each with the test to see it.
 
     python benchmarks/mutations.py [--check] [--only NAME ...]
 
@@ -97,6 +97,20 @@ MUTATIONS = (
         "tests/objectives/test_lejepa.py",
     ),
     Mutation(
+        "LeJEPA's shape pushes the deviation too",
+        "objectives/lejepa.py",
+        "(deviation.detach() + 1e-4)",
+        "(deviation + 1e-4)",
+        "tests/objectives/test_lejepa.py",
+    ),
+    Mutation(
+        "LeJEPA's small views are part of the mean",
+        "objectives/lejepa.py",
+        "z[large.to(z.device)].mean(0)",
+        "z.mean(0)",
+        "tests/objectives/test_lejepa.py",
+    ),
+    Mutation(
         "Sinkhorn stops one iteration early",
         "objectives/prototypes.py",
         "for _ in range(iterations):",
@@ -174,6 +188,13 @@ MUTATIONS = (
         "accelerator.backward(loss.total / recipe.accumulate)",
         "accelerator.backward(loss.total)",
         "tests/training/test_loop.py::test_accumulated_batches_are_one_large_batch",
+    ),
+    Mutation(
+        "dropout is the same at every step",
+        "training/loop.py",
+        "seed * 1_000_003 + step",
+        "seed * 1_000_003",
+        "tests/training/test_loop.py::test_what_a_model_draws_is_of_the_seed_and_the_step",
     ),
     Mutation(
         "a skipped step leaves its running statistics",

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import batch_of, default_objective, picture
+from helpers import batch_of, default_objective, picture, tiny_encoder
 from scipy import stats
 
 from selfsight.data.geometry import Geometry
 from selfsight.objectives.lejepa import LeJEPA, directions, sigreg, sliced
 from selfsight.views.make import make_views
+from selfsight.views.plan import ViewGroup, ViewPlan
 
 ALONG = directions(64, 128, 0)
 
@@ -73,6 +74,35 @@ def test_sliced_equals_the_slow_reference():
         shape = np.mean([(np.sort(standard @ a) - wanted) ** 2 for a in along.double().numpy().T])
         values.append(np.mean(mean**2) + np.mean((1 - sd) ** 2) + shape)
     assert sliced(z, along).item() == pytest.approx(float(np.mean(values)), rel=1e-4)
+
+
+def test_the_shape_of_the_sliced_distance_does_not_push_the_deviation():
+    """Its gradient is that of the loops in which the deviation that standardises is a constant; the scale has its own
+    term for it."""
+    z, along = torch.randn(2, 7, 3).double(), directions(3, 4, 0).double()
+    wanted = torch.tensor([stats.norm.ppf(i / 8) for i in range(1, 8)])
+    ours, slow = z.clone().requires_grad_(), z.clone().requires_grad_()
+    total = 0.0
+    for view, held in zip(slow, z.numpy(), strict=True):
+        mean = view.sum(0) / 7
+        deviation = ((view - mean).square().sum(0) / 7).sqrt()
+        standard = (view - mean) / (torch.from_numpy(held.std(0)) + 1e-4)
+        shape = torch.stack([((standard @ a).sort().values - wanted).square().mean() for a in along.T]).mean()
+        total = total + (mean.square().mean() + (1 - deviation).square().mean() + shape) / 2
+    total.backward()
+    sliced.__wrapped__(ours, along).backward()
+    assert torch.allclose(ours.grad, slow.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_views_of_all_sizes_are_drawn_to_the_mean_of_the_large_ones():
+    rng = np.random.default_rng(0)
+    batch = batch_of([picture(rng, 32, 32) for _ in range(5)], [f"{i * 7919:016x}{0:016x}" for i in range(5)])
+    plan = ViewPlan((ViewGroup(count=2, size=32), ViewGroup(count=3, size=16)))
+    task = LeJEPA(tiny_encoder(), plan, hidden=16, width=8)
+    loss = task(make_views(batch, plan, Geometry(3, 32, (0.0, 255.0), (0.5,) * 3, (0.25,) * 3), 0), 0.0)
+    z = loss.embeddings.double().numpy()  # [2 + 3, 5, 8]
+    distances = [np.mean((z[v, i] - (z[0, i] + z[1, i]) / 2) ** 2) for v in range(5) for i in range(5)]
+    assert loss.parts["prediction"].item() == pytest.approx(float(np.mean(distances)), rel=1e-5)
 
 
 def test_at_a_collapse_one_gradient_vanishes_and_the_other_does_not():

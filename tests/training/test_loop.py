@@ -202,6 +202,28 @@ def test_a_row_holds_the_mean_loss_of_the_steps_since_the_last(images: Callable[
     assert abs(parts[2][-1] - sum(parts[2]) / 10) > 1e-3  # which the last step's alone is not
 
 
+class Dropping(Moody):
+    """Draws from torch's generator, as dropout does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[float] = []
+
+    def forward(self, views: list[View], progress: float) -> Loss:
+        self.drawn.append(float(torch.rand(())))
+        return super().forward(views, progress)
+
+
+def test_what_a_model_draws_is_of_the_seed_and_the_step(images: Callable[..., Path], tmp_path: Path):
+    """The same in a second run, other numbers at another step or of another seed: what dropout hides must change."""
+    batches, drawn = make_batches(images(8)), []
+    for number, seed in enumerate((5, 5, 6)):
+        task = Dropping()
+        train(task, batches, tmp_path / str(number), budget=Budget(steps=4), seed=seed)
+        drawn.append(task.drawn)
+    assert drawn[0] == drawn[1] and len({*drawn[0], *drawn[2]}) == 8
+
+
 def test_a_micro_batch_that_is_not_finite_spoils_no_weight(images: Callable[..., Path], tmp_path: Path):
     task = Moody(lambda k: float("nan") if k == 4 else 0.0)  # the first of the two batches of the third step
     train(task, make_batches(images(8)), tmp_path / "run", budget=Budget(steps=6), accumulate=2)
