@@ -269,6 +269,20 @@ MUTATIONS = (
         "tests/probing/test_linear.py",
     ),
     Mutation(
+        "the linear probe sees the length of features",
+        "probing/linear.py",
+        "make_pipeline(Normalizer(), ",
+        "make_pipeline(",
+        "tests/probing/test_linear.py",
+    ),
+    Mutation(
+        "the linear probe chooses the worst strength",
+        "probing/linear.py",
+        "np.argmax(hits)",
+        "np.argmin(hits)",
+        "tests/probing/test_linear.py",
+    ),
+    Mutation(
         "LiDAR divides by one view too many",
         "probing/criteria.py",
         "rest.T @ rest / (items * (views - 1))",
