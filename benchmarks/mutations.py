@@ -134,24 +134,24 @@ MUTATIONS = (
     # -- views --
     Mutation(
         "a crop's sides are its area",
-        "views/geometry.py",
+        "views/crops.py",
         "np.clip(np.sqrt(area * ratio), 1.0, width)",
         "np.clip(area * ratio, 1.0, width)",
-        "tests/views/test_geometry.py",
+        "tests/views/test_crops.py",
     ),
     Mutation(
         "a flip mirrors about the crop's left edge",
-        "views/geometry.py",
+        "views/crops.py",
         "np.where(flipped, x + w, x)",
         "x",
-        "tests/views/test_geometry.py",
+        "tests/views/test_crops.py",
     ),
     Mutation(
         "views lie half a pixel off",
-        "views/geometry.py",
+        "views/crops.py",
         "torch.arange(size, device=first.device, dtype=torch.float32) + 0.5",
         "torch.arange(size, device=first.device, dtype=torch.float32)",
-        "tests/views/test_geometry.py",
+        "tests/views/test_crops.py",
     ),
     Mutation(
         "hue turns half as far",
@@ -162,7 +162,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the window's upper end is its width",
-        "views/make.py",
+        "data/geometry.py",
         ".sub_(low).div_(high - low)",
         ".sub_(low).div_(high)",
         "tests/views/test_make.py",
@@ -264,15 +264,15 @@ MUTATIONS = (
     Mutation(
         "the linear probe puts scores into wrong columns",
         "probing/linear.py",
-        "scores[:, model.classes_] = ",
-        "scores[:, : len(model.classes_)] = ",
+        "weight[model.classes_], bias[model.classes_] = rows, ends",
+        "weight[: len(rows)], bias[: len(rows)] = rows, ends",
         "tests/probing/test_linear.py",
     ),
     Mutation(
         "the linear probe sees the length of features",
         "probing/linear.py",
-        "make_pipeline(Normalizer(), ",
-        "make_pipeline(",
+        "np.asarray(normalize(features))",
+        "np.asarray(features)",
         "tests/probing/test_linear.py",
     ),
     Mutation(
