@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
 import numpy as np
+
+Row = Mapping[str, float | None]  # of metrics
+
+
+class Figure(TypedDict):
+    """A plotly figure as plain JSON."""
+
+    data: list[dict[str, Any]]
+    layout: dict[str, Any]
+
+
+class Chart(TypedDict):
+    """A figure with what to say of it."""
+
+    id: str
+    title: str
+    caption: str
+    figure: Figure
+
 
 # What a row of metrics holds besides the parts of the loss.
 KNOWN = {
@@ -99,12 +118,12 @@ CURVES: tuple[tuple[str, str, str, dict[str, str], list[float] | None], ...] = (
 )
 
 
-def curves(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def curves(rows: Sequence[Row]) -> list[Chart]:
     """One chart {id, title, caption, figure} for each of `CURVES` that `rows` of metrics have figures for."""
     parts = {key: key.replace("_", " ") for row in rows[:1] for key in row if key not in (*KNOWN, "accuracy")}
     if len(parts) == 1 and all(row.get(key) == row["loss"] for key in parts for row in rows):
         parts = {}  # the loss itself
-    out = []
+    out: list[Chart] = []
     for name, title, caption, lines, span in CURVES:
         lines = parts if name == "parts" else lines
         shown = {key: text for key, text in lines.items() if any(row.get(key) is not None for row in rows)}
@@ -116,13 +135,13 @@ def curves(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
-def _lines(rows: Sequence[dict[str, Any]], names: dict[str, str], factor: float) -> dict[str, Any]:
+def _lines(rows: Sequence[Row], names: dict[str, str], factor: float) -> Figure:
     rows = [row for row in rows if any(row.get(key) is not None for key in names)]
     steps = [row["step"] for row in rows]
     mode = "lines+markers" if len(rows) < 30 else "lines"
     traces = []
     for slot, (key, name) in enumerate(names.items()):
-        values = [None if row.get(key) is None else row[key] * factor for row in rows]
+        values = [None if (value := row.get(key)) is None else value * factor for row in rows]
         traces.append(
             {"type": "scatter", "mode": mode, "x": steps, "y": values, "name": name, "meta": {"slot": slot}}
             | {"hovertemplate": "step %{x:,}: %{y:.4~g}<extra>" + name + "</extra>"}
@@ -131,7 +150,7 @@ def _lines(rows: Sequence[dict[str, Any]], names: dict[str, str], factor: float)
     return {"data": traces, "layout": layout}
 
 
-def map_figure(places: np.ndarray) -> dict[str, Any]:
+def map_figure(places: np.ndarray) -> Figure:
     """The map: one point an item, `places` [N, 2]. Its pictures and names are shown by the page's script."""
     trace: dict[str, Any] = {"type": "scatter", "mode": "markers", "hoverinfo": "none", "meta": {"slot": 0}}
     trace |= {"x": _short(places[:, 0]), "y": _short(places[:, 1]), "marker": {"size": 7, "opacity": 0.7}}
@@ -144,7 +163,7 @@ def _short(values: np.ndarray) -> list[float]:
     return [round(float(value), 4) for value in values]
 
 
-def label_curve(evaluation: dict[str, Any], titles: dict[str, str]) -> dict[str, Any] | None:
+def label_curve(evaluation: dict[str, Any], titles: dict[str, str]) -> Figure | None:
     """Accuracy in % over labels per class, with a bar of one deviation; None where fewer than two can be placed."""
     about = evaluation.get("about", {})
     per_class = about.get("train_items", 0) / max(1, len(about.get("classes", [])))

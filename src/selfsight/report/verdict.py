@@ -7,10 +7,9 @@ whether there is enough to judge by, and what got better.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
 
 from selfsight.training.alarm import STILL_CONTRAST, Alarm
 
@@ -35,7 +34,7 @@ class Verdict:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-def judge(rows: Sequence[dict[str, Any]]) -> Verdict:
+def judge(rows: Sequence[Mapping[str, float]]) -> Verdict:
     """The verdict on the rows of `metrics.jsonl`, oldest first. Rows with a figure that is not finite are left out."""
     needed = (*FIGURES, *(key for key in COMPARED if any(key in row for row in rows)))
     rows = [row for row in rows if all(math.isfinite(row.get(key, math.nan)) for key in needed)]

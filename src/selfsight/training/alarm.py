@@ -8,11 +8,10 @@ its old rows again, goes on as if it had not stopped. The thresholds were chosen
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
-from typing import Any
 
 ROWS = 3  # that must say the same: one batch decides nothing
 QUIET = 5  # rows without it, after which an episode has ended
@@ -91,7 +90,7 @@ class Alarm:
         self._level: dict[str, float] = {}
         self._quiet: dict[str, int] = {}  # rows since a raised kind was last seen
 
-    def look(self, row: dict[str, Any]) -> list[Alert]:
+    def look(self, row: Mapping[str, float]) -> list[Alert]:
         """The alerts that this row gives rise to; one that was raised is raised again only after it had ended."""
         self._rows.append({name: row[name] for name in SEEN if math.isfinite(row.get(name, math.nan))})
         recent = self._rows[-ROWS:]
@@ -102,7 +101,7 @@ class Alarm:
             self._best[name] = max(value, self._best.get(name, value))
             self._worst[name] = min(value, self._worst.get(name, value))
         now = self._now() if row["step"] >= FIRST_STEP else {}
-        fresh = [Alert(row["step"], kind, said[0], REMEDIES[kind], said[1]) for kind, said in now.items()]
+        fresh = [Alert(int(row["step"]), kind, said[0], REMEDIES[kind], said[1]) for kind, said in now.items()]
         fresh = [alert for alert in fresh if alert.kind not in self.raised]
         self.raised |= {alert.kind: alert for alert in fresh}
         for kind in list(self.raised):

@@ -136,7 +136,7 @@ class Run:
         split = (line.split("\t", 3) for line in lines)
         return [Event(p[0], int(p[1].removeprefix("step ")), p[2], p[3]) for p in split if len(p) == 4]
 
-    def read_metrics(self) -> list[dict[str, Any]]:
+    def read_metrics(self) -> list[dict[str, float]]:
         """The rows of `metrics.jsonl`, oldest first."""
         if not self.metrics_file.exists():
             return []
