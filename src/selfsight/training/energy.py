@@ -9,7 +9,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, TypedDict
 
 from selfsight.console import console
 from selfsight.errors import SelfsightError
@@ -38,6 +38,24 @@ def check_energy(asked: bool) -> None:
             )
 
 
+class Measured(Protocol):
+    """What codecarbon tells, as far as it is kept."""
+
+    energy_consumed: float
+    emissions: float
+    cpu_model: str
+    gpu_model: str
+
+
+class Kept(TypedDict, total=False):
+    """What `energy.json` holds."""
+
+    energy_kwh: float
+    co2_kg: float
+    cost: float
+    method: str
+
+
 class Energy:
     """Within it, the energy of this process is measured, if asked; `energy.json` sums up all starts that asked.
 
@@ -48,7 +66,7 @@ class Energy:
 
     def __init__(self, run: Run, asked: bool) -> None:
         self.file = run.path / "energy.json"
-        self.before = read_energy(run.path) or {}
+        self.before: Kept = read_energy(run.path) or {}
         self.tracker: Any = None
         self.most = 0.0
         self.lock = threading.Lock()  # codecarbon calls from a thread of its own
@@ -75,12 +93,12 @@ class Energy:
         if not self.most:  # codecarbon keeps its own errors to itself
             console().print("The energy of this start could not be measured or written.", style="yellow")
 
-    def keep(self, data: Any) -> None:
+    def keep(self, data: Measured) -> None:
         """Add codecarbon's figures of this start to those of the starts before it, in `energy.json`."""
         with self.lock:
             if data.energy_consumed <= self.most:
                 return
-            kept: dict[str, Any] = {"energy_kwh": self.before.get("energy_kwh", 0.0) + float(data.energy_consumed)}
+            kept: Kept = {"energy_kwh": self.before.get("energy_kwh", 0.0) + float(data.energy_consumed)}
             if _country() and (not self.before or "co2_kg" in self.before):  # of all of the energy, or not at all
                 kept["co2_kg"] = self.before.get("co2_kg", 0.0) + float(data.emissions)
             if price := _price():
@@ -96,7 +114,7 @@ class _Listener:
     def __init__(self, energy: Energy) -> None:
         self.energy = energy
 
-    def live_out(self, total: Any, delta: Any) -> None:
+    def live_out(self, total: Measured, delta: Measured) -> None:
         with suppress(OSError):  # a full disk stops the run where it must; this file is written again in a minute
             self.energy.keep(total)
 
@@ -106,7 +124,7 @@ class _Listener:
         pass
 
 
-def _method(tracker: Any, data: Any) -> str:
+def _method(tracker: Any, data: Measured) -> str:
     """How the figures came about, in words: codecarbon estimates in silence where it cannot measure."""
     parts = {type(part).__name__: part for part in tracker._hardware}
     name = data.cpu_model or "unknown"
@@ -133,9 +151,10 @@ def _price() -> float:
         raise SelfsightError(f"SELFSIGHT_KWH_PRICE is {text!r}. Give the price of a kWh as a number.") from None
 
 
-def read_energy(run: os.PathLike[str]) -> dict[str, Any] | None:
+def read_energy(run: os.PathLike[str]) -> Kept | None:
     """What `Energy` kept in a run folder, None if nothing was measured."""
     try:
-        return dict(json.loads(Path(run, "energy.json").read_text(encoding="utf-8")))
+        kept: Kept = json.loads(Path(run, "energy.json").read_text(encoding="utf-8"))
+        return kept if isinstance(kept, dict) else None
     except (OSError, ValueError):
         return None
