@@ -64,9 +64,3 @@ def test_a_mistake_is_one_sentence(arguments: tuple[str, ...], said: str, tmp_pa
 def test_two_budgets(images: Callable[..., Path], tmp_path: Path) -> None:
     done = selfsight("pretrain", str(images(3)), "-o", str(tmp_path / "run"), "--steps", "2", "--minutes", "1")
     assert done.returncode == 2 and "--minutes" in done.stderr and "--steps" in done.stderr
-
-
-def test_the_verb_report_stays_callable_beside_the_room_of_its_name() -> None:
-    code = "import selfsight, selfsight.report.page\nassert callable(selfsight.report)\n"
-    code += "from selfsight.report import page\nassert callable(selfsight.report) and page.build"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
-import keyword
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from selfsight import __version__
 from selfsight.errors import SelfsightError, in_words
-
-VERBS = (
-    *("import", "objectives", "plan", "pretrain", "compare", "embed", "evaluate", "report", "demo"),
-    *("runs", "cache", "forget"),
-)
+from selfsight.verbs import SHORT, VERBS, Result, Verb, groups
 
 app = App(
     name="selfsight",
@@ -26,57 +21,47 @@ app = App(
     help="Self-supervised learning for machine vision: pretrain on images without labels, prove it worked, use it.",
     suppress_keyboard_interrupt=False,  # main() says what was saved
 )
+app.register_install_completion_command(help="Complete verbs and options in this shell from now on, and stop.")
+JSON = Parameter(name="--json", negative="", help="Print one JSON object on stdout.")
 
 
-def _command(name: str) -> None:
-    """Put a verb on the command line: `--out` is also `-o`, and every verb has `--json`.
-
-    A verb module holds the verb, `show` that prints its result for people, and `summary` where the
-    result is not already plain.
-    """
-    python = f"{name}_" if keyword.iskeyword(name) else name
-    module = importlib.import_module(f"selfsight.verbs.{python}")
-    verb = getattr(module, python)
-    signature = inspect.signature(verb, eval_str=False)
-    hints = inspect.get_annotations(verb, eval_str=False)
+def command(verb: Verb) -> Callable[..., None]:
+    """A verb as cyclopts takes it: its own parameters and words, and `--json`."""
+    module, function = verb.module, verb.function
+    signature, hints = inspect.signature(function), inspect.get_annotations(function, eval_str=False)
 
     def run(*args: Any, json_: bool = False, **kwargs: Any) -> None:
-        result = verb(*args, **kwargs)
+        result = function(*args, **kwargs)
         if os.environ.get("RANK", "0") != "0":  # of several processes one speaks
             return
-        plain = module.summary(result) if hasattr(module, "summary") else result
+        if not isinstance(result, Result):
+            result = module.summary(result) if hasattr(module, "summary") else result
         if json_:
-            print(json.dumps(plain))
+            print(json.dumps(result.to_dict() if isinstance(result, Result) else result))
         else:
-            module.show(plain)
+            module.show(result)
 
     parameters = []
-    for parameter in signature.parameters.values():
-        hint = (
-            eval(hints[parameter.name], vars(module))
-            if isinstance(hints[parameter.name], str)
-            else hints[parameter.name]
-        )
-        names = ("--out", "-o") if parameter.name == "out" else None
-        parameters.append(
-            parameter.replace(annotation=Annotated[hint, Parameter(name=names, negative_none=(), negative_iterable=())])
-        )
-    parameters.append(
-        inspect.Parameter(
-            "json_",
-            inspect.Parameter.KEYWORD_ONLY,
-            default=False,
-            annotation=Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object on stdout.")],
-        )
-    )
+    for name, parameter in signature.parameters.items():
+        hint = eval(hints[name], vars(module)) if isinstance(hints[name], str) else hints[name]
+        names = (f"--{name}", SHORT[name]) if name in SHORT else None
+        settings = Parameter(name=names, negative_none=(), negative_iterable=())
+        parameters.append(parameter.replace(annotation=Annotated[hint, settings]))
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters.append(inspect.Parameter("json_", kind, default=False, annotation=Annotated[bool, JSON]))
     run.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
-    run.__doc__ = verb.__doc__
-    app.command(run, name=name)
+    run.__doc__ = function.__doc__
+    return run
 
 
 for _name in VERBS:
-    _command(_name)
+    app.command(command(Verb(_name)), name=Verb(_name).command)
+for _group, _verbs in groups().items():
+    _under = App(name=_group.replace("_", "-"), help=(sys.modules[f"selfsight.verbs.{_group}"].__doc__ or "").strip())
+    for _verb in _verbs:
+        _under.command(command(_verb), name=_verb.command)
+    app.command(_under)
 
 
 def main() -> None:

@@ -1,0 +1,132 @@
+"""What `import selfsight` gives: verbs, groups of verbs and nouns; lazily, and with their types."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parent.parent / "src"
+TASK = '''
+"""A task."""
+from __future__ import annotations
+from dataclasses import dataclass
+from selfsight.verbs import Result
+
+@dataclass(frozen=True)
+class Learnt(Result):
+    source: str
+    head_size: int
+    written: str | None
+
+def classify_images(source: str, *, head_size: int = 3, out: str | None = None) -> Learnt:
+    """Learn classes.
+
+    Parameters
+    ----------
+    source
+        Where the images are.
+    head_size
+        Of the head.
+    out
+        File.
+    """
+    return Learnt(source, head_size, out)
+
+def show(result: Learnt) -> None:
+    """Print it."""
+    print(f"learnt from {result.source}")
+'''
+
+
+def python(code: str, *arguments: str) -> str:
+    """What a new process prints."""
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_and_looking_around_imports_nothing_heavy() -> None:
+    code = "import selfsight, sys; dir(selfsight); selfsight.report, selfsight.pretrain, selfsight.SelfsightError\n"
+    code += "print([m for m in ('torch', 'lance', 'timm', 'sklearn', 'numpy', 'pyarrow') if m in sys.modules])"
+    assert python(code) == "[]\n"
+
+
+STEPS = (
+    "import selfsight.objectives.objective as o; assert o.find('simclr').family",
+    "import selfsight.report.page as p; assert p.build",
+    "said = contextlib.suppress(selfsight.SelfsightError)\nwith said: selfsight.objectives('no'); raise SystemExit(1)",
+    "from selfsight.objectives import objective, shared; assert shared.quarters and objective.register",
+    "import selfsight.objectives.objective, selfsight.report.page; assert selfsight.report.page.build",
+)
+
+
+@pytest.mark.parametrize("first", range(len(STEPS)))
+def test_a_verb_and_a_room_of_one_name_both_work_in_any_order(first: int) -> None:
+    steps = [*STEPS[first:], *STEPS[:first]]
+    code = ["import contextlib, selfsight", *steps, *steps[::-1]]
+    code += ["import selfsight.objectives.objective as again; assert again is o", "assert callable(selfsight.report)"]
+    python("\n".join(code))
+
+
+@pytest.mark.parametrize("before", ["", "import selfsight.report.page, selfsight.objectives.objective"])
+def test_help_and_signature_of_a_verb_beside_a_room(before: str) -> None:
+    code = f"import inspect, pickle, selfsight\n{before}\nhelp(selfsight.report)\nprint(selfsight.report.__name__)\n"
+    code += "print(list(inspect.signature(selfsight.objectives).parameters))\n"
+    code += "print(callable(pickle.loads(pickle.dumps(selfsight.report))))"
+    said = python(code).splitlines()
+    assert "report(run: 'str'" in "\n".join(said) and any("Write one web page about a run" in line for line in said)
+    assert said[-3:] == ["report", "['name']", "True"]
+
+
+def test_a_name_that_there_is_not() -> None:
+    code = "import selfsight\nfor name in ('nothing', 'train_', '__path_'):\n    assert not hasattr(selfsight, name), name\n"
+    python(code + "assert not hasattr(selfsight.report, 'nothing')")
+
+
+def test_type_checkers_see_every_public_name() -> None:
+    import selfsight
+
+    text = (SRC / "selfsight" / "__init__.py").read_text()
+    assert sorted(re.findall(r"^    from \S+ import (\w+) as \1$", text, re.MULTILINE)) == selfsight.__all__
+    for line in re.findall(r"^    (from \S+ import \w+) as", text, re.MULTILINE):
+        module, name = line.split()[1::2]
+        assert getattr(selfsight, name).__module__ == module
+    assert (SRC / "selfsight" / "py.typed").exists()
+
+
+def test_a_package_under_verbs_is_a_group(tmp_path: Path) -> None:
+    package = tmp_path / "learn"
+    package.mkdir()
+    (package / "__init__.py").write_text('"""Learn a head."""\n')
+    (package / "classify_images.py").write_text(TASK)
+    (package / "_private.py").write_text("raise SystemExit('imported')")
+    code = "import sys, selfsight.verbs\nselfsight.verbs.__path__.append(sys.argv.pop(1))\nimport selfsight\n"
+    shown = python(f"{code}print(selfsight.learn.classify_images('x').to_dict(), dir(selfsight.learn))", str(tmp_path))
+    assert shown == "{'source': 'x', 'head_size': 3, 'written': None} ['classify_images']\n"
+    line = f"{code}from selfsight.cli import main\nmain()"
+    given = ("learn", "classify-images", "photos", "--head-size", "5", "-o", "file")
+    assert python(line, str(tmp_path), *given) == "learnt from photos\n"
+    found = json.loads(python(line, str(tmp_path), *given, "--json"))
+    assert found == {"source": "photos", "head_size": 5, "written": "file"}
+    assert "Learn a head." in python(line, str(tmp_path), "--help")
+    assert "classify-images" in python(line, str(tmp_path), "learn", "--help")
+    assert "--out -o" in python(line, str(tmp_path), "learn", "classify-images", "--help")
+
+
+def test_completion_is_installed_only_when_asked_for(tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"HOME": str(tmp_path), "SHELL": "/bin/bash"}
+        line = [sys.executable, "-m", "selfsight", *arguments]
+        return subprocess.run(line, capture_output=True, text=True, env=environment)
+
+    assert "--install-completion" in run("--help").stdout and not list(tmp_path.rglob("*"))
+    done = run("--install-completion", "--shell", "bash")
+    assert done.returncode == 0, done.stderr
+    written = "\n".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    assert "pretrain" in written and "--batch-size" in written
