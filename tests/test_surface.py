@@ -85,7 +85,8 @@ def test_help_and_signature_of_a_verb_beside_a_room(before: str) -> None:
 
 
 def test_a_name_that_there_is_not() -> None:
-    code = "import selfsight\nfor name in ('nothing', 'train_', '__path_'):\n    assert not hasattr(selfsight, name), name\n"
+    code = "import selfsight\n"
+    code += "for name in ('nothing', 'train_', '__path_'):\n    assert not hasattr(selfsight, name), name\n"
     python(code + "assert not hasattr(selfsight.report, 'nothing')")
 
 

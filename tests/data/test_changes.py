@@ -88,7 +88,7 @@ def test_a_file_that_is_gone_already_can_be_forgotten(images: Callable[..., Path
     gone = dict(zip(items.table["uri"].to_pylist(), items.table["id"].to_pylist(), strict=True))["000.png"]
     (folder / "000.png").unlink()
     result = selfsight.forget(str(folder), "000.png")
-    assert result["forgotten"] == [{"id": gone, "uri": "000.png"}] and len(features) == 6
+    assert result.to_dict()["forgotten"] == [{"id": gone, "uri": "000.png"}] and len(features) == 6
     assert gone not in Collection.open(items.path).table["id"].to_pylist()
     for table in items.features_folder.glob("*.lance"):
         assert gone not in lance.dataset(str(table)).to_table()["id"].to_pylist()

@@ -198,8 +198,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def page(run: Path) -> Path:
     result = selfsight.report(str(run))
-    assert result["items"] == 60 and result["verdict"]["word"] != "not enough evidence"
-    return Path(result["report"])
+    assert result.items == 60 and result.verdict.word != "not enough evidence"
+    return Path(result.report)
 
 
 class Seen(HTMLParser):
@@ -255,14 +255,14 @@ def test_the_page_says_what_it_must(page: Path) -> None:
 
 def test_no_thumbnails_leaves_every_picture_out(run: Path, tmp_path: Path) -> None:
     result = selfsight.report(str(run), out=str(tmp_path / "page.html"), thumbnails=False)
-    html = Path(result["report"]).read_text(encoding="utf-8")
+    html = Path(result.report).read_text(encoding="utf-8")
     assert "data:image/" not in html.split("<script>")[0] and '"pictures": []' in html
     assert html.count("as asked with --no-thumbnails") == 3 and 'id="map"' in html
 
 
 def test_the_page_is_the_same_twice(run: Path, page: Path, tmp_path: Path) -> None:
     again = selfsight.report(str(run), out=str(tmp_path / "again.html"))
-    assert Path(again["report"]).read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
+    assert Path(again.report).read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
 
 
 def test_without_images_evaluation_or_end_it_still_says_what_it_can(run: Path, tmp_path: Path) -> None:
@@ -272,13 +272,13 @@ def test_without_images_evaluation_or_end_it_still_says_what_it_can(run: Path, t
     images = run.parent / "images"
     images.rename(run.parent / "away")
     try:
-        text = Seen(Path(selfsight.report(str(lean))["report"]).read_text(encoding="utf-8")).text
+        text = Seen(Path(selfsight.report(str(lean)).report).read_text(encoding="utf-8")).text
     finally:
         (run.parent / "away").rename(images)
     assert "The map and the gallery are missing because the images are not there" in text
     assert f"selfsight evaluate {lean} --train" in text
     shutil.rmtree(lean / "encoder")
-    text = Seen(Path(selfsight.report(str(lean))["report"]).read_text(encoding="utf-8")).text
+    text = Seen(Path(selfsight.report(str(lean)).report).read_text(encoding="utf-8")).text
     assert "this run has not ended" in text
 
 
@@ -286,7 +286,7 @@ def test_the_command_that_trains_longer_keeps_what_was_asked_for(run: Path, tmp_
     short = tmp_path / "short"
     shutil.copytree(run, short)
     (short / "metrics.jsonl").write_text("".join((run / "metrics.jsonl").read_text().splitlines(True)[:2]))
-    text = Seen(Path(selfsight.report(str(short))["report"]).read_text(encoding="utf-8")).text
+    text = Seen(Path(selfsight.report(str(short)).report).read_text(encoding="utf-8")).text
     command = f"selfsight pretrain {run.parent / 'images'} -o {short}-2 --recipe {short / 'recipe.yaml'} --minutes 20"
     assert command in text
     _, verb, *arguments, _, _ = shlex.split(command)

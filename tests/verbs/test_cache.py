@@ -23,7 +23,7 @@ def size(path: Path) -> int:
 
 def by_source(entries: list[dict[str, Any]]) -> dict[tuple[str, str], str]:
     """{(kind, name of the source): name of the entry}."""
-    return {(entry["kind"], Path(entry["source"] or "").name): entry["name"] for entry in entries}
+    return {(entry.kind, Path(entry.source or "").name): entry.name for entry in entries}
 
 
 @pytest.fixture
@@ -41,24 +41,24 @@ def test_every_entry_is_listed_with_its_size(two: tuple[Collection, Collection],
     (cache / "canvases" / "unfinished").mkdir()
     (cache / "canvases" / "unfinished" / "pixels.bin.partial").write_bytes(bytes(500))
     listed = selfsight.cache()
-    assert listed["folder"] == str(cache)
-    assert {(row["kind"], Path(row["source"] or "none").name) for row in listed["entries"]} == {
+    assert listed.folder == str(cache)
+    assert {(row.kind, Path(row.source or "none").name) for row in listed.entries} == {
         ("collections", "photos"), ("collections", "scans"), ("canvases", "photos"), ("canvases", "scans"),
         ("canvases", "none"), ("torchvision", "torchvision"),
     }  # fmt: skip
-    for row in listed["entries"]:
-        assert row["bytes"] == size(cache / row["kind"] / row["name"]) > 0
-    assert sum(row["bytes"] for row in listed["entries"]) == size(cache)
+    for row in listed.entries:
+        assert row.bytes == size(cache / row.kind / row.name) > 0
+    assert sum(row.bytes for row in listed.entries) == size(cache)
 
 
 def test_one_entry_is_cleared_and_made_again(two: tuple[Collection, Collection], cache: Path):
-    names = by_source(selfsight.cache()["entries"])
+    names = by_source(selfsight.cache().entries)
     with pytest.raises(selfsight.SelfsightError, match="The cache has no nonsense"):
         selfsight.cache("clear", names["canvases", "photos"], "nonsense")
-    assert by_source(selfsight.cache()["entries"]) == names
-    cleared = selfsight.cache("clear", names["canvases", "photos"], names["collections", "photos"])["cleared"]
-    assert [row["kind"] for row in cleared] == ["collections", "canvases"]
-    assert set(by_source(selfsight.cache()["entries"])) == {("collections", "scans"), ("canvases", "scans")}
+    assert by_source(selfsight.cache().entries) == names
+    cleared = selfsight.cache("clear", names["canvases", "photos"], names["collections", "photos"]).cleared
+    assert [row.kind for row in cleared] == ["collections", "canvases"]
+    assert set(by_source(selfsight.cache().entries)) == {("collections", "scans"), ("canvases", "scans")}
     again = open_source(two[0].about.location)
     assert again.table.equals(two[0].table)
 
@@ -70,18 +70,18 @@ def test_clearing_all_leaves_what_people_decided(two: tuple[Collection, Collecti
     (cache / "torchvision").mkdir()
     (cache / "torchvision" / "digits.tar.gz").write_bytes(bytes(1000))
     result = selfsight.cache("clear")
-    assert [row["source"] for row in result["kept"]] == [photos.about.location]
-    assert {(row["kind"]) for row in result["cleared"]} == {"collections", "canvases", "torchvision"}
-    assert len(result["cleared"]) == 4
+    assert [row.source for row in result.kept] == [photos.about.location]
+    assert {(row.kind) for row in result.cleared} == {"collections", "canvases", "torchvision"}
+    assert len(result.cleared) == 4
     assert photos.journal.read_bytes() == journal and not scans.path.exists()
-    assert by_source(selfsight.cache()["entries"]).keys() == {("collections", "photos")}
+    assert by_source(selfsight.cache().entries).keys() == {("collections", "photos")}
 
 
 def test_clearing_does_not_bring_back_what_was_forgotten(two: tuple[Collection, Collection]):
     photos, _ = two
     selfsight.forget(photos.about.location, "000.png")
     result = selfsight.cache("clear")
-    assert [row["source"] for row in result["kept"]] == [photos.about.location]
+    assert [row.source for row in result.kept] == [photos.about.location]
     assert "000.png" not in open_source(photos.about.location).table["uri"].to_pylist()
 
 

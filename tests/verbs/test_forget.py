@@ -77,7 +77,7 @@ def test_no_byte_of_it_is_left(album: Path, cache: Path, tmp_path: Path, way: st
     item, files = id_of(album, SECRET), {p: p.read_bytes() for p in (tmp_path / "photos").rglob("*") if p.is_file()}
     (tmp_path / "list.txt").write_text(f"\n  {item}\n")
     result = selfsight.forget(str(album), {"id": item, "path": SECRET, "list": f"@{tmp_path / 'list.txt'}"}[way])
-    assert result == {"forgotten": [{"id": item, "uri": SECRET}], "items": 6}
+    assert result.to_dict() == {"forgotten": [{"id": item, "uri": SECRET}], "items": 6}
     assert found(secret, *everything) == set()
     assert found(other, *everything) == set(other)  # what is kept of the rest was not lost
     assert {path: path.read_bytes() for path in files} == files  # the user's own stay
@@ -104,7 +104,7 @@ def test_what_an_import_has_dropped_is_forgotten_all_the_same(album: Path, cache
     assert SECRET not in Collection.open(album).table["uri"].to_pylist()
     assert found(signs, album.parent, cache) >= {"features", "label"}
     result = selfsight.forget(str(album), SECRET if by == "path" else item)
-    assert [row["id"] for row in result["forgotten"]] == [item] and result["items"] == 6
+    assert [row.id for row in result.forgotten] == [item] and result.items == 6
     assert found(signs, album.parent, cache) == set()
     with pytest.raises(selfsight.SelfsightError, match=r"has no item"):
         selfsight.forget(str(album), "odd/nothing.png")
@@ -148,7 +148,7 @@ def test_the_table_that_the_cache_keeps_of_a_folder(album: Path, cache: Path):
     selfsight.embed("photos", model="encoder")
     things = {name: thing for name, thing in traces(album, SECRET).items() if name in ("path", "features")}
     assert found(things, cache / "collections") == set(things)
-    assert selfsight.forget("photos", SECRET)["items"] == 6
+    assert selfsight.forget("photos", SECRET).items == 6
     assert found(things, cache / "collections") == set()
     assert SECRET not in selfsight.embed("photos", model="encoder")["uri"].to_pylist()
     assert SECRET in Collection.open(album).table["uri"].to_pylist()  # which is another collection
@@ -161,7 +161,7 @@ def test_all_pages_of_a_file_or_one(tmp_path: Path):
         pages[0].save(tmp_path / "stacks" / f"{name}.tif", save_all=True, append_images=pages[1:])
     out = tmp_path / "stacks.lance"
     selfsight.import_(str(tmp_path / "stacks"), out=str(out))
-    assert selfsight.forget(str(out), "a.tif")["items"] == 3
+    assert selfsight.forget(str(out), "a.tif").items == 3
     rows = Collection.open(out).table.to_pylist()
     assert [row["uri"] for row in rows] == ["b.tif"] * 3
     (second,) = (row["id"] for row in rows if row["page"] == 1)

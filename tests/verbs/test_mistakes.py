@@ -181,7 +181,7 @@ def test_a_run_written_before_views_had_draws_is_read(photos: str):
         group |= {"grid": 0, "keep": 0}
     file.write_text(yaml.safe_dump(content))
     assert Run.open("run").read_recipe()[1].views.groups[0].draws == 0
-    assert Path(selfsight.report("run")["report"]).exists()
+    assert Path(selfsight.report("run").report).exists()
     assert train(photos, "again", recipe="run/recipe.yaml", steps=1)["steps"] == 1
 
 
@@ -243,7 +243,7 @@ def test_plan_prints_what_can_be_typed(photos: str, capsys: pytest.CaptureFixtur
     show(selfsight.plan("photos [raw]", steps=1, recipe="small.yaml", out="r.yaml"))
     said = capsys.readouterr().out
     assert "selfsight pretrain 'photos [raw]' -o runs/first --recipe r.yaml" in said
-    assert selfsight.runs("list", ".")["runs"] == []  # a recipe is no run
+    assert selfsight.runs("list", ".").runs == []  # a recipe is no run
 
 
 def test_images_set_aside_by_an_earlier_start_stay_named(images: Callable[..., Path], photos: str):

@@ -63,4 +63,4 @@ def test_what_is_filled_in_is_drawn_beside_what_was_there(tmp_path: Path, name: 
     seen = (whole == hidden).all(2)
     assert 0.1 < seen.mean() < 0.9  # some is hidden, some is not
     assert (filled == whole).all(2)[seen].all() and (filled != hidden).any(2)[~seen].mean() > 0.9
-    assert "What it fills in" in Path(selfsight.report(str(run))["report"]).read_text()
+    assert "What it fills in" in Path(selfsight.report(str(run)).report).read_text()

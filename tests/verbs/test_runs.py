@@ -51,17 +51,17 @@ def test_runs_are_listed_with_their_state(first: Path):
     (damaged / "recipe.yaml").write_text("asked: [")
     last = json.loads((first / "metrics.jsonl").read_text().splitlines()[-1])
     size = sum(path.stat().st_size for path in first.rglob("*") if path.is_file())
-    rows = selfsight.runs()["runs"]
-    assert [(row["run"], row["state"]) for row in rows] == [
+    rows = selfsight.runs().runs
+    assert [(row.run, row.state) for row in rows] == [
         ("runs/deep/second", "stopped"), ("runs/first", "finished"), ("runs/third", "damaged"),
     ]  # fmt: skip
-    assert rows[1] == {
+    assert rows[1].to_dict() == {
         "run": "runs/first", "state": "finished", "objective": "simclr", "encoder": "resnet18", "items": 6,
         "weights": "random", "licence": "none: trained from random weights", "steps": STEPS, "seconds": last["seconds"],
         "bytes": size,
     }  # fmt: skip
-    assert (rows[0]["steps"], rows[0]["seconds"]) == (7, 120.5)
-    assert [row["run"] for row in selfsight.runs("list", "runs/deep", "runs/first")["runs"]] == [
+    assert (rows[0].steps, rows[0].seconds) == (7, 120.5)
+    assert [row.run for row in selfsight.runs("list", "runs/deep", "runs/first").runs] == [
         "runs/deep/second", "runs/first",
     ]  # fmt: skip
 
@@ -69,7 +69,7 @@ def test_runs_are_listed_with_their_state(first: Path):
 def test_what_is_damaged_is_listed_whatever_it_holds(first: Path):
     for name, file, content in (("a", "recipe.yaml", b"\xff\xfe\x00"), ("b", "metrics.jsonl", b'{"step": \n{}\n')):
         (stopped(first, name) / file).write_bytes(content)
-    assert [row["state"] for row in selfsight.runs()["runs"]] == ["damaged", "damaged", "finished"]
+    assert [row.state for row in selfsight.runs().runs] == ["damaged", "damaged", "finished"]
 
 
 def test_a_run_that_trains_is_not_removed_and_neither_are_others_with_it(first: Path):
@@ -77,14 +77,14 @@ def test_a_run_that_trains_is_not_removed_and_neither_are_others_with_it(first: 
     before = sorted(Path("runs").rglob("*"))
     process = training(second)
     try:
-        assert [row["state"] for row in selfsight.runs()["runs"]] == ["finished", "training"]
+        assert [row.state for row in selfsight.runs().runs] == ["finished", "training"]
         with pytest.raises(selfsight.SelfsightError, match=f"runs/second is being trained by process {process.pid}"):
             selfsight.runs("remove", "runs/first", "runs/second")
         assert sorted(Path("runs").rglob("*")) == sorted([*before, second / "lock"])
     finally:
         process.communicate("", timeout=60)
-    removed = selfsight.runs("remove", "runs/first", "runs/second", "runs/../runs/first/")["removed"]
-    assert [row["state"] for row in removed] == ["finished", "stopped"]
+    removed = selfsight.runs("remove", "runs/first", "runs/second", "runs/../runs/first/").removed
+    assert [row.state for row in removed] == ["finished", "stopped"]
     assert not any(Path("runs").iterdir()) and Path("photos").is_dir()
 
 

@@ -129,7 +129,7 @@ def test_a_licence_is_inherited_over_generations_and_told(photos: str, capsys: p
     for run, origin in (("runs/child", "closed"), ("runs/grandchild", "child, which started from closed")):
         about = about_of(f"{run}/encoder")
         assert (about["licence"], about["starting_weights"]) == ("cc-by-nc-4.0", origin)
-        page = Path(selfsight.report(run)["report"]).read_text()
+        page = Path(selfsight.report(run).report).read_text()
         assert f"-o {run}-2 --recipe {run}/recipe.yaml" in page
         assert Run.open(run).read_recipe()[1].weights == ("closed" if run == "runs/child" else "runs/child")
         assert "Before and after" in page and "forbids commercial use" in page and f"started from {origin}" in page
@@ -149,7 +149,7 @@ def test_a_run_from_random_weights_gives_none_of_it(photos: str, capsys: pytest.
     assert "licence" not in capsys.readouterr().out and result["licence"] == "none: trained from random weights"
     assert not Path("run/start").exists() and not Path("run/adaptation.json").exists()
     assert "drift" not in Run.open("run").read_metrics()[0]
-    assert "Before and after" not in Path(selfsight.report("run")["report"]).read_text()
+    assert "Before and after" not in Path(selfsight.report("run").report).read_text()
     child = train(photos, "child", weights="run")
     assert child["licence"] == "none: trained from random weights" and child["starting_weights"] == "run"
 
@@ -162,7 +162,7 @@ def test_an_evaluation_has_the_start_beside_it_without_any_download(photos: str,
     shutil.rmtree("hub")
     result = selfsight.evaluate("run", train="labelled/train", test="labelled/test", shots="1,all", seeds=2)
     assert {"encoder", "random", "start", "pixels"} <= result.keys()
-    page = Path(selfsight.report("run")["report"]).read_text()
+    page = Path(selfsight.report("run").report).read_text()
     assert "k-NN, %" in page and "over starting weights" in page
     shutil.rmtree("run/start")
     notes = selfsight.evaluate("run", train="labelled/train", test="labelled/test", shots="all")["about"]["notes"]

@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 from selfsight.errors import SelfsightError
+from selfsight.verbs import Result
 
 
-def cache(action: Literal["list", "clear"] = "list", *names: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Entry(Result):
+    """name: in the cache folder. kind: collections, canvases or torchvision. source: where its images are, None if it
+    cannot tell."""
+
+    name: str
+    kind: str
+    source: str | None
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Cached(Result):
+    """folder: the cache folder. entries: all of them, of `list`. cleared, kept: of `clear`; kept are those with
+    decisions of people."""
+
+    if_any: ClassVar = ("entries", "cleared", "kept")
+    folder: str
+    entries: list[Entry] | None = None
+    cleared: list[Entry] | None = None
+    kept: list[Entry] | None = None
+
+
+def cache(action: Literal["list", "clear"] = "list", *names: str) -> Cached:
     """List what is kept in the cache folder, or clear it.
 
     It holds what can be made again from your files: tables of items, decoded pixels (canvases) and
@@ -22,25 +47,21 @@ def cache(action: Literal["list", "clear"] = "list", *names: str) -> dict[str, A
     names
         Entries, by the names that `list` shows.
 
-    Returns
-    -------
-    dict
-        folder; entries or cleared: [{name, kind, source, bytes}]; kept: entries with decisions of people.
     """
     from selfsight.data.cache import cache_folder
 
     folder = cache_folder()
     entries = _entries(folder)
     if action == "list":
-        return {"folder": str(folder), "entries": entries}
-    unknown = sorted(set(names) - {entry["name"] for entry in entries})
+        return Cached(str(folder), entries)
+    unknown = sorted(set(names) - {entry.name for entry in entries})
     if unknown:
         raise SelfsightError(f"The cache has no {', '.join(unknown)}. See: selfsight cache list")
     cleared, kept = [], []
     for entry in entries:
-        if names and entry["name"] not in names:
+        if names and entry.name not in names:
             continue
-        path = folder / entry["kind"] / entry["name"]
+        path = folder / entry.kind / entry.name
         if _decided(path):
             kept.append(entry)
             continue
@@ -49,19 +70,14 @@ def cache(action: Literal["list", "clear"] = "list", *names: str) -> dict[str, A
         else:
             path.unlink()
         cleared.append(entry)
-    return {"folder": str(folder), "cleared": cleared, "kept": kept}
+    return Cached(str(folder), cleared=cleared, kept=kept)
 
 
-def _entries(folder: Path) -> list[dict[str, Any]]:
+def _entries(folder: Path) -> list[Entry]:
     from selfsight.files import bytes_in
 
     return [
-        {
-            "name": path.name,
-            "kind": kind,
-            "source": _source(path),
-            "bytes": bytes_in(path) if path.is_dir() else path.stat().st_size,
-        }
+        Entry(path.name, kind, _source(path), bytes_in(path) if path.is_dir() else path.stat().st_size)
         for kind in ("collections", "canvases", "torchvision")
         for path in sorted((folder / kind).glob("*"))
     ]
@@ -93,24 +109,22 @@ def _source(path: Path) -> str | None:
         return None
 
 
-def show(result: dict[str, Any]) -> None:
+def show(result: Cached) -> None:
     """Print a table of the entries, or what was cleared."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False)
-    rows = result["entries"] if "entries" in result else result["cleared"]
-    total = sum(row["bytes"] for row in rows)
-    if "cleared" in result:
-        console.print(f"Cleared {len(rows)} entries, {total / 1e6:,.1f} MB, of {result['folder']}.")
-        for row in result["kept"]:
-            console.print(
-                f"Kept {row['name']}: it holds what people decided. Delete that folder yourself if you mean it."
-            )
+    rows = result.entries or result.cleared or []
+    total = sum(row.bytes for row in rows)
+    if result.entries is None:
+        console.print(f"Cleared {len(rows)} entries, {total / 1e6:,.1f} MB, of {result.folder}.")
+        for row in result.kept or []:
+            console.print(f"Kept {row.name}: it holds what people decided. Delete that folder yourself if you mean it.")
         return
     table = Table("name", "kind", "of", "MB", box=None)
     for row in rows:
-        table.add_row(row["name"], row["kind"], escape(row["source"] or "unfinished"), f"{row['bytes'] / 1e6:,.1f}")
+        table.add_row(row.name, row.kind, escape(row.source or "unfinished"), f"{row.bytes / 1e6:,.1f}")
     console.print(table)
-    console.print(f"{total / 1e6:,.1f} MB in {result['folder']}")
+    console.print(f"{total / 1e6:,.1f} MB in {result.folder}")

@@ -43,7 +43,7 @@ def demo(*, out: str = "runs/demo", minutes: float = 1.0, seeds: int = 3) -> dic
         pretrain(str(images / "train"), out=str(run), minutes=minutes, recipe=str(recipe))
     result = evaluate(str(run), train=str(images / "train"), test=str(images / "test"), shots="1,5,10", seeds=seeds)
     page = report(str(run))
-    return {"evaluation": result, "report": page["report"], "run": str(run), "images": str(images)}
+    return {"evaluation": result, "report": page.report, "run": str(run), "images": str(images)}
 
 
 def write_digits(folder: Path) -> None:

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from selfsight.errors import SelfsightError
+from selfsight.verbs import Result
 
 if TYPE_CHECKING:
     from selfsight.data.collection import Collection
 
 
-def forget(collection: str, *ids: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Item:
+    """An item by its id and its path relative to the source."""
+
+    id: str
+    uri: str
+
+
+@dataclass(frozen=True)
+class Forgotten(Result):
+    """forgotten: the items that are gone. items: how many are left."""
+
+    forgotten: list[Item]
+    items: int
+
+
+def forget(collection: str, *ids: str) -> Forgotten:
     """Remove items from a collection and from everything made of it, so that their bytes are gone.
 
     The table, its older versions, the features, the journal of decisions and the decoded pixels in the cache folder are
@@ -27,11 +45,6 @@ def forget(collection: str, *ids: str) -> dict[str, Any]:
         A .lance collection; or the folder or other source whose table the cache folder keeps.
     ids
         Ids of the items, or their paths relative to the source; @FILE names a file with one a line.
-
-    Returns
-    -------
-    dict
-        forgotten: [{id, uri}]; items: how many are left.
     """
     from selfsight.data.cache import cache_folder
     from selfsight.data.canvases import decoded_before, remove_canvases
@@ -72,7 +85,7 @@ def forget(collection: str, *ids: str) -> dict[str, Any]:
             other = Collection.open(table)
             if other.about.location == items.about.location:
                 other.forget([item for item, _ in gone])
-    return {"forgotten": [{"id": item, "uri": uri} for item, uri in gone], "items": len(left)}
+    return Forgotten([Item(item, uri) for item, uri in gone], len(left))
 
 
 def _id_of(items: Collection, name: str) -> str:
@@ -98,7 +111,7 @@ def _names(given: str) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def show(result: dict[str, Any]) -> None:
+def show(result: Forgotten) -> None:
     """Print what is gone and what is not."""
-    print(f"Forgot {len(result['forgotten']):,} items, {result['items']:,} are left.")
+    print(f"Forgot {len(result.forgotten):,} items, {result.items:,} are left.")
     print("Your files are as they were. Runs that were trained on these items, and their reports, are not changed.")

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from selfsight.verbs import Result
+
+if TYPE_CHECKING:
+    from selfsight.report.verdict import Verdict
 
 
-def report(run: str, *, out: str | None = None, thumbnails: bool = True) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Report(Result):
+    """report: the file. verdict: on the run, in a word and a sentence, with its figures. items: how many images the run
+    learnt from."""
+
+    report: str
+    verdict: Verdict
+    items: int
+
+
+def report(run: str, *, out: str | None = None, thumbnails: bool = True) -> Report:
     """Write one web page about a run: is it working, what did it learn, what to do next.
 
     The page is a single file that loads nothing from any network, so it can be mailed or archived.
@@ -20,13 +36,7 @@ def report(run: str, *, out: str | None = None, thumbnails: bool = True) -> dict
         File to write, instead of report.html in the folder of the run.
     thumbnails
         Small copies of your images on the page; `--no-thumbnails` leaves every one out.
-
-    Returns
-    -------
-    dict
-        report: the file; verdict: {word, sentence, figures}; items: how many images the run learnt from.
     """
-    from dataclasses import asdict
     from pathlib import Path
 
     from selfsight.errors import SelfsightError
@@ -45,13 +55,13 @@ def report(run: str, *, out: str | None = None, thumbnails: bool = True) -> dict
         write_whole(path, page)
     except OSError as error:
         raise SelfsightError(f"Cannot write {path}: {error.strerror}. Give another -o.") from None
-    return {"report": str(path), "verdict": asdict(verdict), "items": items}
+    return Report(str(path), verdict, items)
 
 
-def show(result: dict[str, Any]) -> None:
+def show(result: Report) -> None:
     """Print the verdict and where the page is."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(result["verdict"]["sentence"])
-    console.print(f"The page, to open in any browser: {result['report']}")
+    console.print(result.verdict.sentence)
+    console.print(f"The page, to open in any browser: {result.report}")

@@ -4,16 +4,48 @@ from __future__ import annotations
 
 import shutil
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from selfsight.errors import SelfsightError
+from selfsight.verbs import Result
 
 if TYPE_CHECKING:
     from selfsight.training.run import Run
 
 
-def runs(action: Literal["list", "remove"] = "list", *paths: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Described(Result):
+    """A run. state: finished, training, stopped or damaged; of a damaged one the rest is None. weights: "random", or
+    what it started from. licence: theirs, which is the encoder's too, None where it is not known yet."""
+
+    run: str
+    bytes: int
+    state: str
+    objective: str | None = None
+    encoder: str | None = None
+    items: int | None = None
+    weights: str | None = None
+    licence: str | None = None
+    steps: int | None = None
+    seconds: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        values = super().to_dict()
+        return {k: values[k] for k in ("run", "bytes", "state")} if self.state == "damaged" else values
+
+
+@dataclass(frozen=True)
+class Runs(Result):
+    """runs: those found, of `list`. removed: of `remove`, as they were."""
+
+    if_any: ClassVar = ("runs", "removed")
+    runs: list[Described] | None = None
+    removed: list[Described] | None = None
+
+
+def runs(action: Literal["list", "remove"] = "list", *paths: str) -> Runs:
     """List the runs in a folder, or remove some.
 
     Parameters
@@ -22,13 +54,6 @@ def runs(action: Literal["list", "remove"] = "list", *paths: str) -> dict[str, A
         list: every run in the folders given, or in runs/. remove: delete the runs given, for good.
     paths
         Folders to search, or runs to remove.
-
-    Returns
-    -------
-    dict
-        runs, or removed: [{run, state, objective, encoder, weights, licence, items, steps, seconds, bytes}]; a run
-        whose state is "damaged" has only run, state and bytes. weights: "random", or what it started from; licence:
-        theirs, which is the encoder's too, None where it is not known yet.
     """
     from selfsight.training.run import Run
 
@@ -39,7 +64,7 @@ def runs(action: Literal["list", "remove"] = "list", *paths: str) -> dict[str, A
                 raise SelfsightError(f"{folder} is not a folder. Give the folder that holds your runs.")
         files = {file for folder in folders for file in folder.rglob("recipe.yaml")}
         found = sorted(file.parent for file in files if "resolved" not in file.read_text("utf-8", "replace")[:9])
-        return {"runs": [_describe(path) for path in found]}
+        return Runs([_describe(path) for path in found])
     if not paths:
         raise SelfsightError("Say which run to remove: selfsight runs remove runs/first")
     opened = [Run.open(path) for path in {Path(path).resolve(): path for path in paths}.values()]
@@ -51,7 +76,7 @@ def runs(action: Literal["list", "remove"] = "list", *paths: str) -> dict[str, A
             claims.enter_context(run.claimed())
         for run in opened:
             shutil.rmtree(run.path)
-    return {"removed": described}
+    return Runs(removed=described)
 
 
 def _check_only_a_run(run: Run) -> None:
@@ -65,44 +90,47 @@ def _check_only_a_run(run: Run) -> None:
         )
 
 
-def _describe(path: Path) -> dict[str, Any]:
+def _describe(path: Path) -> Described:
     from selfsight.encoders.store import about_of
     from selfsight.files import bytes_in
     from selfsight.training.run import Run
 
-    run = Run(path)
-    row: dict[str, Any] = {"run": str(path), "bytes": bytes_in(path)}
+    run, size = Run(path), bytes_in(path)
     try:
         _, recipe, data = run.read_recipe()
         last = (run.read_metrics() or [{}])[-1]
     except (SelfsightError, ValueError):
-        return row | {"state": "damaged"}
+        return Described(str(path), size, "damaged")
     state = "finished" if run.finished else "training" if run.in_use else "stopped"
-    row |= {"state": state, "objective": recipe.objective, "encoder": recipe.encoder, "items": data.get("items", 0)}
-    row |= {"weights": recipe.weights, "licence": about_of(path / "encoder").get("licence")}
-    return row | {"steps": last.get("step", 0), "seconds": last.get("seconds", 0.0)}
+    licence = about_of(path / "encoder").get("licence")
+    steps, seconds = int(last.get("step", 0)), last.get("seconds", 0.0)
+    return Described(
+        str(path), size, state, recipe.objective, recipe.encoder, data.get("items", 0), recipe.weights, licence, steps,
+        seconds,
+    )  # fmt: skip
 
 
-def show(result: dict[str, Any]) -> None:
+def show(result: Runs) -> None:
     """Print a table of the runs, or what was removed."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     console = Console()
-    if "removed" in result:
-        for row in result["removed"]:
-            console.print(f"Removed {escape(row['run'])}, {row['bytes'] / 1e6:,.1f} MB.", highlight=False)
+    if result.runs is None:
+        for row in result.removed or []:
+            console.print(f"Removed {escape(row.run)}, {row.bytes / 1e6:,.1f} MB.", highlight=False)
         return
-    if not result["runs"]:
+    if not result.runs:
         console.print("No runs here. Make one: selfsight pretrain photos/ -o runs/first")
         return
     table = Table("run", "state", "objective", "encoder", "items", "steps", "minutes", "MB", box=None)
-    for row in result["runs"]:
-        numbers = [f"{row.get('items', 0):,}", f"{row.get('steps', 0):,}", f"{row.get('seconds', 0) / 60:.1f}"]
-        encoder = row.get("encoder", "")
-        if row.get("weights", "random") != "random":
-            encoder += f" from {row['weights']} ({row['licence'] or 'not ended'})"
-        words = [row["run"], row["state"], row.get("objective", ""), encoder]
-        table.add_row(*map(escape, words), *numbers, f"{row['bytes'] / 1e6:,.1f}")
+    for row in result.runs:
+        numbers = [f"{row.items or 0:,}", f"{row.steps or 0:,}", f"{(row.seconds or 0) / 60:.1f}"]
+        encoder = row.encoder or ""
+        if row.weights not in (None, "random"):
+            encoder += f" from {row.weights} ({row.licence or 'not ended'})"
+        table.add_row(
+            *map(escape, (row.run, row.state, row.objective or "", encoder)), *numbers, f"{row.bytes / 1e6:,.1f}"
+        )
     console.print(table)
