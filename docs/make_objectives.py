@@ -25,7 +25,7 @@ from selfsight.objectives.objective import registry
 from selfsight.training.build import build
 from selfsight.training.measure import measure_normalisation
 from selfsight.training.pictures import contact_sheet
-from selfsight.verbs.objectives import _recipe
+from selfsight.verbs.objectives import default_recipe
 
 HERE = Path(__file__).parent
 PARTS = [("china", 0, 120), ("china", 150, 320), ("flower", 40, 160), ("flower", 180, 330)]  # name, top, left
@@ -35,8 +35,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     """The overview."""
     lines = ["| objective | family | encoders | cost | when to use |", "|---|---|---|---|---|"]
     for row in rows:
-        name = f"[{row['name']}](objectives/{row['name']}.md)"
-        lines.append(f"| {name} | {row['family']} | {row['encoders']} | {row['cost']:.1f} | {row['when']} |")
+        name = f"[{row.name}](objectives/{row.name}.md)"
+        lines.append(f"| {name} | {row.family} | {row.encoders} | {row.cost:.1f} | {row.when} |")
     return "\n".join(lines)
 
 
@@ -56,11 +56,11 @@ def page(name: str, cls: type, row: dict[str, Any]) -> str:
         for function, value in vars(module).items()
         if inspect.isfunction(value) and value.__module__ == module.__name__ and _is_loss(value)  # type: ignore[union-attr]
     ]
-    recipe = _recipe(name)
+    recipe = default_recipe(name)
     options = "\n".join(f"| `{key}` | {value} |" for key, value in recipe.objective_options.items())
     groups = "; ".join(f"{g.count} of {g.size} px" for g in recipe.views.groups)
-    parts = [f"# {name}", title, rest.strip(), f"**When.** {row['when']}"]
-    parts += [f"Family: {row['family']}. Encoders: {row['encoders']}. Cost: {row['cost']:.1f} times SimCLR's an image."]
+    parts = [f"# {name}", title, rest.strip(), f"**When.** {row.when}"]
+    parts += [f"Family: {row.family}. Encoders: {row.encoders}. Cost: {row.cost:.1f} times SimCLR's an image."]
     parts += ["```", f"selfsight pretrain photos/ -o runs/{name} --objective {name} --minutes 20", "```"]
     parts = ["\n\n".join(parts[:5]), "\n".join(parts[5:])]
     parts += [f"![Views]({name}.png)", f"On the left images, then their views ({groups})."]
@@ -81,7 +81,7 @@ def pictures(out: Path) -> None:
             Image.fromarray(np.ascontiguousarray(part)).resize((96, 96)).save(Path(folder) / f"{i}.png")
         items = open_source(folder, Path(folder) / "kept" / "items.lance")
         for name in registry():
-            recipe = _recipe(name)
+            recipe = default_recipe(name)
             canvases = Resident(items, measure_format(items), 96)
             normalise = measure_normalisation(canvases)
             task = build(recipe, measure_format(items), normalise)
@@ -93,8 +93,8 @@ def pictures(out: Path) -> None:
 
 def written() -> dict[str, str]:
     """The text of every page by its file name."""
-    rows = objectives()["objectives"]
-    by_name = {row["name"]: row for row in rows}
+    rows = objectives().objectives
+    by_name = {row.name: row for row in rows}
     pages = {f"objectives/{name}.md": page(name, cls, by_name[name]) for name, cls in registry().items()}
     head = (HERE / "objectives.md").read_text(encoding="utf-8").partition("| objective | family |")
     rest = head[2].partition("\n\n")[2]

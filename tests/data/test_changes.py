@@ -59,10 +59,10 @@ def test_values_that_are_no_numbers_do_not_move_the_window(tmp_path: Path):
 
 def test_what_is_not_said_any_more_is_not_kept(images: Callable[..., Path], tmp_path: Path):
     folder, out = str(images(4)), str(tmp_path / "c.lance")
-    assert selfsight.import_(folder, out=out, columns="label={stem}")["labels"]
+    assert selfsight.import_(folder, out=out, columns="label={stem}").labels
     again = selfsight.import_(folder, out=out, columns="site={stem}")
-    assert not again["labels"] and len(again["sites"]) == 4
-    assert not selfsight.import_(folder, out=out)["sites"]
+    assert not again.labels and len(again.sites) == 4
+    assert not selfsight.import_(folder, out=out).sites
 
 
 def test_a_quote_that_is_never_closed_is_named(images: Callable[..., Path], tmp_path: Path):
@@ -76,8 +76,8 @@ def test_a_quote_that_is_never_closed_is_named(images: Callable[..., Path], tmp_
     ]
     (folder / "m.csv").write_text("\n".join(lines))
     result = selfsight.import_(str(folder / "m.csv"), out=str(tmp_path / "m.lance"))
-    assert result["items"] == 3 and result["set_aside"] == 1
-    assert "quote that is never closed" in result["set_aside_items"][0]["reason"]
+    assert result.items == 3 and result.set_aside == 1
+    assert "quote that is never closed" in result.set_aside_items[0].reason
 
 
 def test_a_file_that_is_gone_already_can_be_forgotten(images: Callable[..., Path], tmp_path: Path):
@@ -104,4 +104,4 @@ def test_ids_that_became_floats_are_found(images: Callable[..., Path], tmp_path:
         Image.fromarray(picture(np.random.default_rng(i), 20, 20)).save(folder / f"{i}.png")
     pq.write_table(pa.table({"id": [1.0, 2.0, None]}), folder / "m.parquet")
     result = selfsight.import_(str(folder / "m.parquet"), out=str(tmp_path / "m.lance"), columns="path=id")
-    assert result["items"] == 2 and result["set_aside"] == 1
+    assert result.items == 2 and result.set_aside == 1

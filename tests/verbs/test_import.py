@@ -22,7 +22,7 @@ from PIL import Image
 import selfsight
 from selfsight.data.collection import Collection
 from selfsight.encoders.store import save
-from selfsight.verbs.import_ import show
+from selfsight.verbs.import_ import Imported, SetAside, show
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("SELFSIGHT_DATA", ROOT.parent / "shared" / "data"))
@@ -30,7 +30,7 @@ DATA = Path(os.environ.get("SELFSIGHT_DATA", ROOT.parent / "shared" / "data"))
 
 def imported(source: Path | str, out: Path, **how: Any) -> dict[str, Any]:
     """The result of an import, without its time."""
-    result = selfsight.import_(str(source), out=str(out), **how)
+    result = selfsight.import_(str(source), out=str(out), **how).to_dict()
     assert result.pop("seconds") > 0
     return result
 
@@ -179,7 +179,7 @@ def test_what_was_asked_for_and_is_not_there_is_said(ward: Path, tmp_path: Path,
     result = imported(ward, tmp_path / "w.lance", columns="label={0},site={4},mask=masks/{name}")
     assert result["empty_columns"] == ["site", "mask"] and result["other_channels"] == {"5 channels": 1}
     assert result["others"]["hidden"] == 2
-    show(result)
+    show(Imported(**result | {"set_aside_items": [SetAside(**item) for item in result["set_aside_items"]]}))
     said = capsys.readouterr().out
     assert "site: no item has one" in said and "1 of 5 channels do not go with the others" in said
     assert "2 hidden" in said

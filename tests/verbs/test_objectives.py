@@ -12,7 +12,7 @@ from PIL import Image
 
 import selfsight
 from selfsight.objectives.objective import registry
-from selfsight.verbs.objectives import show
+from selfsight.verbs.objectives import Objectives, show
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -33,12 +33,12 @@ def test_the_pages_are_those_of_the_docstrings_and_rules(capsys: pytest.CaptureF
 def test_a_sum_costs_what_its_parts_do_and_one_is_shown_whole(capsys: pytest.CaptureFixture[str]):
     costs = {}
     for name in ("simclr", "rotation", "simclr+rotation"):
-        (row,) = selfsight.objectives(name)["objectives"]
-        costs[name] = row["cost"]
+        (row,) = selfsight.objectives(name).objectives
+        costs[name] = row.cost
     assert costs["simclr"] == 1.0
     assert costs["simclr+rotation"] == pytest.approx(costs["simclr"] + costs["rotation"], rel=0.02)
-    (row,) = selfsight.objectives("dino")["objectives"]
-    show({"objectives": [row]})
+    (row,) = selfsight.objectives("dino").objectives
+    show(Objectives([row]))
     said = capsys.readouterr().out
     assert "Emerging" in said and "teacher_temperature 0.015" in said and "4 of 32 px" in said
 

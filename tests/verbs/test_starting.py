@@ -218,14 +218,14 @@ def test_the_encoder_of_a_recipe_says_of_which_model_a_file_is(photos: str):
     net = timm.create_model("resnet18", num_classes=5)
     save_file(net.state_dict(), "alone.safetensors")
     Path("small.yaml").write_text(RECIPE + "  encoder: resnet18\n")
-    assert selfsight.plan(photos, weights="alone.safetensors", steps=1, recipe="small.yaml")["reasons"]["encoder"]
+    assert selfsight.plan(photos, weights="alone.safetensors", steps=1, recipe="small.yaml").reasons["encoder"]
 
 
 def test_a_recipe_with_weights_keeps_their_encoder_with_another_task(photos: str):
     net = timm.create_model("resnet18", num_classes=5)
     save_file(net.state_dict(), "alone.safetensors")
     selfsight.plan(photos, weights="alone.safetensors", encoder="resnet18", steps=1, recipe="small.yaml", out="w.yaml")
-    values = selfsight.plan(photos, recipe="w.yaml", objective="vicreg", steps=1)["values"]
+    values = selfsight.plan(photos, recipe="w.yaml", objective="vicreg", steps=1).values
     assert (values["encoder"], values["weights"], values["objective"]) == ("resnet18", "alone.safetensors", "vicreg")
 
 
@@ -233,14 +233,12 @@ def test_plan_gives_the_reasons_and_the_licence(photos: str, capsys: pytest.Capt
     hub(Path("closed"), "cc-by-nc-4.0")
     result = selfsight.plan(photos, weights="closed", steps=2, recipe="small.yaml", out="mine.yaml")
     show_plan(result)
-    said = result["reasons"]
+    said = result.reasons
     assert "cc-by-nc-4.0" in said["weights"] and "forbids" in said["weights"] and "Kumar" in said["frozen"]
-    assert (
-        "Howard and Ruder" in said["encoder_rate"] and said["statistics"] and result["values"]["encoder"] == "resnet18"
-    )
+    assert "Howard and Ruder" in said["encoder_rate"] and said["statistics"] and result.values["encoder"] == "resnet18"
     train(photos, "run", weights=None, recipe="mine.yaml", steps=1)
     assert Run.open("run").read_recipe()[1].weights == "closed"
-    other = selfsight.plan(photos, weights="random", steps=2, recipe="mine.yaml")["values"]
+    other = selfsight.plan(photos, weights="random", steps=2, recipe="mine.yaml").values
     assert (other["frozen"], other["encoder_rate"], other["statistics"]) == (0.0, 1.0, "batch")
 
 

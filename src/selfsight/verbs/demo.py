@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from selfsight.verbs import Result
 
 # What someone who knows the data would say of it: a mirrored digit is another sign, and a quarter of a
 # digit is none. Chosen on a fifth of the training images.
@@ -17,7 +20,17 @@ resolved:
 """
 
 
-def demo(*, out: str = "runs/demo", minutes: float = 1.0, seeds: int = 3) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Demo(Result):
+    """evaluation: what `evaluate` measured. report, run, images: where they are."""
+
+    evaluation: dict[str, Any]
+    report: str
+    run: str
+    images: str
+
+
+def demo(*, out: str = "runs/demo", minutes: float = 1.0, seeds: int = 3) -> Demo:
     """Pretrain on 1,797 handwritten digits without their labels, evaluate with a few, write the report.
 
     Parameters
@@ -43,7 +56,7 @@ def demo(*, out: str = "runs/demo", minutes: float = 1.0, seeds: int = 3) -> dic
         pretrain(str(images / "train"), out=str(run), minutes=minutes, recipe=str(recipe))
     result = evaluate(str(run), train=str(images / "train"), test=str(images / "test"), shots="1,5,10", seeds=seeds)
     page = report(str(run))
-    return {"evaluation": result, "report": page.report, "run": str(run), "images": str(images)}
+    return Demo(result, page.report, str(run), str(images))
 
 
 def write_digits(folder: Path) -> None:
@@ -61,10 +74,10 @@ def write_digits(folder: Path) -> None:
             image.resize((32, 32), Image.Resampling.BICUBIC).save(path)
 
 
-def show(result: dict[str, Any]) -> None:
+def show(result: Demo) -> None:
     """Print the table, where the report is and what to type next."""
     from selfsight.verbs.evaluate import show as show_evaluation
 
-    show_evaluation(result["evaluation"])
-    print(f"\nThe report: {result['report']}")
+    show_evaluation(result.evaluation)
+    print(f"\nThe report: {result.report}")
     print("Now with your own images:\n  selfsight pretrain photos/ -o runs/first --minutes 20")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfsight.errors import SelfsightError
+from selfsight.verbs import Result
 
 if TYPE_CHECKING:
     from selfsight.data.collection import Collection
@@ -17,6 +19,42 @@ if TYPE_CHECKING:
 MOST_NAMED = 20  # files set aside that are printed by name
 # Columns whose values are counted.
 COUNTED = ("format", "mode", "depth", "label", "split", "site", "group", "sequence", "boxes")
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """An item that cannot be read."""
+
+    uri: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Imported(Result):
+    """What there is. pixels: the form in which the items meet; other_channels: those that do not go with it. set_aside:
+    how many cannot be read, with their reasons and names. others: files that are no images, by suffix. formats, labels,
+    splits, sites, boxes: how many items of each. groups, sequences, masks: how many. empty_columns: those that were
+    asked for and that no item has."""
+
+    collection: str
+    source: str
+    items: int
+    pixels: str
+    other_channels: dict[str, int]
+    set_aside: int
+    reasons: dict[str, int]
+    set_aside_items: list[SetAside]
+    others: dict[str, int]
+    formats: dict[str, int]
+    labels: dict[str, int]
+    splits: dict[str, int]
+    sites: dict[str, int]
+    groups: int
+    sequences: int
+    boxes: dict[str, int]
+    masks: int
+    empty_columns: list[str]
+    seconds: float = 0.0
 
 
 def import_(
@@ -29,7 +67,7 @@ def import_(
     root: str | None = None,
     rate: float = 1.0,
     strict: bool = False,
-) -> dict[str, Any]:
+) -> Imported:
     """Read a source of images into a collection: one table of what there is and what is known of it.
 
     Headers are read, pixels are not; nothing is copied, and nothing is written into the source. Files that cannot be
@@ -60,11 +98,6 @@ def import_(
         Frames a second to take of videos; 0 takes every frame.
     strict
         Stop at the first file that cannot be read, instead of setting it aside.
-
-    Returns
-    -------
-    dict
-        items, set_aside, reasons, others and the counts of everything that the columns say.
     """
     from selfsight.data.importers import check_outside, import_source
     from selfsight.data.sources.choose import make_source
@@ -85,20 +118,18 @@ def import_(
         check_outside(out, opened.location)
         items = import_source(opened, path, strict)
     counts = _count(items)
-    for name in counts["empty_columns"]:
+    for name in counts.empty_columns:
         if name in items.source.keywords:
             keyword = options.columns[name]
             raise SelfsightError(
                 f"--columns {name}={keyword} fills nothing: no file of {source} has a DICOM keyword {keyword!r}. "
                 f"Make it from the path, for example {name}={{0}}."
             )
-    return counts | {"seconds": time.monotonic() - began}
+    return replace(counts, seconds=time.monotonic() - began)
 
 
 def _copy(source: str, out: Path, options: Options, strict: bool) -> Collection:
     """The rows of another collection that are wanted, as a collection of the same source."""
-    from dataclasses import replace
-
     import pyarrow.compute as pc
 
     from selfsight.data.collection import Collection
@@ -119,7 +150,7 @@ def _copy(source: str, out: Path, options: Options, strict: bool) -> Collection:
     return Collection.write(out, rows, rows.schema, replace(items.about, listing="", others={}))
 
 
-def _count(items: Collection) -> dict[str, Any]:
+def _count(items: Collection) -> Imported:
     """What the summary and `--json` say of a collection, read some thousand rows at a time: it may hold millions."""
     import pyarrow.compute as pc
 
@@ -145,57 +176,57 @@ def _count(items: Collection) -> dict[str, Any]:
         masks += len(usable) - usable["mask"].null_count if "mask" in usable.schema.names else 0
     pixels = common_format(seen["mode"].elements(), seen["depth"].elements())
     by_count = {name: dict(sorted(c.items(), key=lambda pair: (-pair[1], pair[0]))) for name, c in seen.items()}
-    return {
-        "collection": str(items.path),
-        "source": items.about.location,
-        "items": seen["format"].total(),
-        "pixels": str(pixels),
-        "other_channels": {describe_mode(mode): n for mode, n in by_count["mode"].items() if not pixels.takes(mode)},
-        "set_aside": len(aside),
-        "reasons": dict(Counter(item["reason"] for item in aside).most_common()),
-        "set_aside_items": sorted(aside, key=lambda item: item["uri"]),
-        "others": items.about.others,
-        "formats": by_count["format"],
-        "labels": by_count["label"],
-        "splits": by_count["split"],
-        "sites": by_count["site"],
-        "groups": len(seen["group"]),
-        "sequences": len(seen["sequence"]),
-        "boxes": by_count["boxes"],
-        "masks": masks,
-        "empty_columns": [name for name, count in asked.items() if not count],
-    }
+    return Imported(
+        collection=str(items.path),
+        source=items.about.location,
+        items=seen["format"].total(),
+        pixels=str(pixels),
+        other_channels={describe_mode(mode): n for mode, n in by_count["mode"].items() if not pixels.takes(mode)},
+        set_aside=len(aside),
+        reasons=dict(Counter(item["reason"] for item in aside).most_common()),
+        set_aside_items=[SetAside(**item) for item in sorted(aside, key=lambda item: item["uri"])],
+        others=items.about.others,
+        formats=by_count["format"],
+        labels=by_count["label"],
+        splits=by_count["split"],
+        sites=by_count["site"],
+        groups=len(seen["group"]),
+        sequences=len(seen["sequence"]),
+        boxes=by_count["boxes"],
+        masks=masks,
+        empty_columns=[name for name, count in asked.items() if not count],
+    )
 
 
-def show(result: dict[str, Any]) -> None:
+def show(result: Imported) -> None:
     """Print what there is, what was set aside and why, and what to type next."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    formats = ", ".join(f"{n:,} {name}" for name, n in result["formats"].items())
-    console.print(f"{result['collection']}: {result['items']:,} items ({formats}), {result['pixels']}.")
+    formats = ", ".join(f"{n:,} {name}" for name, n in result.formats.items())
+    console.print(f"{result.collection}: {result.items:,} items ({formats}), {result.pixels}.")
     for title in ("labels", "splits", "sites", "boxes"):
-        if result[title]:
-            shown = list(result[title].items())
+        if getattr(result, title):
+            shown = list(getattr(result, title).items())
             text = "; ".join(f"{name} {n:,}" for name, n in shown[:10])  # names may hold commas
             console.print(f"  {title}: {text}{f'; and {len(shown) - 10:,} more' if len(shown) > 10 else ''}")
     for title in ("groups", "sequences", "masks"):
-        if result[title]:
-            console.print(f"  {title}: {result[title]:,}")
-    for name in result["empty_columns"]:
+        if getattr(result, title):
+            console.print(f"  {title}: {getattr(result, title):,}")
+    for name in result.empty_columns:
         console.print(f"  {name}: no item has one, although --columns asked for it")
-    for mode, count in result["other_channels"].items():
+    for mode, count in result.other_channels.items():
         console.print(f"  {count:,} of {mode} do not go with the others: they will be set aside when they are decoded")
-    if result["set_aside"]:
-        console.print(f"{result['set_aside']:,} set aside:")
-        for reason, count in result["reasons"].items():
+    if result.set_aside:
+        console.print(f"{result.set_aside:,} set aside:")
+        for reason, count in result.reasons.items():
             console.print(f"  {count:,} {reason}")
-        names = result["set_aside_items"]
+        names = result.set_aside_items
         for item in names[:MOST_NAMED]:
-            console.print(f"    {item['uri']}: {item['reason']}")
+            console.print(f"    {item.uri}: {item.reason}")
         if len(names) > MOST_NAMED:
             console.print(f"    and {len(names) - MOST_NAMED:,} more; --json names them all")
-    if result["others"]:
-        others = ", ".join(f"{n:,} {suffix or 'without suffix'}" for suffix, n in result["others"].items())
+    if result.others:
+        others = ", ".join(f"{n:,} {suffix or 'without suffix'}" for suffix, n in result.others.items())
         console.print(f"Other files, not images: {others}.")
-    console.print(f"Next: selfsight pretrain {result['collection']} -o runs/first --minutes 20")
+    console.print(f"Next: selfsight pretrain {result.collection} -o runs/first --minutes 20")

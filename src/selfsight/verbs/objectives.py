@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from selfsight.verbs import Result
 
 if TYPE_CHECKING:
     from selfsight.objectives.objective import Objective
@@ -12,7 +15,32 @@ if TYPE_CHECKING:
 SIDE, IMAGES = 64, 2  # of the images whose arithmetic is counted
 
 
-def objectives(name: str | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Task(Result):
+    """A pretext task. encoders: any, or ViT. cost: operations an image, beside SimCLR's. when: to use it. Only where it
+    was asked for by name: about, its paper and formula; views; options, by default, and their meaning."""
+
+    if_any: ClassVar = ("about", "views", "options", "meaning")
+    name: str
+    title: str
+    family: str
+    encoders: str
+    cost: float
+    when: str
+    about: str | None = None
+    views: list[str] | None = None
+    options: dict[str, Any] | None = None
+    meaning: str | None = None
+
+
+@dataclass(frozen=True)
+class Objectives(Result):
+    """objectives: those that there are, or the one that was asked for."""
+
+    objectives: list[Task]
+
+
+def objectives(name: str | None = None) -> Objectives:
     """List the pretext tasks that `pretrain --objective` takes: what kind each is, which encoders it works with, what
     an image costs beside SimCLR's, and when to use it. With a name: its paper and formula, its views and its options.
 
@@ -23,37 +51,34 @@ def objectives(name: str | None = None) -> dict[str, Any]:
     ----------
     name
         One of them.
-
-    Returns
-    -------
-    dict
-        objectives: [{name, title, family, encoders, cost, when}]; of one also about, views, options.
     """
     from selfsight.console import track
     from selfsight.objectives.objective import find, registry
 
     tasks = {"simclr": find("simclr")} | ({name: find(name)} if name else registry())
-    operations = {key: _operations(_recipe(key)) for key in track(list(tasks), "Counting operations", len(tasks))}
+    operations = {
+        key: _operations(default_recipe(key)) for key in track(list(tasks), "Counting operations", len(tasks))
+    }
     rows = [_row(key, cls, operations[key] / operations["simclr"]) for key, cls in tasks.items()]
     if name is None:
-        return {"objectives": sorted(rows, key=lambda row: (row["family"], row["cost"]))}
-    recipe = _recipe(name)
+        return Objectives(sorted(rows, key=lambda row: (row.family, row.cost)))
+    recipe = default_recipe(name)
     module = inspect.getmodule(tasks[name])
     views = [f"{g.count} of {g.size} px" for g in recipe.views.groups]
     options = inspect.getdoc(tasks[name]) or ""
-    about = {"about": inspect.cleandoc(module.__doc__ or "") if module else "", "views": views}
-    row = next(row for row in rows if row["name"] == name)
-    return {"objectives": [row | about | {"options": recipe.objective_options, "meaning": options}]}
+    about = inspect.cleandoc(module.__doc__ or "") if module else ""
+    row = next(row for row in rows if row.name == name)
+    return Objectives([replace(row, about=about, views=views, options=recipe.objective_options, meaning=options)])
 
 
-def _row(name: str, cls: type[Objective], cost: float) -> dict[str, Any]:
+def _row(name: str, cls: type[Objective], cost: float) -> Task:
     module = inspect.getmodule(cls)
     title = ((module.__doc__ or "") if module else "").split("\n")[0].rstrip(".")
     encoders = "ViT" if cls.tokens else "any"
-    return {"name": name, "title": title, "family": cls.family, "encoders": encoders, "cost": cost, "when": cls.when}
+    return Task(name, title, cls.family, encoders, cost, cls.when)
 
 
-def _recipe(name: str) -> Recipe:
+def default_recipe(name: str) -> Recipe:
     """The default recipe for many RGB images on a CPU."""
     from selfsight.data.pixels import PixelFormat
     from selfsight.training.recipe import Budget
@@ -90,27 +115,23 @@ def _operations(recipe: Recipe) -> float:
     return float(counter.get_total_flops()) / IMAGES
 
 
-def show(result: dict[str, Any]) -> None:
+def show(result: Objectives) -> None:
     """Print the table, or all about one."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False, markup=False)
-    rows = result["objectives"]
-    if "about" in rows[0]:
-        row = rows[0]
-        console.print(
-            f"{row['name']} ({row['family']}; encoders: {row['encoders']}; {row['cost']:.1f} x SimCLR an image)"
-        )
-        console.print(f"\n{row['about']}\n\nWhen: {row['when']}\nViews: {'; '.join(row['views'])}")
-        console.print(f"Options: {row['meaning']}")
-        console.print("By default: " + ", ".join(f"{k} {v}" for k, v in row["options"].items()))
-        console.print(
-            f"Next: selfsight pretrain photos/ -o runs/{row['name']} --objective {row['name']}", soft_wrap=True
-        )
+    rows = result.objectives
+    row = rows[0]
+    if row.about is not None:
+        console.print(f"{row.name} ({row.family}; encoders: {row.encoders}; {row.cost:.1f} x SimCLR an image)")
+        console.print(f"\n{row.about}\n\nWhen: {row.when}\nViews: {'; '.join(row.views or [])}")
+        console.print(f"Options: {row.meaning}")
+        console.print("By default: " + ", ".join(f"{k} {v}" for k, v in (row.options or {}).items()))
+        console.print(f"Next: selfsight pretrain photos/ -o runs/{row.name} --objective {row.name}", soft_wrap=True)
         return
     table = Table("objective", "family", "encoders", "cost", "when to use", box=None)
     for row in rows:
-        table.add_row(row["name"], row["family"], row["encoders"], f"{row['cost']:.1f}", row["when"])
+        table.add_row(row.name, row.family, row.encoders, f"{row.cost:.1f}", row.when)
     console.print(table)
     console.print("\nCost: operations an image beside SimCLR's. All about one: selfsight objectives dino")

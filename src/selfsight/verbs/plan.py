@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import shlex
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal  # noqa: F401 (the annotations of pretrain's parameters)
 
+from selfsight.verbs import Result
 from selfsight.verbs import pretrain as _pretrain
 
 if TYPE_CHECKING:
@@ -18,7 +20,38 @@ NOT_PLANNED = ("source", "out", "extend", "probe", "track", "energy", "strict") 
 OVERHEAD_SECONDS = 1.5  # of a run, beside what is measured: the contact sheet, checkpoints, TensorBoard
 
 
-def plan(source: str, *, out: str | None = None, **choices: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Estimate:
+    """What a pretraining would take: steps and epochs of its budget, seconds in all, of a step, before the first and
+    after the last; bytes of memory beside the program's own, of decoded pixels and of checkpoints; the largest batch
+    that fits; the device."""
+
+    seconds: float
+    steps: int
+    epochs: float
+    seconds_a_step: float
+    seconds_before: float
+    seconds_after: float
+    memory_bytes: int
+    largest_batch: int
+    canvas_bytes: int
+    checkpoint_bytes: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Plan(Result):
+    """items: how many images can be read. values: of the recipe, with `reasons`. recipe: the file written."""
+
+    source: str
+    items: int
+    values: dict[str, Any]
+    reasons: dict[str, str]
+    estimate: Estimate
+    recipe: str | None
+
+
+def plan(source: str, *, out: str | None = None, **choices: Any) -> Plan:
     """Show what `pretrain` would do with these images on this machine, without doing it.
 
     Every value is printed with its reason, then the time, memory and disk it would take, from a few measured steps.
@@ -56,11 +89,10 @@ def plan(source: str, *, out: str | None = None, **choices: Any) -> dict[str, An
     if out is not None:
         write_recipe(Path(out), recipe)
     values = {k: v for k, v in recipe.to_dict().items() if k != "reasons"}
-    return {"source": source, "items": len(items.usable), "values": values, "reasons": recipe.reasons,
-            "estimate": estimate, "recipe": out}  # fmt: skip
+    return Plan(source, len(items.usable), values, recipe.reasons, estimate, out)
 
 
-def _estimate(recipe: Recipe, format: PixelFormat, items: Collection, started: float) -> dict[str, Any]:
+def _estimate(recipe: Recipe, format: PixelFormat, items: Collection, started: float) -> Estimate:
     """Steps, epochs, seconds, bytes of memory and disk, from a few measured steps on streamed canvases."""
     import torch
 
@@ -91,19 +123,19 @@ def _estimate(recipe: Recipe, format: PixelFormat, items: Collection, started: f
     steps = clock.steps or int(max(0.0, 60 * (minutes or 0.0) - before - ending) / a_step)
     seconds = 60 * minutes if minutes is not None else before + steps * a_step + ending
     disk = canvas_bytes(items.usable, format, recipe.canvas_side) if recipe.canvases == "resident" else 0
-    return {
-        "seconds": seconds,
-        "steps": steps,
-        "epochs": steps * recipe.accumulate / batches.steps_per_epoch,
-        "seconds_a_step": a_step,
-        "seconds_before": before,
-        "seconds_after": ending,
-        "memory_bytes": memory.needed(recipe.batch_size),
-        "largest_batch": memory.largest_batch(),
-        "canvas_bytes": disk,
-        "checkpoint_bytes": 2 * (memory.state * 3 // 4),
-        "device": device,
-    }
+    return Estimate(
+        seconds=seconds,
+        steps=steps,
+        epochs=steps * recipe.accumulate / batches.steps_per_epoch,
+        seconds_a_step=a_step,
+        seconds_before=before,
+        seconds_after=ending,
+        memory_bytes=memory.needed(recipe.batch_size),
+        largest_batch=memory.largest_batch(),
+        canvas_bytes=disk,
+        checkpoint_bytes=2 * (memory.state * 3 // 4),
+        device=device,
+    )
 
 
 def _as_pretrain() -> None:
@@ -126,32 +158,32 @@ def _as_pretrain() -> None:
 _as_pretrain()
 
 
-def show(result: dict[str, Any]) -> None:
+def show(result: Plan) -> None:
     """Print the table of values and reasons, and the estimate."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False, markup=False)
-    table = Table(title=f"{result['items']:,} items of {result['source']}", title_justify="left")
+    table = Table(title=f"{result.items:,} items of {result.source}", title_justify="left")
     table.add_column("value", no_wrap=True)
     table.add_column("chosen")
     table.add_column("why")
-    for name, value in result["values"].items():
-        table.add_row(name.replace("_", " "), in_words(name, value), result["reasons"].get(name, "as asked"))
+    for name, value in result.values.items():
+        table.add_row(name.replace("_", " "), in_words(name, value), result.reasons.get(name, "as asked"))
     console.print(table)
-    e = result["estimate"]
+    e = result.estimate
     console.print(
-        f"About {duration(e['seconds'])} on {e['device']}: {duration(e['seconds_before'])} until the first step, "
-        f"{e['steps']:,} steps of {e['seconds_a_step']:.2g} s ({e['epochs']:,.1f} passes over the images), "
-        f"{duration(e['seconds_after'])} to finish."
+        f"About {duration(e.seconds)} on {e.device}: {duration(e.seconds_before)} until the first step, "
+        f"{e.steps:,} steps of {e.seconds_a_step:.2g} s ({e.epochs:,.1f} passes over the images), "
+        f"{duration(e.seconds_after)} to finish."
     )
     console.print(
-        f"About {e['memory_bytes'] / 1e9:.1f} GB of memory beside the program's own (a batch of {e['largest_batch']:,} "
-        f"would fit), {e['canvas_bytes'] / 1e6:,.0f} MB of decoded pixels in the cache folder, "
-        f"{e['checkpoint_bytes'] / 1e6:,.0f} MB of checkpoints."
+        f"About {e.memory_bytes / 1e9:.1f} GB of memory beside the program's own (a batch of {e.largest_batch:,} "
+        f"would fit), {e.canvas_bytes / 1e6:,.0f} MB of decoded pixels in the cache folder, "
+        f"{e.checkpoint_bytes / 1e6:,.0f} MB of checkpoints."
     )
-    recipe = f" --recipe {shlex.quote(result['recipe'])}" if result["recipe"] else ""
-    console.print(f"Next: selfsight pretrain {shlex.quote(result['source'])} -o runs/first{recipe}", soft_wrap=True)
+    recipe = f" --recipe {shlex.quote(result.recipe)}" if result.recipe else ""
+    console.print(f"Next: selfsight pretrain {shlex.quote(result.source)} -o runs/first{recipe}", soft_wrap=True)
 
 
 def in_words(name: str, value: Any) -> str:
