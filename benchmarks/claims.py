@@ -39,7 +39,8 @@ from selfsight.data.geometry import Geometry
 from selfsight.data.importers import open_source
 from selfsight.data.lock import Busy, locked
 from selfsight.encoders.encoder import Encoder
-from selfsight.encoders.extract import input_batches, measure_batch_norm, some_inputs
+from selfsight.encoders.features import input_batches
+from selfsight.encoders.statistics import measure_batch_norm, some_inputs
 from selfsight.encoders.store import create, load, random_like
 from selfsight.encoders.weights import begin, find_weights
 from selfsight.machine import environment, usable_cores

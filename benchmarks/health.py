@@ -43,7 +43,7 @@ from selfsight.data.batches import Batches
 from selfsight.data.canvases import Canvases, Resident, measure_format
 from selfsight.data.importers import open_source
 from selfsight.encoders.encoder import Encoder
-from selfsight.encoders.extract import measure_batch_norm
+from selfsight.encoders.statistics import measure_batch_norm
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Objective, registry
 from selfsight.probing.neighbours import fit_knn

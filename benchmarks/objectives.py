@@ -51,7 +51,8 @@ from selfsight.data.lock import Busy, locked
 from selfsight.data.pixels import PixelFormat
 from selfsight.data.randomness import item_keys
 from selfsight.encoders.encoder import Encoder
-from selfsight.encoders.extract import input_batches, measure_batch_norm, some_inputs
+from selfsight.encoders.features import input_batches
+from selfsight.encoders.statistics import measure_batch_norm, some_inputs
 from selfsight.encoders.store import create, load, random_like
 from selfsight.encoders.whitening import unwhitened
 from selfsight.machine import environment, usable_cores

@@ -17,7 +17,7 @@ from PIL import Image
 from selfsight.data.geometry import Geometry
 from selfsight.data.importers import open_source
 from selfsight.encoders.encoder import Encoder
-from selfsight.encoders.extract import pooled
+from selfsight.encoders.features import pooled
 from selfsight.encoders.store import create, load, random_like, read_folder, save
 from selfsight.encoders.whitening import whiten
 from selfsight.errors import SelfsightError

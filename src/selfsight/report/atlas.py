@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from selfsight.data.collection import Collection
 from selfsight.encoders.encoder import Encoder
-from selfsight.encoders.extract import pooled
+from selfsight.encoders.features import pooled
 from selfsight.encoders.store import load
 from selfsight.errors import SelfsightError, first_line
 from selfsight.probing.neighbours import nearest

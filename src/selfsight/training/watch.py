@@ -9,7 +9,7 @@ import torch
 
 from selfsight.data.collection import Collection
 from selfsight.encoders.encoder import Encoder
-from selfsight.encoders.extract import input_batches
+from selfsight.encoders.features import input_batches
 from selfsight.errors import SelfsightError
 from selfsight.probing.neighbours import fit_knn
 

@@ -43,7 +43,7 @@ def embed(
     from selfsight.console import console
     from selfsight.data.canvases import measure_format
     from selfsight.data.importers import check_outside, open_source
-    from selfsight.encoders.extract import pooled
+    from selfsight.encoders.features import pooled
     from selfsight.encoders.store import load
     from selfsight.files import TABLES, save_table
 
@@ -87,7 +87,7 @@ def _patches(encoder: Encoder, items: Collection) -> pa.Table:
 
     from selfsight.console import console
     from selfsight.data.canvases import nothing_decoded
-    from selfsight.encoders.extract import input_batches
+    from selfsight.encoders.features import input_batches
     from selfsight.machine import best_device
 
     device = best_device()

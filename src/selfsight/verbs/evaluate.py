@@ -51,7 +51,7 @@ def evaluate(
 
     from selfsight.data.canvases import measure_format
     from selfsight.data.importers import open_source
-    from selfsight.encoders.extract import measure_batch_norm, some_inputs
+    from selfsight.encoders.statistics import measure_batch_norm, some_inputs
     from selfsight.encoders.store import load, random_like, read_folder
 
     counts = parse_shots(shots)
@@ -134,7 +134,7 @@ def _labelled(
     """Features [N, D] and class numbers [N] of a collection; what fails to decode is noted, once."""
     import numpy as np
 
-    from selfsight.encoders.extract import pooled
+    from selfsight.encoders.features import pooled
 
     rows, features, bad = pooled(encoder, collection)
     for note in sorted(
@@ -150,7 +150,7 @@ def _pixels(collection: Collection, format: PixelFormat, classes: list[str]) -> 
     import numpy as np
 
     from selfsight.data.geometry import Geometry
-    from selfsight.encoders.extract import input_batches
+    from selfsight.encoders.features import input_batches
 
     geometry = Geometry(format.channels, PIXEL_SIDE, format.window, (0.0,), (1.0,), format.depth, format.mode)
     rows, out, kept = collection.usable, [], []

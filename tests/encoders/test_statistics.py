@@ -11,7 +11,7 @@ from helpers import tiny_encoder
 from PIL import Image
 
 from selfsight.data.importers import open_source
-from selfsight.encoders.extract import measure_batch_norm, some_inputs
+from selfsight.encoders.statistics import measure_batch_norm, some_inputs
 
 
 def test_batch_norms_get_the_statistics_of_the_data(images: Callable[..., Path]) -> None:
