@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from helpers import tiny_encoder
+from helpers import NARROW, tiny_encoder
 from torch import Tensor
 
 from selfsight.data.geometry import Geometry
@@ -129,6 +131,7 @@ def test_patches_of_a_channels_last_transformer():
 
 def test_levels_of_a_cnn_are_its_stages_finest_first():
     encoder = tiny_encoder().eval()
+    assert encoder.level_strides == (2, 4, 8, 16)  # known before the first image, which the hooks are to see
     seen: list[Tensor] = []
     hooks = [
         layer.register_forward_hook(lambda m, i, o: seen.append(o))
@@ -146,17 +149,80 @@ def test_levels_of_a_cnn_are_its_stages_finest_first():
     assert torch.equal(got.pooled, encoder(x).pooled) and encoder(x).levels is None
 
 
-def test_levels_of_a_vit_are_its_blocks():
-    encoder, x = vit(), images()
+@pytest.mark.parametrize("args", [{"depth": 8}, {"depth": 5, "reg_tokens": 2}, {"depth": 2}])
+def test_levels_of_a_vit_are_after_quarters_of_its_blocks(args: dict):
+    encoder, x = vit(**args), images()
     seen: list[Tensor] = []
     hooks = [block.register_forward_hook(lambda m, i, o: seen.append(o)) for block in encoder.net.blocks]
-    encoder(x)
+    got = encoder(x, levels=True)
     for hook in hooks:
         hook.remove()
-    levels = encoder(x, levels=True).levels
-    assert levels is not None and len(levels) == 2
-    for level, tokens in zip(levels, seen, strict=True):
-        assert torch.allclose(level.flatten(2).transpose(1, 2), tokens[:, 1:], atol=1e-5)
+    assert len(seen) == args["depth"]  # each block once
+    assert encoder.level_strides == (8,) * 4 and encoder.level_channels == (32,) * 4
+    after = {8: [2, 4, 6, 8], 5: [2, 3, 4, 5], 2: [1, 1, 2, 2]}[args["depth"]]
+    assert got.levels is not None and len(got.levels) == 4
+    for level, blocks in zip(got.levels, after, strict=True):
+        tokens = encoder.net.norm(seen[blocks - 1])[:, encoder.net.num_prefix_tokens :]
+        assert torch.equal(level.flatten(2).transpose(1, 2), tokens)
+    assert torch.equal(got.levels[-1].flatten(2).transpose(1, 2), got.patches)
+    assert torch.equal(got.pooled, encoder(x).pooled)
+    timms = encoder.net.forward_intermediates(x, indices=[n - 1 for n in sorted(set(after))], norm=True)[1]
+    for level, blocks in zip(got.levels, after, strict=True):
+        assert torch.allclose(level, timms[sorted(set(after)).index(blocks)], atol=1e-5)
+
+
+SWIN = {"embed_dim": 16, "depths": (1, 1), "num_heads": (1, 2), "window_size": 4}
+LEVELS = [  # name, arguments, size; which of timm's maps; their strides and channels
+    ("resnet18", {}, 64, [0, 1, 2, 3, 4], (2, 4, 8, 16, 32), (64, 64, 128, 256, 512)),
+    ("resnet18", NARROW, 32, [0, 1, 2, 4], (2, 4, 8, 16), (64, 8, 16, 32)),  # its last stage has no block
+    ("resnet18", NARROW, 28, [0, 1, 2, 4], (2, 4, 8, 16), (64, 8, 16, 32)),  # not a multiple of the strides
+    ("convnext_atto", {}, 64, [0, 1, 2, 3], (4, 8, 16, 32), (40, 80, 160, 320)),
+    ("swin_tiny_patch4_window7_224", SWIN, 64, [0, 1], (4, 8), (16, 32)),
+    ("mixer_s32_224", {}, 64, [1, 3, 5, 7], (32,) * 4, (512,) * 4),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "size", "which", "strides", "channels"), LEVELS)
+def test_levels_are_the_deepest_maps_of_each_stride(
+    name: str, args: dict, size: int, which: list[int], strides: tuple, channels: tuple
+):
+    encoder = create(name, Geometry(3, size, (0.0, 255.0), (0.5,) * 3, (0.5,) * 3), args).train()
+    assert encoder.level_strides == strides and encoder.level_channels == channels
+    assert all(part.training for part in encoder.modules())  # though an image was tried
+    encoder.eval()
+    x = torch.randn(2, 3, size, size)
+    got = encoder(x, levels=True)
+    maps = encoder.net.forward_intermediates(x, norm=True, intermediates_only=True)
+    assert got.levels is not None and len(got.levels) == len(which)
+    for level, index, stride in zip(got.levels, which, strides, strict=True):
+        assert torch.equal(level, maps[index]) and level.shape[-1] == -(-size // stride)
+    assert torch.allclose(got.levels[-1].flatten(2).transpose(1, 2), got.patches, atol=1e-6)
+    assert torch.equal(got.pooled, encoder(x).pooled)
+
+
+def test_levels_are_of_all_tokens():
+    with pytest.raises(SelfsightError, match="keep leaves some out"):
+        vit()(images(), levels=True, keep=torch.zeros(2, 1, dtype=torch.long))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_encoding_leaves_the_encoder_as_it_was(fails: bool):
+    encoder = tiny_encoder().train().to(memory_format=torch.channels_last)
+    encoder.net.bn1.eval()  # as training does where old weights keep their statistics
+    before = {name: (value.clone(), value.stride()) for name, value in encoder.state_dict().items()}
+    modes = [part.training for part in encoder.modules()]
+    x = torch.randn(2, 3 + fails, 32, 32)
+    if fails:
+        with pytest.raises(RuntimeError):
+            encoder.encode(x)
+    else:
+        got = encoder.encode(x)
+        assert not got.pooled.requires_grad
+        with torch.no_grad():
+            assert torch.allclose(got.pooled, copy.deepcopy(encoder).eval()(x).pooled, rtol=1e-5, atol=1e-6)
+    assert [part.training for part in encoder.modules()] == modes
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, before[name][0]) and value.stride() == before[name][1]
 
 
 def test_a_cnn_has_no_tokens_and_says_so():

@@ -6,12 +6,15 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from selfsight.data.geometry import Geometry
+from selfsight.encoders.levels import Levels, evaluating, levels_of
+from selfsight.encoders.licences import UNKNOWN
 from selfsight.encoders.tokens import forward_tokens, is_token_model
 from selfsight.errors import SelfsightError
 
@@ -21,7 +24,8 @@ FORMAT_VERSION = 1
 @dataclass
 class Features:
     """pooled [B, D]; patches [B, N, Dp] in reading order, N = h w of `grid` (h, w); Dp may differ
-    from D; levels: intermediate maps [B, C, H, W], finest first, if asked for."""
+    from D; levels: intermediate maps [B, C, H, W], finest first, if asked for: the deepest of each stride,
+    of a ViT those after 1/4, 1/2, 3/4 and all of its blocks."""
 
     pooled: Tensor
     patches: Tensor
@@ -53,6 +57,33 @@ class Encoder(nn.Module):
         """Dp of the patch features."""
         return int(self.net.num_features)  # type: ignore[arg-type]
 
+    @property
+    def licence(self) -> str:
+        """The licence of the starting weights, which goes with what is made of them."""
+        return str(self.about.get("licence") or UNKNOWN)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.parameters()).device
+
+    @property
+    def level_strides(self) -> tuple[int, ...]:
+        """Pixels a side of an input for one of a level's map, finest first."""
+        return self._levels.strides
+
+    @property
+    def level_channels(self) -> tuple[int, ...]:
+        """C of each level's map, finest first."""
+        return self._levels.channels
+
+    def encode(self, images: Tensor, levels: bool = False) -> Features:
+        """Features of one batch [B, C, H, W] as they are used: in eval mode and without gradients, computed where the
+        encoder is. All of it goes back to the mode it was in."""
+        with evaluating(self), torch.inference_mode():
+            features: Features = self(images.to(self.device), levels=levels)
+            return features
+
     def forward(
         self,
         images: Tensor,
@@ -66,15 +97,17 @@ class Encoder(nn.Module):
         keep: [B, K] token indices, the only tokens computed; patches are then [B, K, Dp].
         replace: (mask [B, N] bool, token [Dt]) puts the token, before position is added, where the
         mask is set. Both need a model with tokens (a ViT) and raise `SelfsightError` otherwise.
+        levels: give the intermediate maps too, of the same pass; they need all tokens, so that `keep` is refused.
         """
         net: Any = self.net
+        if levels and keep is not None:
+            raise SelfsightError("levels are maps of all tokens, and keep leaves some out. Give one of the two.")
         if is_token_model(net):
-            tokens, grid = forward_tokens(net, images, keep, replace)  # [B, P + N, Dp]
-            maps = None
-            if levels:
-                maps = net.forward_intermediates(images, intermediates_only=True)
-            patches = tokens[:, net.num_prefix_tokens :]
-            return Features(net.forward_head(tokens), patches, grid, maps)
+            after = self._levels.indices if levels else ()
+            tokens, grid, between = forward_tokens(net, images, keep, replace, after)  # [B, P + N, Dp]
+            prefix = net.num_prefix_tokens
+            maps = [some[:, prefix:].transpose(1, 2).unflatten(2, grid) for some in between] if levels else None
+            return Features(net.forward_head(tokens), tokens[:, prefix:], grid, maps)
         if keep is not None or replace is not None:
             raise SelfsightError(
                 f"{type(net).__name__} has no tokens to keep or replace. Choose a ViT, for example "
@@ -82,18 +115,25 @@ class Encoder(nn.Module):
             )
         maps = None
         if levels:
-            final, maps = net.forward_intermediates(images)
+            final, maps = net.forward_intermediates(images, indices=list(self._levels.indices), norm=self._levels.norm)
         else:
             final = net.forward_features(images)
+        patches, grid = self._in_reading_order(final)
+        return Features(net.forward_head(final), patches, grid, maps)
+
+    def _in_reading_order(self, final: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Patches [B, N, Dp] of what a network without our tokens ends in, and their grid."""
         if final.ndim == 3:  # tokens of another family: mixers and hybrids, on a square grid
-            patches = final[:, getattr(net, "num_prefix_tokens", 0) :]
-            height = width = math.isqrt(patches.shape[1])
-        elif getattr(net, "output_fmt", "NCHW") == "NHWC":
-            height, width, patches = final.shape[1], final.shape[2], final.flatten(1, 2)
-        else:
-            height, width = final.shape[2:]
-            patches = final.flatten(2).transpose(1, 2)
-        return Features(net.forward_head(final), patches, (height, width), maps)
+            patches = final[:, getattr(self.net, "num_prefix_tokens", 0) :]
+            side = math.isqrt(patches.shape[1])
+            return patches, (side, side)
+        if getattr(self.net, "output_fmt", "NCHW") == "NHWC":
+            return final.flatten(1, 2), (final.shape[1], final.shape[2])
+        return final.flatten(2).transpose(1, 2), (final.shape[2], final.shape[3])
+
+    @cached_property
+    def _levels(self) -> Levels:
+        return levels_of(self.net, self.geometry.channels, self.geometry.size)
 
     @property
     def digest(self) -> str:

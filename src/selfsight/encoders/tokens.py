@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,9 +16,14 @@ def is_token_model(net: nn.Module) -> bool:
 
 
 def forward_tokens(
-    net: Any, images: Tensor, keep: Tensor | None, replace: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, tuple[int, int]]:
-    """Tokens [B, P + N, D] of a timm ViT after its last norm, prefix tokens first, and the grid (h, w).
+    net: Any,
+    images: Tensor,
+    keep: Tensor | None = None,
+    replace: tuple[Tensor, Tensor] | None = None,
+    after: Sequence[int] = (),
+) -> tuple[Tensor, tuple[int, int], list[Tensor]]:
+    """Tokens [B, P + N, D] of a timm ViT after its last norm, prefix tokens first; the grid (h, w); the tokens after so
+    many blocks as each of `after` says, normalised alike.
 
     With `keep` [B, K] only the P prefix tokens and these K tokens pass through the blocks.
     """
@@ -33,4 +39,12 @@ def forward_tokens(
         rest = rest.gather(1, keep[:, :, None].expand(-1, -1, rest.shape[2]))  # [B, K, D]
         x = torch.cat([prefix, rest], dim=1)
     x = net.norm_pre(net.patch_drop(x))
-    return net.norm(net.blocks(x)), grid
+    if not after:
+        return net.norm(net.blocks(x)), grid, []
+    seen = {0: x}
+    for done, block in enumerate(net.blocks, start=1):
+        x = block(x)
+        if done in after:
+            seen[done] = x
+    normed = {done: net.norm(tokens) for done, tokens in seen.items() if done in after}
+    return normed[len(net.blocks)], grid, [normed[done] for done in after]

@@ -1,0 +1,84 @@
+"""Intermediate maps of an encoder: which of timm's are its levels, and their strides and channels beforehand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from selfsight.encoders.tokens import is_token_model
+from selfsight.errors import SelfsightError
+
+PROBE = 64  # pixels: a multiple of every stride, so that a map's side tells its stride
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The maps that are an encoder's levels, finest first.
+
+    indices: of them among the maps that timm's `forward_intermediates` gives (of a ViT: after how many blocks).
+    strides, channels: of each. norm: whether the network's last norm is applied to what can take it.
+    """
+
+    indices: tuple[int, ...]
+    strides: tuple[int, ...]
+    channels: tuple[int, ...]
+    norm: bool = True
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """`module` in eval mode; each of its parts goes back to the mode it was in, also after an exception."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def quarters(count: int) -> tuple[int, ...]:
+    """After how many of `count` blocks a quarter, a half, three quarters and all of them are done."""
+    return tuple(math.ceil(count * done / 4) for done in (1, 2, 3, 4))
+
+
+def levels_of(net: nn.Module, channels: int, size: int) -> Levels:
+    """The levels of a timm model that takes `channels`, and inputs of `size` pixels where it takes one size only.
+
+    One map a distinct stride, the deepest. Where all maps have the same stride, as a ViT's and a mixer's, there are
+    four: after 1/4, 1/2, 3/4 and all of the blocks. timm's own list also counts stages without blocks, so that one
+    image of zeros is tried instead. Raises `SelfsightError` for a model that gives no maps.
+    """
+    model: Any = net
+    if is_token_model(net):
+        after = quarters(len(model.blocks))
+        return Levels(after, (int(model.patch_embed.feat_ratio()),) * 4, (int(model.embed_dim),) * 4)
+    if not hasattr(model, "forward_intermediates"):
+        raise SelfsightError(f"{type(net).__name__} gives no intermediate maps. Choose another --encoder.")
+    fixed = model.pretrained_cfg.get("fixed_input_size", False)
+    side = size if fixed else PROBE * math.ceil(size / PROBE)
+    maps, norm = _tried(model, channels, side)
+    strides = [round(side / level.shape[-1]) for level in maps]
+    if len(maps) > 1 and len(set(strides)) == 1:
+        chosen = [after - 1 for after in quarters(len(maps))]
+    else:
+        chosen = sorted({stride: index for index, stride in enumerate(strides)}.values(), key=lambda i: strides[i])
+    of = tuple(int(maps[index].shape[1]) for index in chosen)
+    return Levels(tuple(chosen), tuple(strides[index] for index in chosen), of, norm)
+
+
+@torch.inference_mode()
+def _tried(model: Any, channels: int, side: int) -> tuple[list[torch.Tensor], bool]:
+    """All maps [1, C, h, w] of an image of zeros, and whether the model takes its last norm to them."""
+    image = torch.zeros(1, channels, side, side, device=next(model.parameters()).device)
+    with evaluating(model):
+        try:
+            return model.forward_intermediates(image, norm=True, intermediates_only=True), True
+        except AssertionError:  # Hiera's way to say that it cannot
+            return model.forward_intermediates(image, intermediates_only=True), False
