@@ -97,6 +97,17 @@ def test_what_is_saved_is_read_back(tmp_path: Path):
     assert encoder.about["licence"] == "none: trained from random weights"
 
 
+def test_saving_moves_and_reformats_nothing(tmp_path: Path):
+    encoder = tiny_encoder().train().to(memory_format=torch.channels_last)
+    before = {name: (value.data_ptr(), value.stride()) for name, value in encoder.state_dict().items()}
+    save(encoder, tmp_path / "e")
+    assert {name: (value.data_ptr(), value.stride()) for name, value in encoder.state_dict().items()} == before
+    assert encoder.training
+    save(tiny_encoder(), tmp_path / "contiguous")
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "e" / name).read_bytes() == (tmp_path / "contiguous" / name).read_bytes()
+
+
 def test_saving_again_replaces(tmp_path: Path):
     save(tiny_encoder(seed=0), tmp_path / "e")
     save(tiny_encoder(seed=1), tmp_path / "e")

@@ -97,8 +97,10 @@ def stock(name: str, format: PixelFormat) -> Encoder:
 
 
 def save(encoder: Encoder, folder: str | os.PathLike[str]) -> None:
-    """Write `config.json` and `model.safetensors`. Each file replaces its elder in one step."""
-    from timm.models import save_for_hf
+    """Write `config.json` and `model.safetensors`. Each file replaces its elder in one step; the encoder stays where
+    and as it is."""
+    from safetensors.torch import save_file
+    from timm.models._hub import save_config_for_hf
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,9 +114,11 @@ def save(encoder: Encoder, folder: str | os.PathLike[str]) -> None:
         "crop_mode": "squash",
     }
     partial = folder / "partial"
-    encoder.to("cpu").to(memory_format=torch.contiguous_format)  # safetensors writes no other
-    save_for_hf(encoder.net, str(partial), data_config=data_config, safe_serialization=True)
+    partial.mkdir(exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.net.state_dict().items()}
+    save_file(state, partial / "model.safetensors")  # which writes no other
     config = partial / "config.json"
+    save_config_for_hf(encoder.net, str(config), data_config=data_config)
     content = json.loads(config.read_text())
     content["selfsight"] = {
         "format_version": FORMAT_VERSION,
