@@ -7,6 +7,7 @@ relies on the position of a row.
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from psutil import pid_exists
 
 from selfsight.errors import SelfsightError, first_line, in_words
 
@@ -190,12 +192,41 @@ def write_lance(rows: pa.Table | pa.RecordBatchReader, path: Place) -> None:
 
 
 def append_lance(rows: pa.Table, path: Place) -> None:
-    """Add `rows` to the table at `path`, which begins with them if there is none."""
+    """Add `rows` to the table at `path`, which begins with them if there is none, whoever else adds to it."""
     import lance
 
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with writing(path):
-        lance.write_dataset(rows, str(path), mode="append" if lance_exists(path) else "create")
+        if lance_exists(path) or not _begun(rows, path):
+            lance.write_dataset(rows, str(path), mode="append" if lance_exists(path) else "create")
+
+
+def _begun(rows: pa.Table, path: Path) -> bool:
+    """Begin a table with `rows` in one step; False if there is something at `path` by then. Lance's own "create" lets
+    a second process overwrite what the first one began."""
+    import lance
+
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    _clear_begun(path)
+    try:
+        lance.write_dataset(rows, str(fresh), mode="create")
+        fresh.rename(path)  # which fails where another process was quicker
+    except OSError:
+        if not path.exists():
+            raise
+        return False
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return True
+
+
+def _clear_begun(path: Path) -> None:
+    """Delete what processes that were killed in `_begun` left."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        process = left.suffix[1:]
+        if process.isdecimal() and (int(process) == os.getpid() or not pid_exists(int(process))):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def remove_rows(path: Path, gone: pa.Array, metadata: dict[str, str] | None = None) -> None:
@@ -203,6 +234,7 @@ def remove_rows(path: Path, gone: pa.Array, metadata: dict[str, str] | None = No
     import lance
 
     _recover(path)
+    _clear_begun(path)
     dataset = lance.dataset(str(path))
     schema = dataset.schema.with_metadata(metadata) if metadata else dataset.schema
     kept = (batch.filter(pc.invert(pc.is_in(batch["id"], gone))).cast(schema) for batch in dataset.to_batches())
