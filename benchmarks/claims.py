@@ -32,7 +32,7 @@ import torch
 import yaml
 from claims_data import Made, photos, quarters, radiograph_labels, radiographs, uneven_photos, white_cells
 from claims_show import attention_of, colour_of, draw_attention, draw_crop_only, pointing, tables
-from objectives import DATA, DRAWS, Images, Sides, _alone, _commit, data_folder, encode, rounded
+from objectives import DATA, DRAWS, Images, Sides, _alone, _commit, data_folder, encoded, rounded
 from torch import nn
 
 from selfsight.data.geometry import Geometry
@@ -158,7 +158,7 @@ def sides(encoder: Encoder, images: Images, most: tuple[int, int], control: bool
     out = []
     for part, limit in zip(("train", "test"), most, strict=True):
         pixels, labels = images.squares(part, encoder.geometry.size, limit)
-        out.append((encode(encoder, pixels), labels))
+        out.append((encoded(encoder, pixels), labels))
     return _whitened(out) if control else out
 
 

@@ -43,6 +43,7 @@ from selfsight.data.batches import Batches
 from selfsight.data.canvases import Canvases, Resident, measure_format
 from selfsight.data.importers import open_source
 from selfsight.encoders.encoder import Encoder
+from selfsight.encoders.features import encode
 from selfsight.encoders.statistics import measure_batch_norm
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Objective, registry
@@ -210,12 +211,10 @@ class Part(Canvases):
         return self.whole[int(self.chosen[index])]
 
 
-@torch.no_grad()
 def probe(
     encoder: Encoder, canvases: Canvases, labels: np.ndarray, bank: np.ndarray, held: np.ndarray, trained: bool = True
 ) -> float:
     """k-NN accuracy of frozen features, in eval mode; one that is not `trained` gets the data's statistics first."""
-    encoder.eval()
 
     def inputs(indices: np.ndarray) -> Tensor:
         squares = np.stack([np.asarray(Image.fromarray(canvases[int(i)].squeeze()).resize((SIDE, SIDE)))
@@ -224,7 +223,7 @@ def probe(
 
     if not trained:
         measure_batch_norm(encoder, inputs(bank).split(256))
-    known, asked = (encoder(inputs(which)).pooled.float().numpy() for which in (bank, held))
+    known, asked = (features for _, features in encode(encoder, ((0, inputs(which)) for which in (bank, held))))
     scores = fit_knn(known, labels[bank], int(labels.max()) + 1).scores(asked)
     return float((scores.argmax(1) == labels[held]).mean())
 

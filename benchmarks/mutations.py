@@ -220,17 +220,17 @@ MUTATIONS = (
     # -- the store --
     Mutation(
         "features come in the order in which they were kept",
-        "data/collection.py",
-        "matrix[found[found >= 0]]",
-        "matrix[np.sort(found[found >= 0])]",
-        "tests/data/test_collection.py",
+        "data/features.py",
+        "rows, places = rows[order], places[order]",
+        "rows, places = rows, places[order]",
+        "tests/data/test_features.py",
     ),
     Mutation(
         "features of changed contents are taken for known",
-        "data/collection.py",
-        'zip(rows["id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True)',
-        'zip(rows["id"].to_pylist(), rows["id"].to_pylist(), strict=True)',
-        "tests/data/test_collection.py",
+        "data/features.py",
+        'for name in ("id", "content_hash")]',
+        'for name in ("id", "id")]',
+        "tests/data/test_features.py",
     ),
     Mutation(
         "a decision replaces those before it",
@@ -248,10 +248,10 @@ MUTATIONS = (
     ),
     Mutation(
         "batch norms are measured in eval mode",
-        "encoders/extract.py",
+        "encoders/statistics.py",
         "norm.train()",
         "norm.eval()",
-        "tests/encoders/test_extract.py",
+        "tests/encoders/test_statistics.py",
     ),
     # -- probes --
     Mutation(

@@ -51,7 +51,7 @@ from selfsight.data.lock import Busy, locked
 from selfsight.data.pixels import PixelFormat
 from selfsight.data.randomness import item_keys
 from selfsight.encoders.encoder import Encoder
-from selfsight.encoders.features import input_batches
+from selfsight.encoders.features import encode, input_batches
 from selfsight.encoders.statistics import measure_batch_norm, some_inputs
 from selfsight.encoders.store import create, load, random_like
 from selfsight.encoders.whitening import unwhitened
@@ -217,16 +217,12 @@ class Images:
         return np.load(file, mmap_mode="r"), labels
 
 
-@torch.inference_mode()
-def encode(encoder: Encoder, pixels: np.ndarray) -> np.ndarray:
+def encoded(encoder: Encoder, pixels: np.ndarray) -> np.ndarray:
     """Pooled features [N, D] of `pixels` [N, S, S, C], in eval mode."""
-    encoder = encoder.eval().to(memory_format=torch.channels_last)
-    out = []
-    for start in range(0, len(pixels), 256):
-        images = encoder.geometry.to_input(pixels[start : start + 256])
-        images = images.contiguous(memory_format=torch.channels_last)
-        out.append(encoder(images).pooled.float())
-    return torch.cat(out).numpy()
+    encoder = encoder.to(memory_format=torch.channels_last)
+    starts = range(0, len(pixels), 256)
+    inputs = ((start, encoder.geometry.to_input(pixels[start : start + 256])) for start in starts)
+    return np.concatenate([features for _, features in encode(encoder, inputs)])
 
 
 Sides = list[tuple[np.ndarray, np.ndarray]]  # features and class numbers, of training and of test images
@@ -253,7 +249,7 @@ def features_of(encoder: Encoder, images: Images, most: int) -> Sides:
     out = []
     for part, limit in (("train", most), ("test", 10**9)):
         pixels, labels = images.squares(part, encoder.geometry.size, limit)
-        out.append((encode(encoder, pixels), labels))
+        out.append((encoded(encoder, pixels), labels))
     return out
 
 

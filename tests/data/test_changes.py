@@ -90,7 +90,7 @@ def test_a_file_that_is_gone_already_can_be_forgotten(images: Callable[..., Path
     result = selfsight.forget(str(folder), "000.png")
     assert result.to_dict()["forgotten"] == [{"id": gone, "uri": "000.png"}] and len(features) == 6
     assert gone not in Collection.open(items.path).table["id"].to_pylist()
-    for table in items.features_folder.glob("*.lance"):
+    for table in items.features.folder.glob("*.lance"):
         assert gone not in lance.dataset(str(table)).to_table()["id"].to_pylist()
 
 

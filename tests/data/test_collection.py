@@ -14,9 +14,13 @@ import pyarrow as pa
 import pytest
 
 from selfsight.data.collection import SCHEMA, About, Collection, item_id
+from selfsight.data.features import Key
+from selfsight.data.geometry import Geometry
 from selfsight.data.importers import open_source
 from selfsight.data.sources.source import Options
 from selfsight.errors import SelfsightError
+
+KEY = Key("enc", "pooled", Geometry(3, 32, (0.0, 255.0), (0.5,) * 3, (0.2,) * 3))
 
 
 def rows_of(ids: list[str], **columns: list) -> pa.Table:
@@ -87,31 +91,6 @@ def test_id_hash_depends_on_ids_and_contents_of_usable_items_only(tmp_path: Path
     assert hash_of("f", status=["ok", "ok", "set_aside"]) == one.id_hash()
 
 
-def test_features_come_back_by_id_and_survive_a_rewrite(tmp_path: Path):
-    collection = write(tmp_path / "c.lance", rows_of(["b", "a", "d", "c"]))
-    features = np.arange(12, dtype=np.float32).reshape(4, 3)
-    collection.add_features("enc", collection.table.take([2, 0]), features[[2, 0]])  # c, a
-    collection.add_features("enc", collection.table.take([3]), features[[3]])  # d
-    rewritten = write(collection.path, rows_of(["e", "d", "c", "b", "a"]))
-    known, kept = rewritten.read_features("enc", rewritten.usable)
-    assert known.tolist() == [True, False, True, True, False]  # a b c d e
-    assert (kept == features[[0, 2, 3]]).all()
-    known, kept = rewritten.read_features("enc", rewritten.usable.take([3, 4, 0]))  # d e a
-    assert known.tolist() == [True, False, True]
-    assert (kept == features[[3, 0]]).all()
-    assert not rewritten.read_features("another", rewritten.usable)[0].any()
-
-
-def test_features_of_changed_content_are_not_known(tmp_path: Path):
-    collection = write(tmp_path / "c.lance", rows_of(["a", "b"]))
-    collection.add_features("enc", collection.table, np.ones((2, 3), dtype=np.float32))
-    changed = write(collection.path, rows_of(["a", "b"], content_hash=["ca", "new"]))
-    assert changed.read_features("enc", changed.usable)[0].tolist() == [True, False]
-    changed.add_features("enc", changed.table.take([1]), np.full((1, 3), 2, dtype=np.float32))
-    known, kept = changed.read_features("enc", changed.usable)
-    assert known.all() and kept[:, 0].tolist() == [1.0, 2.0]
-
-
 def test_decisions_are_appended_and_undone_by_the_inverse(tmp_path: Path):
     collection = write(tmp_path / "c.lance", rows_of(["a"]))
     collection.decide("a", "label", "cat", by="ann")
@@ -180,14 +159,14 @@ def test_forgotten_items_leave_no_byte_behind(tmp_path: Path):
     collection = write(tmp_path / "c.lance", rows_of(["a", "b", "c"], uri=["x.png", "secret-name.png", "z.png"]))
     collection = write(tmp_path / "c.lance", collection.table)  # an older version that also holds it
     vector = np.array([[1, 2], [1234.5678, 8765.4321], [3, 4]], np.float32)
-    collection.add_features("enc", collection.table, vector)
+    collection.features.add(KEY, collection.table, vector)
     for item in "abc":
         collection.decide(item, "label", f"label-of-{item}", by="ann")
     traces = [b"secret-name", b"label-of-b", vector[1].tobytes()]
     assert all(trace in bytes_of(tmp_path) for trace in traces)
     left = collection.forget(["b"])
     assert left.table["id"].to_pylist() == ["a", "c"] and left.about.forgotten == ["b"]
-    known, kept = left.read_features("enc", left.usable)
+    known, kept = left.features.read(KEY, left.usable)
     assert known.all() and (kept == vector[[0, 2]]).all()
     assert [json.loads(line)["id"] for line in left.journal.read_text().splitlines()] == ["a", "c"]
     assert not any(trace in bytes_of(tmp_path) for trace in traces)

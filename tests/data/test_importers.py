@@ -18,6 +18,8 @@ from helpers import make_canvases, picture
 from PIL import Image
 
 from selfsight.data.collection import Collection
+from selfsight.data.features import Key
+from selfsight.data.geometry import Geometry
 from selfsight.data.importers import import_source, open_source
 from selfsight.data.sources.choose import make_source
 from selfsight.data.sources.folder import FolderSource
@@ -280,7 +282,8 @@ def test_the_users_folder_is_left_alone(images: Callable[..., Path], cache: Path
     before = tree(folder)
     collection = open_source(folder)
     make_canvases(collection, 16)
-    collection.add_features("enc", collection.usable, np.zeros((3, 2), np.float32))
+    geometry = Geometry(3, 32, (0.0, 255.0), (0.5,) * 3, (0.2,) * 3)
+    collection.features.add(Key("enc", "pooled", geometry), collection.usable, np.zeros((3, 2), np.float32))
     collection.decide(collection.table["id"][0].as_py(), "label", "x", by="me")
     assert tree(folder) == before
     assert collection.path.is_relative_to(cache)

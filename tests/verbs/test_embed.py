@@ -48,7 +48,7 @@ def test_where_features_cannot_be_kept_they_are_given_all_the_same(
 ) -> None:
     photos = images(4)
     selfsight.import_(str(photos), out=str(tmp_path / "kept" / "c.lance"))
-    (tmp_path / "kept" / "features").write_text("in the way")  # root, as whom tests may run, writes read-only folders
+    (tmp_path / "kept" / "c.features").write_text("in the way")  # root, as whom tests may run, writes read-only folders
     table = selfsight.embed(str(tmp_path / "kept" / "c.lance"), model=str(encoder))
     assert np.array_equal(
         to_numpy(table["features"]), to_numpy(selfsight.embed(str(photos), model=str(encoder))["features"])

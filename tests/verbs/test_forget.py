@@ -16,7 +16,8 @@ from PIL import Image
 
 import selfsight
 from selfsight.data.collection import Collection
-from selfsight.encoders.store import save
+from selfsight.data.features import Key
+from selfsight.encoders.store import read_folder, save
 
 SECRET = "odd/patient-4711.png"
 
@@ -51,8 +52,8 @@ def traces(album: Path, uri: str) -> dict[str, bytes]:
     items = Collection.open(album)
     rows = items.usable
     at = rows["uri"].to_pylist().index(uri)
-    (table,) = items.features_folder.glob("*.lance")
-    known, features = items.read_features(table.stem, rows)
+    encoder = read_folder("encoder")
+    known, features = items.features.read(Key(encoder.digest, "pooled", encoder.geometry), rows)
     assert known.all()
     pixels = np.asarray(Image.open(Path(items.about.location) / uri))
     label = f"label-of-{rows['id'][at].as_py()}"

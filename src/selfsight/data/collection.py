@@ -20,13 +20,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfsight.data.features import FeatureStore
 from selfsight.data.pixels import PixelFormat, common_format
 from selfsight.data.sources.choose import make_source
 from selfsight.data.sources.columns import BOXES_TYPE
 from selfsight.data.sources.source import Options, Source
 from selfsight.data.threads import in_one_thread
 from selfsight.errors import SelfsightError
-from selfsight.files import append_lance, as_vectors, lance_exists, open_lance, remove_rows, write_lance, write_whole
+from selfsight.files import append_lance, lance_exists, open_lance, remove_rows, write_lance, write_whole
 
 FORMAT_VERSION = 2
 
@@ -242,35 +243,12 @@ class Collection:
             labels.append(label)
         return labels
 
-    # -- features, by id, in a table of their own so that nothing done to the collection loses them --
+    # -- features --
 
     @property
-    def features_folder(self) -> Path:
-        return self.path.parent / "features"
-
-    def read_features(self, digest: str, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        """Features kept for `rows` from the encoder `digest`.
-
-        Returns (known [N] bool, features [K, D] float32 of the known rows in their order). An item
-        whose content changed since is not known.
-        """
-        path = self.features_folder / f"{digest}.lance"
-        none = np.zeros(len(rows), dtype=bool), np.zeros((0, 0), dtype=np.float32)
-        if not self.exists(path):
-            return none
-        kept = open_lance(path).to_table()
-        where = {key: i for i, key in enumerate(_keys(kept))}
-        found = np.array([where.get(key, -1) for key in _keys(rows)], dtype=np.int64)
-        if not (found >= 0).any():
-            return none
-        flat = kept["features"].combine_chunks()
-        matrix = flat.flatten().to_numpy(zero_copy_only=False).reshape(len(kept), -1)
-        return found >= 0, matrix[found[found >= 0]].astype(np.float32)
-
-    def add_features(self, digest: str, rows: pa.Table, features: np.ndarray) -> None:
-        """Keep `features` [N, D] of `rows` under the encoder `digest`."""
-        columns = {"id": rows["id"], "content_hash": rows["content_hash"], "features": as_vectors(features)}
-        append_lance(pa.table(columns), self.features_folder / f"{digest}.lance")
+    def features(self) -> FeatureStore:
+        """The features kept beside the table."""
+        return FeatureStore(self.path)
 
     # -- decisions of people --
 
@@ -290,13 +268,10 @@ class Collection:
 
     def remembered(self, ids: set[str]) -> set[str]:
         """Those of `ids` that features, an older version of the table or the journal still hold, row or no row."""
-        held = {str(self.path): [version["version"] for version in self._dataset.versions()]}
-        held |= {str(path): [None] for path in self.features_folder.glob("*.lance") if _holds_features(path)}
-        found: set[str] = set()
-        for path, versions in held.items():
-            for version in versions:
-                for batch in open_lance(path, version).to_batches(columns=["id"]):
-                    found |= ids.intersection(batch["id"].to_pylist())
+        found = self.features.remembered(ids)
+        for version in self._dataset.versions():
+            for batch in open_lance(self.path, version["version"]).to_batches(columns=["id"]):
+                found |= ids.intersection(batch["id"].to_pylist())
         journal = self.journal.read_text(encoding="utf-8") if self.journal.exists() else ""
         return found | {item for item in ids if item in journal}
 
@@ -308,21 +283,10 @@ class Collection:
         gone = pa.array(sorted(set(ids)), pa.string())
         about = self.about
         about.forgotten = sorted({*about.forgotten, *gone.to_pylist()})
-        for features in sorted(self.features_folder.glob("*.lance")):
-            if lance_exists(features) and _holds_features(features):
-                remove_rows(features, gone)
+        self.features.forget(gone)
         if self.journal.exists():
             lines = self.journal.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if set(ids).isdisjoint(re.findall(r'"([^"]*)"', line))]  # some may be cut
             write_whole(self.journal, "".join(kept))
         remove_rows(self.path, gone, about.to_metadata())  # last: what stopped before it can be asked for again
         return Collection.open(self.path)
-
-
-def _holds_features(path: Path) -> bool:
-    """Whether a Lance table is one of ours."""
-    return {"id", "content_hash", "features"} == set(open_lance(path).schema.names)
-
-
-def _keys(rows: pa.Table) -> list[tuple[str, str]]:
-    return list(zip(rows["id"].to_pylist(), rows["content_hash"].to_pylist(), strict=True))

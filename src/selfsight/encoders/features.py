@@ -1,24 +1,78 @@
-"""Features of a collection's items: decoded as the encoder asks, in float32, in eval mode."""
+"""The one way through: features of whatever an encoder takes, batch by batch, and those of a collection's items."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, Protocol, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
-import torch
+import pyarrow.compute as pc
+from torch import Tensor
 
 from selfsight.console import console
 from selfsight.data.canvases import decoded, nothing_decoded
 from selfsight.data.collection import Collection
+from selfsight.data.features import Key
 from selfsight.data.formats.format import Unreadable
 from selfsight.data.geometry import Geometry
-from selfsight.encoders.encoder import Encoder
+from selfsight.encoders.encoder import Encoder, Features
 from selfsight.errors import SelfsightError, in_words
-from selfsight.machine import best_device
 
 BATCH = 256
 KEEP_EVERY = 16 * BATCH  # items, after which features are kept whatever happens next
+Single = Literal["pooled", "patches"]
+Found = tuple[list[int], Any, dict[int, str]]  # row numbers, their features, {row number: reason} of the unreadable
+K = TypeVar("K")
+
+
+class Encodes(Protocol):
+    """What `encode` asks of an encoder, be it of images, text or tables."""
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that makes its features."""
+
+    @property
+    def dim(self) -> int:
+        """D of the pooled features."""
+
+    @property
+    def licence(self) -> str:
+        """The licence that goes with what is made by it."""
+
+    def encode(self, inputs: Any, levels: bool = False) -> Features:
+        """Features of one batch in eval mode and without gradients, computed where the encoder is; nothing of the
+        encoder changes."""
+
+
+@overload
+def encode(
+    encoder: Encodes, inputs: Iterable[tuple[K, Any]], kind: Single = "pooled"
+) -> Iterator[tuple[K, np.ndarray]]: ...
+@overload
+def encode(
+    encoder: Encodes, inputs: Iterable[tuple[K, Any]], kind: Literal["levels"]
+) -> Iterator[tuple[K, list[np.ndarray]]]: ...
+def encode(encoder: Encodes, inputs: Iterable[tuple[K, Any]], kind: str = "pooled") -> Iterator[tuple[K, Any]]:
+    """Features of each batch of `inputs`, which come as (anything that tells the batch, batch) and go as (the same,
+    features), one at a time, in float32: pooled [B, D], patches [B, N, Dp], or levels, a list of [B, C, h, w].
+
+    The encoder is used where it is, in eval mode, and is afterwards as it was.
+    """
+    for key, batch in inputs:
+        features = encoder.encode(batch, levels=kind == "levels")
+        if kind == "levels":
+            yield key, [_array(level) for level in features.levels or []]
+        else:
+            yield key, _array(features.patches if kind == "patches" else features.pooled)
+
+
+def _array(features: Tensor) -> np.ndarray:
+    return np.asarray(features.float().cpu().numpy())
+
+
+# -- of the items of a collection --
 
 
 def input_batches(
@@ -44,52 +98,130 @@ def input_batches(
             numbers, pixels, failed = [], [], {}
 
 
-def _keep(collection: Collection, digest: str, rows: pa.Table, features: np.ndarray) -> None:
-    """Keep features for the next time, where there is room and permission: they are at hand without it."""
-    try:
-        collection.add_features(digest, rows, features)
-    except (SelfsightError, OSError) as error:
-        console().print(f"Features are not kept for the next time: {in_words(error)}", soft_wrap=True, style="dim")
+@overload
+def item_features(
+    encoder: Encoder,
+    collection: Collection,
+    rows: pa.Table | None = None,
+    kind: Single = "pooled",
+    shard: tuple[int, int] | None = None,
+) -> Iterator[tuple[list[int], np.ndarray, dict[int, str]]]: ...
+@overload
+def item_features(
+    encoder: Encoder,
+    collection: Collection,
+    rows: pa.Table | None = None,
+    *,
+    kind: Literal["levels"],
+    shard: tuple[int, int] | None = None,
+) -> Iterator[tuple[list[int], list[np.ndarray], dict[int, str]]]: ...
+def item_features(
+    encoder: Encoder,
+    collection: Collection,
+    rows: pa.Table | None = None,
+    kind: Any = "pooled",
+    shard: tuple[int, int] | None = None,
+) -> Iterator[Found]:
+    """Features of `rows` (all usable ones if not given), decoded as the encoder's geometry says and not kept.
+
+    Batches of (row numbers, features as `encode` gives them, {row number: reason} of rows that cannot be decoded), file
+    by file, not in the order of the rows; where the last rows all fail there are no features with their reasons.
+    shard: (i, n) takes every n-th of the rows in the order of their ids, from the i-th on.
+    """
+    rows = collection.usable if rows is None else rows
+    chosen = np.arange(len(rows)) if shard is None else sharded(rows, *shard)
+    failed: dict[int, str] = {}
+
+    def inputs() -> Iterator[tuple[list[int], Tensor]]:
+        for numbers, pixels, bad in input_batches(collection, rows.take(chosen), encoder.geometry, "Encoding"):
+            failed.update({int(chosen[number]): reason for number, reason in bad.items()})
+            if numbers:
+                yield chosen[numbers].tolist(), encoder.geometry.to_input(pixels)
+
+    for numbers, features in encode(encoder, inputs(), kind):
+        yield numbers, features, dict(failed)
+        failed.clear()
+    if failed:
+        yield [], [] if kind == "levels" else np.empty((0,), np.float32), dict(failed)
 
 
-@torch.inference_mode()
+def sharded(rows: pa.Table, index: int, count: int) -> np.ndarray:
+    """Numbers of the rows of shard `index` of `count`: every `count`-th in the order of their ids. Raises
+    `SelfsightError` where there is no such shard."""
+    if not 0 <= index < count:
+        raise SelfsightError(f"There is no shard {index} of {count}: they are counted from 0 to {count - 1}.")
+    order = pc.sort_indices(rows["id"]).to_numpy()
+    return np.asarray(order[index::count].astype(np.int64))
+
+
+def gathered(
+    found: Iterable[tuple[list[int], np.ndarray, dict[int, str]]], rows: pa.Table
+) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+    """What `item_features` gives of `rows`, in one array.
+
+    Returns (numbers [K] of the rows that could be decoded, in order; their features [K, …]; {id: reason} of the rest).
+    """
+    out = np.zeros((0,), np.float32)
+    done = np.zeros(len(rows), dtype=bool)
+    bad: dict[str, str] = {}
+    for numbers, features, failed in found:
+        bad |= {rows["id"][number].as_py(): reason for number, reason in failed.items()}
+        if not numbers:
+            continue
+        if not done.any():
+            out = np.zeros((len(rows), *features.shape[1:]), dtype=np.float32)
+        out[numbers] = features
+        done[numbers] = True
+    return np.flatnonzero(done), out if done.all() else out[done[: len(out)]], bad
+
+
 def pooled(
     encoder: Encoder, collection: Collection, rows: pa.Table | None = None
 ) -> tuple[pa.Table, np.ndarray, dict[str, str]]:
-    """Pooled features of `rows` (all usable ones if not given), each item encoded once and kept.
+    """Pooled features of `rows` (all usable ones if not given), each item encoded once and kept beside the collection.
 
     Returns the rows that could be decoded, their features [N, D] float32, and {id: reason} of the rest.
     """
-    assert not encoder.training, "an encoder is measured in eval mode"
     rows = collection.usable if rows is None else rows
-    digest = encoder.digest
-    known, kept = collection.read_features(digest, rows)
+    key = Key(encoder.digest, "pooled", encoder.geometry)
+    known, features = collection.features.read(key, rows)
     missing = np.flatnonzero(~known)
-    features = np.zeros((len(rows), encoder.dim), dtype=np.float32)
-    if known.any():
-        features[known] = kept
-    bad: dict[str, str] = {}
-    if len(missing):
-        todo = rows.take(missing)
-        fresh = np.zeros((len(todo), encoder.dim), dtype=np.float32)
-        done: list[int] = []
-        device = best_device()
-        encoder = encoder.to(device)
-        try:
-            for numbers, pixels, failed in input_batches(collection, todo, encoder.geometry, "Encoding"):
-                bad |= {todo["id"][i].as_py(): reason for i, reason in failed.items()}
-                if numbers:
-                    images = encoder.geometry.to_input(pixels).to(device)
-                    fresh[numbers] = encoder(images).pooled.float().cpu().numpy()
-                    done += numbers
-                if len(done) >= KEEP_EVERY:
-                    _keep(collection, digest, todo.take(done), fresh[done])
-                    done = []
-        finally:  # also what Ctrl-C leaves
-            if done:
-                _keep(collection, digest, todo.take(done), fresh[done])
-        features[missing] = fresh
-    keep = [i for i, item in enumerate(rows["id"].to_pylist()) if item not in bad]
-    if not keep:
+    if not len(missing):
+        return rows, features, {}
+    todo = rows.take(missing)
+    numbers, fresh, bad = gathered(_kept(encoder, collection, key, todo), todo)
+    if not known.any() and not len(numbers):
         raise nothing_decoded(collection, list(bad.values()))
-    return rows.take(keep), features[keep], bad
+    if not known.any():
+        return rows.take(numbers), fresh, bad
+    whole = np.zeros((len(rows), encoder.dim), dtype=np.float32)
+    whole[known] = features
+    if len(numbers):
+        whole[missing[numbers]] = fresh
+        known[missing[numbers]] = True
+    return rows.filter(pa.array(known)), whole[known], bad
+
+
+def _kept(encoder: Encoder, collection: Collection, key: Key, rows: pa.Table) -> Iterator[Found]:
+    """The pooled features of `rows`, which are kept on the way."""
+    done: list[int] = []
+    waiting: list[np.ndarray] = []
+
+    def keep() -> None:
+        try:
+            collection.features.add(key, rows.take(done), np.concatenate(waiting), encoder.licence)
+        except (SelfsightError, OSError) as error:  # no room, or no permission: they are at hand without it
+            console().print(f"Features are not kept for the next time: {in_words(error)}", soft_wrap=True, style="dim")
+
+    try:
+        for numbers, features, failed in item_features(encoder, collection, rows):
+            if numbers:
+                done += numbers
+                waiting.append(features)
+            yield numbers, features, failed
+            if len(done) >= KEEP_EVERY:
+                keep()
+                done, waiting = [], []
+    finally:  # also what Ctrl-C leaves
+        if done:
+            keep()

@@ -13,7 +13,7 @@ from selfsight.data.collection import Collection
 from selfsight.data.geometry import Geometry
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.features import input_batches
-from selfsight.machine import best_device
+from selfsight.encoders.levels import evaluating
 
 NORM_ITEMS = 512  # whose statistics a network with random weights takes for its batch norms
 
@@ -38,19 +38,18 @@ def measure_batch_norm(encoder: Encoder, inputs: Iterable[Tensor]) -> None:
     norms = [module for module in encoder.modules() if isinstance(module, _BatchNorm)]
     if not norms:
         return
-    device = best_device()
-    encoder = encoder.to(device)
     momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.train()
-    seen = 0
-    for images in inputs:
-        if len(images) > 1:
-            seen += len(images)
-            for norm in norms:
-                norm.momentum = len(images) / seen
-            encoder(images.to(device))
-    encoder.eval()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    with evaluating(encoder):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.train()
+        seen = 0
+        for images in inputs:
+            if len(images) > 1:
+                seen += len(images)
+                for norm in norms:
+                    norm.momentum = len(images) / seen
+                encoder(images.to(encoder.device))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.eval()
+            norm.momentum = momentum

@@ -12,6 +12,7 @@ from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.features import pooled
 from selfsight.encoders.store import load
 from selfsight.errors import SelfsightError, first_line
+from selfsight.machine import best_device
 from selfsight.probing.neighbours import nearest
 from selfsight.report.pictures import data_uri, data_uris, thumbnails_of
 from selfsight.training.run import Run
@@ -43,7 +44,7 @@ def draw(run: Run, collection: Collection, thumbnails: bool) -> Atlas:
         collection.source  # noqa: B018
     except SelfsightError as error:
         raise SelfsightError(f"the images are not there: {error}") from None
-    encoder = load(run.path)
+    encoder = load(run.path).to(best_device())
     usable = collection.usable
     rows, features, bad = pooled(encoder, collection, spaced(usable, MOST_ITEMS))
     if not len(rows):

@@ -17,12 +17,10 @@ from selfsight.data.geometry import Geometry
 from selfsight.encoders.encoder import Encoder
 from selfsight.files import write_whole
 from selfsight.objectives.objective import Objective
-from selfsight.training.measure import canvas_features
+from selfsight.training.measure import canvas_features, view_features
 from selfsight.training.monitors import effective_rank, neighbour_stability
 from selfsight.training.run import Run
 from selfsight.training.watch import is_due
-from selfsight.views.make import make_views
-from selfsight.views.plan import ViewGroup, ViewPlan
 
 CANVASES = 256  # at most: then measuring costs a third of a step of four quarters, forward and back
 FEWEST = 4  # of which the unbiased estimate is defined
@@ -129,18 +127,10 @@ class Adaptation:
     def _features(self, encoder: Encoder) -> Tensor:
         return canvas_features(encoder, self.batches, self.normalise, CANVASES)
 
-    @torch.inference_mode()
     def _standing(self, encoder: Encoder) -> dict[str, float]:
         """Effective rank of pooled features of a view of each image, and how far two views agree on what is near."""
-        training, device, size = encoder.training, next(encoder.parameters()).device, encoder.geometry.size
-        plan = ViewPlan((ViewGroup(2, size, scale=(0.3, 1.0)),))
-        batch = self.batches.gather(np.arange(min(CANVASES, len(self.batches.ids))), 0)
-        encoder.eval()
-        try:
-            views = make_views(batch, plan, self.normalise, 0, device)
-            one, two = (encoder(view.pixels).pooled.float().cpu() for view in views)
-        finally:
-            encoder.train(training)
+        places = np.arange(min(CANVASES, len(self.batches.ids)))
+        one, two = view_features(encoder, self.batches, self.normalise, 2, places, CANVASES)
         standing = {"effective_rank": effective_rank(one)}
         if len(one) > 2:
             standing["neighbour_stability"] = neighbour_stability(F.normalize(one, dim=1), F.normalize(two, dim=1))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from selfsight.data.collection import Collection
 from selfsight.encoders.encoder import Encoder
-from selfsight.encoders.features import input_batches
+from selfsight.encoders.features import BATCH, encode, input_batches
 from selfsight.errors import SelfsightError
 from selfsight.probing.neighbours import fit_knn
 
@@ -45,21 +44,9 @@ def online_knn(encoder: Encoder, items: Collection) -> Callable[[float, float], 
     def measure(progress: float, before: float) -> dict[str, float]:
         if not is_due(progress, before):
             return {}
-        features = _features(encoder, squares)
+        parts = ((i, encoder.geometry.to_input(squares[i : i + BATCH])) for i in range(0, len(squares), BATCH))
+        features = np.concatenate([some for _, some in encode(encoder, parts)])
         votes = fit_knn(features[::2], labels[::2], len(names)).scores(features[1::2])
         return {"knn": float((votes.argmax(1) == labels[1::2]).mean())}
 
     return measure
-
-
-@torch.no_grad()
-def _features(encoder: Encoder, squares: np.ndarray) -> np.ndarray:
-    """[N, D] in eval mode; the encoder goes back to the mode it was in."""
-    training, device = encoder.training, next(encoder.parameters()).device
-    encoder.eval()
-    try:
-        parts = [squares[i : i + 256] for i in range(0, len(squares), 256)]
-        pooled = [encoder(encoder.geometry.to_input(part).to(device)).pooled.float().cpu() for part in parts]
-    finally:
-        encoder.train(training)
-    return torch.cat(pooled).numpy()

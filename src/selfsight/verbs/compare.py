@@ -46,6 +46,7 @@ def compare(*runs: str, images: str | None = None, probe: str | None = None) -> 
     from selfsight.console import track
     from selfsight.data.importers import open_source
     from selfsight.encoders.whitening import unwhitened
+    from selfsight.machine import best_device
 
     if len(runs) < 2:
         raise SelfsightError("Give two or more runs to compare: selfsight compare runs/first runs/second")
@@ -53,7 +54,7 @@ def compare(*runs: str, images: str | None = None, probe: str | None = None) -> 
     labelled = open_source(probe) if probe else None
     rows: list[dict[str, Any]] = []
     for run in track(list(runs), "Comparing", len(runs)):
-        encoder = unwhitened(_encoder(run, items))
+        encoder = unwhitened(_encoder(run, items)).to(best_device())
         rows.append({"run": run} | _criteria(_features(encoder, items)))
         if labelled is not None:
             rows[-1]["knn"] = _knn(encoder, labelled)
@@ -110,27 +111,16 @@ def _encoder(run: str, items: Collection) -> Encoder:
 def _features(encoder: Encoder, items: Collection) -> np.ndarray:
     """Pooled features [V, N, D] of views of up to `ITEMS` items, spread evenly."""
     import numpy as np
-    import torch
 
     from selfsight.data.batches import Batches
     from selfsight.data.canvases import Streamed
-    from selfsight.machine import best_device
-    from selfsight.views.make import make_views
-    from selfsight.views.plan import ViewGroup, ViewPlan
+    from selfsight.training.measure import view_features
 
-    p, device = encoder.geometry, best_device()
-    encoder = encoder.to(device).eval()
+    p = encoder.geometry
     canvases = Streamed(items, p.format, 2 * p.size, 2)
     batches = Batches(canvases, min(BATCH, len(canvases)), 0, None)
-    plan = ViewPlan((ViewGroup(VIEWS, p.size, scale=(0.3, 1.0)),))
     chosen = np.unique(np.linspace(0, len(canvases) - 1, ITEMS).astype(int))
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(chosen), BATCH):
-            batch = batches.gather(chosen[start : start + BATCH], 0)
-            views = make_views(batch, plan, canvases.geometry(p.mean, p.std), 0, device)
-            parts.append(torch.stack([encoder(view.pixels).pooled.float().cpu() for view in views]))
-    return torch.cat(parts, 1).numpy()
+    return view_features(encoder, batches, canvases.geometry(p.mean, p.std), VIEWS, chosen, BATCH).numpy()
 
 
 def _criteria(features: np.ndarray) -> dict[str, float]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from selfsight.errors import SelfsightError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
     from selfsight.data.collection import Collection
@@ -46,6 +47,7 @@ def embed(
     from selfsight.encoders.features import pooled
     from selfsight.encoders.store import load
     from selfsight.files import TABLES, save_table
+    from selfsight.machine import best_device
 
     if out is not None and Path(out).suffix.lower() not in TABLES:
         raise SelfsightError(f"Cannot tell the format of {out!r}. End it in one of {', '.join(TABLES)}.")
@@ -55,7 +57,7 @@ def embed(
     if out is not None:
         check_outside(out, items.about.location)
     format = measure_format(items)
-    encoder = load(model, format)
+    encoder = load(model, format).to(best_device())
     takes = encoder.geometry.format
     if (takes.mode, takes.depth) != (format.mode, format.depth):
         console().print(f"The encoder takes {takes}; these images are {format}, and are translated.", soft_wrap=True)
@@ -82,34 +84,25 @@ def _table(rows: pa.Table, features: Any, items: Collection, bad: Iterable[str])
 
 def _patches(encoder: Encoder, items: Collection) -> pa.Table:
     """Patch features [N, P, Dp], not kept: they are large."""
-    import numpy as np
-    import torch
-
     from selfsight.console import console
     from selfsight.data.canvases import nothing_decoded
-    from selfsight.encoders.features import input_batches
-    from selfsight.machine import best_device
+    from selfsight.encoders.features import gathered, item_features
 
-    device = best_device()
-    encoder = encoder.to(device)
     rows = items.usable
-    bad: list[str] = []
-    kept: list[int] = []
-    out: list[np.ndarray] = []
-    with torch.inference_mode():
-        for numbers, pixels, failed in input_batches(items, rows, encoder.geometry, "Encoding"):
-            bad += failed.values()
-            if numbers:
-                images = encoder.geometry.to_input(pixels).to(device)
-                out.append(encoder(images).patches.float().cpu().numpy())
-                if not kept:
-                    size = out[0][0].nbytes * len(rows)
-                    console().print(f"Features of {len(rows):,} items take {size / 1e6:,.0f} MB", style="dim")
-                kept += numbers
-    if not kept:
-        raise nothing_decoded(items, bad)
-    order = np.argsort(kept)
-    return _table(rows.take(np.array(kept)[order]), np.concatenate(out)[order], items, bad)
+
+    def told() -> Iterator[tuple[list[int], np.ndarray, dict[int, str]]]:
+        said = False
+        for numbers, features, failed in item_features(encoder, items, rows, "patches"):
+            if numbers and not said:
+                size = features[0].nbytes * len(rows)
+                console().print(f"Features of {len(rows):,} items take {size / 1e6:,.0f} MB", style="dim")
+                said = True
+            yield numbers, features, failed
+
+    numbers, features, bad = gathered(told(), rows)
+    if not len(numbers):
+        raise nothing_decoded(items, list(bad.values()))
+    return _table(rows.take(numbers), features, items, bad.values())
 
 
 def summary(table: pa.Table) -> dict[str, Any]:

@@ -53,6 +53,7 @@ def evaluate(
     from selfsight.data.importers import open_source
     from selfsight.encoders.statistics import measure_batch_norm, some_inputs
     from selfsight.encoders.store import load, random_like, read_folder
+    from selfsight.machine import best_device
 
     counts = parse_shots(shots)
     if seeds < 1:
@@ -61,11 +62,12 @@ def evaluate(
     classes = _classes(*collections)
     format = measure_format(collections[0])
     encoder = load(model, format)
-    encoders: dict[str, Encoder] = {"encoder": encoder, "random": random_like(encoder)}
+    device = best_device()
+    encoders: dict[str, Encoder] = {"encoder": encoder.to(device), "random": random_like(encoder).to(device)}
     measure_batch_norm(encoders["random"], some_inputs(collections[0], encoder.geometry))
     notes = _notes(*collections)
     if (Path(model) / "start" / "config.json").exists():
-        encoders["start"] = read_folder(Path(model) / "start")
+        encoders["start"] = read_folder(Path(model) / "start").to(device)
     elif encoder.about.get("starting_weights") and Path(model).exists():  # a stock model is its own start
         notes.append(f"{model} has no folder start, so its starting weights are not among the controls")
     result: dict[str, Any] = {}
