@@ -1,9 +1,8 @@
-"""The table of items: identity, order, features by id, decisions."""
+"""The table of items: identity, order, features by id."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -91,20 +90,6 @@ def test_id_hash_depends_on_ids_and_contents_of_usable_items_only(tmp_path: Path
     assert hash_of("f", status=["ok", "ok", "set_aside"]) == one.id_hash()
 
 
-def test_decisions_are_appended_and_undone_by_the_inverse(tmp_path: Path):
-    collection = write(tmp_path / "c.lance", rows_of(["a"]))
-    collection.decide("a", "label", "cat", by="ann")
-    first = (tmp_path / "decisions.jsonl").read_bytes()
-    collection.decide("a", "label", None, by="ann", old="cat")
-    journal = (tmp_path / "decisions.jsonl").read_bytes()
-    assert journal.startswith(first)
-    entries = [json.loads(line) for line in journal.splitlines()]
-    assert [(e["id"], e["field"], e["old"], e["new"], e["by"]) for e in entries] == [
-        ("a", "label", None, "cat", "ann"), ("a", "label", "cat", None, "ann"),
-    ]  # fmt: skip
-    assert entries[0]["time"] <= entries[1]["time"]
-
-
 def test_labels_are_the_column_where_there_is_one_else_the_folders(tmp_path: Path):
     def labels(name: str, **columns: list) -> list[str]:
         rows = rows_of(["1", "2"], uri=["cat/x.png", "dog/deep/y.png"], **columns)
@@ -161,14 +146,14 @@ def test_forgotten_items_leave_no_byte_behind(tmp_path: Path):
     vector = np.array([[1, 2], [1234.5678, 8765.4321], [3, 4]], np.float32)
     collection.features.add(KEY, collection.table, vector)
     for item in "abc":
-        collection.decide(item, "label", f"label-of-{item}", by="ann")
+        collection.decisions.decide(item, f"c{item}", "label", f"label-of-{item}", by="ann")
     traces = [b"secret-name", b"label-of-b", vector[1].tobytes()]
     assert all(trace in bytes_of(tmp_path) for trace in traces)
     left = collection.forget(["b"])
     assert left.table["id"].to_pylist() == ["a", "c"] and left.about.forgotten == ["b"]
     known, kept = left.features.read(KEY, left.usable)
     assert known.all() and (kept == vector[[0, 2]]).all()
-    assert [json.loads(line)["id"] for line in left.journal.read_text().splitlines()] == ["a", "c"]
+    assert [decision.id for decision in left.decisions.read()[0]] == ["a", "c"]
     assert not any(trace in bytes_of(tmp_path) for trace in traces)
 
 

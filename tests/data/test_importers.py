@@ -284,10 +284,10 @@ def test_the_users_folder_is_left_alone(images: Callable[..., Path], cache: Path
     make_canvases(collection, 16)
     geometry = Geometry(3, 32, (0.0, 255.0), (0.5,) * 3, (0.2,) * 3)
     collection.features.add(Key("enc", "pooled", geometry), collection.usable, np.zeros((3, 2), np.float32))
-    collection.decide(collection.table["id"][0].as_py(), "label", "x", by="me")
+    collection.decisions.decide(collection.table["id"][0].as_py(), None, "label", "x", by="me")
     assert tree(folder) == before
     assert collection.path.is_relative_to(cache)
-    assert (collection.path.parent / "decisions.jsonl").exists()
+    assert len(list((collection.path.parent / "items.decisions").glob("*.jsonl"))) == 1
 
 
 def test_the_collection_goes_where_it_is_asked_and_folders_do_not_share_one(

@@ -65,15 +65,15 @@ def test_one_entry_is_cleared_and_made_again(two: tuple[Collection, Collection],
 
 def test_clearing_all_leaves_what_people_decided(two: tuple[Collection, Collection], cache: Path):
     photos, scans = two
-    photos.decide(photos.table["id"][0].as_py(), "label", "cat", by="ann")
-    journal = photos.journal.read_bytes()
+    photos.decisions.decide(photos.table["id"][0].as_py(), None, "label", "cat", by="ann")
+    journal = photos.decisions.files[0].read_bytes()
     (cache / "torchvision").mkdir()
     (cache / "torchvision" / "digits.tar.gz").write_bytes(bytes(1000))
     result = selfsight.cache("clear")
     assert [row.source for row in result.kept] == [photos.about.location]
     assert {(row.kind) for row in result.cleared} == {"collections", "canvases", "torchvision"}
     assert len(result.cleared) == 4
-    assert photos.journal.read_bytes() == journal and not scans.path.exists()
+    assert photos.decisions.files[0].read_bytes() == journal and not scans.path.exists()
     assert by_source(selfsight.cache().entries).keys() == {("collections", "photos")}
 
 

@@ -38,7 +38,7 @@ def album(images: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.Monke
     make_canvases(items, 32)
     make_canvases(items, 16)
     for item in items.table["id"].to_pylist():
-        items.decide(item, "label", f"label-of-{item}", by="ann")
+        items.decisions.decide(item, None, "label", f"label-of-{item}", by="ann")
     return album
 
 
@@ -136,7 +136,7 @@ def test_what_an_unfinished_import_left_beside_it(album: Path):
 
 def test_a_journal_that_was_cut(album: Path):
     """By a kill while a decision was written; the next one follows on the same line."""
-    journal = Collection.open(album).journal
+    (journal,) = Collection.open(album).decisions.files
     item, other = id_of(album, SECRET), id_of(album, "late.png")
     with journal.open("a") as file:
         file.write(f'{{"time": 1, "id": "{other}", "fie')

@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfsight.data.decisions import Journal
 from selfsight.data.features import FeatureStore
 from selfsight.data.pixels import PixelFormat, common_format
 from selfsight.data.sources.choose import make_source
@@ -27,7 +26,7 @@ from selfsight.data.sources.columns import BOXES_TYPE
 from selfsight.data.sources.source import Options, Source
 from selfsight.data.threads import in_one_thread
 from selfsight.errors import SelfsightError
-from selfsight.files import append_lance, lance_exists, open_lance, remove_rows, write_lance, write_whole
+from selfsight.files import append_lance, lance_exists, open_lance, remove_rows, write_lance
 
 FORMAT_VERSION = 2
 
@@ -250,19 +249,10 @@ class Collection:
         """The features kept beside the table."""
         return FeatureStore(self.path)
 
-    # -- decisions of people --
-
-    @property
-    def journal(self) -> Path:
-        return self.path.parent / "decisions.jsonl"
-
-    def decide(self, item: str, field: str, new: Any, by: str, old: Any = None) -> None:
-        """Append one decision to the journal, on disk when this returns. Undo appends the inverse."""
-        entry = {"time": time.time(), "id": item, "field": field, "old": old, "new": new, "by": by}
-        with self.journal.open("a") as journal:
-            journal.write(json.dumps(entry) + "\n")
-            journal.flush()
-            os.fsync(journal.fileno())
+    @cached_property
+    def decisions(self) -> Journal:
+        """What people decided of the items."""
+        return Journal(self.path)
 
     # -- removal for good --
 
@@ -272,8 +262,7 @@ class Collection:
         for version in self._dataset.versions():
             for batch in open_lance(self.path, version["version"]).to_batches(columns=["id"]):
                 found |= ids.intersection(batch["id"].to_pylist())
-        journal = self.journal.read_text(encoding="utf-8") if self.journal.exists() else ""
-        return found | {item for item in ids if item in journal}
+        return found | self.decisions.remembered(ids)
 
     def forget(self, ids: Sequence[str]) -> Collection:
         """Rewrite the table, the features and the journal without `ids`, and remove every older version of them.
@@ -284,9 +273,6 @@ class Collection:
         about = self.about
         about.forgotten = sorted({*about.forgotten, *gone.to_pylist()})
         self.features.forget(gone)
-        if self.journal.exists():
-            lines = self.journal.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if set(ids).isdisjoint(re.findall(r'"([^"]*)"', line))]  # some may be cut
-            write_whole(self.journal, "".join(kept))
+        self.decisions.forget(set(ids))
         remove_rows(self.path, gone, about.to_metadata())  # last: what stopped before it can be asked for again
         return Collection.open(self.path)

@@ -86,9 +86,11 @@ def _entries(folder: Path) -> list[Entry]:
 def _decided(path: Path) -> bool:
     """Whether people decided something in an entry: labels, or which items are to stay forgotten."""
     from selfsight.data.collection import Collection
+    from selfsight.data.decisions import Journal
 
+    table = path / "items.lance"
     try:
-        return (path / "decisions.jsonl").exists() or bool(Collection.open(path / "items.lance").about.forgotten)
+        return bool(Journal(table).files) or bool(Collection.open(table).about.forgotten)
     except (SelfsightError, ValueError, KeyError):  # no collection, or damaged
         return False
 
