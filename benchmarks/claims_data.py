@@ -13,9 +13,9 @@ import numpy as np
 from objectives import DATA, Images, _alone, data_folder
 from PIL import Image
 
+from selfsight.data.annotations import voc
 from selfsight.data.canvases import measure_format
 from selfsight.data.importers import open_source
-from selfsight.data.sources.columns import read_boxes
 
 
 class Made(Images):
@@ -138,7 +138,6 @@ def radiograph_labels(file: str) -> dict[str, str]:
 
 def white_cells(file: Path) -> np.ndarray:
     """[M, 4] left, top, right and bottom of the white cells of a smear, as parts of its sides."""
-    boxes = [box for box in read_boxes(file.read_bytes(), ".xml") if box["label"] == "WBC"]
-    centres = np.array([[box["x"], box["y"]] for box in boxes]).reshape(-1, 2)
-    halves = np.array([[box["width"], box["height"]] for box in boxes]).reshape(-1, 2) / 2
-    return np.concatenate([centres - halves, centres + halves], 1).clip(0.0, 1.0)
+    found = voc.read(file.read_bytes())
+    edges = [(box.x0, box.y0, box.x1, box.y1) for box in found.boxes if box.label == "WBC"]
+    return (np.array(edges).reshape(-1, 4) / np.tile(found.size, 2)).clip(0.0, 1.0)

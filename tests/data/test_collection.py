@@ -136,6 +136,24 @@ def test_version_1_is_read(tmp_path: Path):
     assert old.about.location == str(tmp_path) and old.others == 4
 
 
+def test_boxes_of_version_2_are_read_in_pixels(tmp_path: Path):
+    """Centre and size as parts of the image, in float32, as 0.1's first collections hold them."""
+    names = ("x", "y", "width", "height")
+    elder = pa.list_(pa.struct([("label", pa.string()), *((name, pa.float32()) for name in names)]))
+    boxes = [[{"label": "a", "x": 0.5, "y": 0.25, "width": 0.5, "height": 0.5}], None, []]
+    rows = rows_of(["2", "1", "3"], width=[200, None, 50], height=[100, None, 50]).drop_columns(["exif_orientation"])
+    about = About("/photos", Options(columns={"boxes": "b"})).to_metadata() | {"format_version": "2"}
+    rows = rows.append_column("boxes", pa.array(boxes, elder)).replace_schema_metadata(about)
+    lance.write_dataset(rows, str(tmp_path / "c.lance"))
+    box = {"label": "a", "x0": 50.0, "y0": 0.0, "x1": 150.0, "y1": 50.0}
+    box |= {"iscrowd": False, "difficult": False, "truncated": False}
+    for change in (lambda items: items, lambda items: items.forget(["3"])):  # which rewrites the table
+        items = change(Collection.open(tmp_path / "c.lance"))
+        assert items.table["boxes"].to_pylist()[:2] == [None, [box]]
+        assert [b["boxes"].to_pylist()[:2] for b in items.batches(["boxes"])] == [[[box], None]]
+        assert items.take(np.array([0]))["boxes"].to_pylist() == [[box]]
+
+
 def bytes_of(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
 

@@ -355,3 +355,33 @@ def test_a_collection_is_listed_again_as_it_was_imported(images: Callable[..., P
     import_source(make_source(str(folder), Options(include=("odd/*",), columns={"label": "{0}"})), out)
     again = open_source(folder, out)
     assert again.usable["label"].to_pylist() == ["odd", "odd"]
+
+
+def test_boxes_come_in_pixels_of_the_upright_image_also_of_files_that_are_known(tmp_path: Path):
+    """Annotations were drawn on the stored pixels, 60 x 40; the camera was held so that they are shown as 40 x 60."""
+    folder, tags = tmp_path / "photos", Image.Exif()
+    folder.mkdir()
+    tags[0x0112] = 6  # a quarter turn clockwise: the top left corner goes to the top right
+    for name, exif in (("turned", tags), ("plain", Image.Exif())):
+        Image.fromarray(picture(np.random.default_rng(0), 40, 60)).save(folder / f"{name}.jpg", exif=exif.tobytes())
+        size = "<size><width>60</width><height>40</height></size>"
+        edges = "<xmin>1</xmin><ymin>1</ymin><xmax>10</xmax><ymax>5</ymax>"
+        thing = f"<object><name>cat</name><difficult>1</difficult><bndbox>{edges}</bndbox></object>"
+        (folder / f"{name}.xml").write_text(f"<annotation>{size}{thing}</annotation>")
+    (folder / "broken.jpg").write_bytes(b"x")
+    (folder / "broken.txt").write_text("0 0.5 0.5 0.5 0.5")
+    options = Options(columns={"boxes": "{stem}.xml"}, include=("*.jpg",))
+    for change in range(3):
+        if change == 1:  # images are known, their boxes are new
+            (folder / "turned.xml").write_text((folder / "turned.xml").read_text().replace("cat", "dog"))
+        if change == 2:  # parts of the image as it is shown
+            (folder / "turned.txt").write_text("cow 0.5 0.5 0.5 0.5")
+            options = Options(columns={"boxes": "{stem}.txt"}, include=("*.jpg",))
+        rows = import_source(make_source(str(folder), options), tmp_path / "c.lance").table.to_pylist()
+        boxes = {row["uri"]: row["boxes"] for row in rows}
+        found = {uri: [tuple(box.values()) for box in cell or ()] for uri, cell in boxes.items()}
+        name = ("cat", "dog", "")[change]
+        turned = [(name, 35.0, 0.0, 40.0, 10.0, False, True, False)] if change < 2 else []
+        turned += [("cow", 10.0, 15.0, 30.0, 45.0, False, False, False)] if change == 2 else []
+        plain = [("cat", 0.0, 0.0, 10.0, 5.0, False, True, False)] if change < 2 else []
+        assert found == {"turned.jpg": turned, "plain.jpg": plain, "broken.jpg": []}

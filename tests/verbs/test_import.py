@@ -322,8 +322,11 @@ def test_steel_with_boxes(real: Callable[..., Any]):
     assert result["labels"] == counted(file.parts[1] for file in files)
     for file in files:
         lines = (DATA / "neu" / "boxes" / f"{file.stem}.txt").read_text().split("\n")
-        written = [(label, *map(np.float32, numbers)) for label, *numbers in (line.split() for line in lines if line)]
-        assert [tuple(box.values()) for box in rows[file.as_posix()]["boxes"] or ()] == written
+        written = [(label, *map(float, numbers)) for label, *numbers in (line.split() for line in lines if line)]
+        boxes = rows[file.as_posix()]["boxes"] or ()
+        assert [box["label"] for box in boxes] == [label for label, *_ in written]
+        edges = [[200 * edge for edge in (x - w / 2, y - h / 2, x + w / 2, y + h / 2)] for _, x, y, w, h in written]
+        assert np.allclose([[box[edge] for edge in ("x0", "y0", "x1", "y1")] for box in boxes], edges, atol=1e-9)
     lines = [line for path in (DATA / "neu" / "boxes").iterdir() for line in path.read_text().splitlines()]
     assert result["boxes"] == counted(line.split(" ")[0] for line in lines)
 
@@ -341,7 +344,11 @@ def test_blood_smears_with_boxes(real: Callable[..., Any]):
         for stem in stems:
             text = (DATA / "bccd" / "Annotations" / f"{stem}.xml").read_text()
             names = re.findall(r"<name>(.*?)</name>", text)
-            assert [box["label"] for box in rows[f"JPEGImages/{stem}.jpg"]["boxes"]] == names
+            boxes = rows[f"JPEGImages/{stem}.jpg"]["boxes"]
+            assert [box["label"] for box in boxes] == names
+            written = [int(number) for number in re.findall(r"<[xy]m..>(\d+)<", text)]
+            edges = [[box["x0"] + 1, box["y0"] + 1, box["x1"], box["y1"]] for box in boxes]
+            assert edges == np.reshape(written, (-1, 4)).tolist()
     assert result["boxes"] == {"RBC": 4155, "WBC": 372, "Platelets": 361}
 
 

@@ -18,17 +18,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfsight.data.boxes import BOXES_TYPE, converted
 from selfsight.data.decisions import Journal
 from selfsight.data.features import FeatureStore
 from selfsight.data.pixels import PixelFormat, common_format
 from selfsight.data.sources.choose import make_source
-from selfsight.data.sources.columns import BOXES_TYPE
 from selfsight.data.sources.source import Options, Source
 from selfsight.data.threads import in_one_thread
 from selfsight.errors import SelfsightError
 from selfsight.files import append_lance, lance_exists, open_lance, remove_rows, write_lance
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 # What is known of an item. Manifests may add columns of any other name.
 SCHEMA = pa.schema(
@@ -40,6 +40,7 @@ SCHEMA = pa.schema(
         ("format", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("exif_orientation", pa.int8()),  # of EXIF or TIFF, 1 to 8: width and height are those of the upright image
         ("mode", pa.string()),  # L, RGB, … or the number of channels
         ("channels", pa.int16()),
         ("depth", pa.int16()),  # 8 or 16 bits, 32 for all that is read as float
@@ -157,11 +158,14 @@ class Collection:
 
     def batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The rows in the order in which they lie, a few thousand at a time."""
-        yield from self._dataset.to_batches(columns=columns, batch_size=8192)
+        elder = _has_elder_boxes(self._dataset.schema) and (columns is None or "boxes" in columns)
+        asked = list(dict.fromkeys([*(columns or self.columns), "width", "height"])) if elder else columns
+        for batch in self._dataset.to_batches(columns=asked, batch_size=8192):
+            yield _with_boxes_of_today(batch).select(columns or self.columns) if elder else batch
 
     def take(self, positions: np.ndarray) -> pa.Table:
         """The rows at these positions of `batches()`."""
-        return self._dataset.take(positions.tolist())
+        return _with_boxes_of_today(self._dataset.take(positions.tolist()))
 
     @property
     def columns(self) -> list[str]:
@@ -171,7 +175,7 @@ class Collection:
     @cached_property
     def table(self) -> pa.Table:
         """All rows in memory, in the order of `id`."""
-        table = self._dataset.to_table().sort_by("id")
+        table = _with_boxes_of_today(self._dataset.to_table().sort_by("id"))
         if "mode" not in table.column_names:  # version 1: files of one image, grey or RGB
             grey = pc.equal(table["channels"], 1)
             table = table.append_column("mode", pc.if_else(grey, "L", "RGB"))
@@ -276,3 +280,16 @@ class Collection:
         self.decisions.forget(set(ids))
         remove_rows(self.path, gone, about.to_metadata())  # last: what stopped before it can be asked for again
         return Collection.open(self.path)
+
+
+def _has_elder_boxes(schema: pa.Schema) -> bool:
+    """Whether boxes are as version 2 wrote them."""
+    return "boxes" in schema.names and schema.field("boxes").type.value_type.get_field_index("width") >= 0
+
+
+def _with_boxes_of_today(rows: Any) -> Any:
+    """A table or batch whose boxes are in pixels, whatever version wrote them."""
+    if not _has_elder_boxes(rows.schema):
+        return rows
+    boxes = converted(rows["boxes"], rows["width"].to_pylist(), rows["height"].to_pylist())
+    return rows.set_column(rows.schema.names.index("boxes"), "boxes", boxes)

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfsight.console import track
+from selfsight.data.boxes import as_cell
 from selfsight.data.cache import cache_folder
 from selfsight.data.collection import SCHEMA, About, Collection, schema_with
 from selfsight.data.items import row_of, rows_of
@@ -110,7 +111,8 @@ def _partial(source: Source, out: Path) -> Path:
     part = out.with_name(out.name + ".partial")
     if Collection.exists(part):
         about = Collection.open(part).about
-        if (about.location, about.options) != (source.location, source.options):
+        elder = "exif_orientation" not in Collection.open(part).columns  # before version 3
+        if elder or (about.location, about.options) != (source.location, source.options):
             shutil.rmtree(part)
     return part
 
@@ -215,6 +217,8 @@ class _Known:
             candidates.append(Collection.open(part))
         now = source.location, source.options.rate, source.keywords
         self.from_files = set(source.keywords)
+        if "boxes" in source.options.columns:  # which cannot be turned with images that were read before version 3
+            candidates = [c for c in candidates if "exif_orientation" in c.columns]
         self.tables = [c for c in candidates if now == (c.about.location, c.about.options.rate, c.source.keywords)]
         self.starts = np.cumsum([0, *(len(table) for table in self.tables)])  # a place counts through all tables
         self.keys, self.stamps = (np.empty(self.starts[-1], np.uint64) for _ in range(2))
@@ -275,7 +279,10 @@ def _described(rows: pa.Table, entries: list[Entry], schema: pa.Schema, from_fil
         if field.name in described:
             own = field.name in ("sequence", "frame")
             kept = [k if own and page is not None else None for k, page in zip(old.to_pylist(), pages, strict=True)]
-            said = (e.columns.get(field.name) for e in entries)
+            said = [e.columns.get(field.name) for e in entries]
+            if field.name == "boxes":
+                sizes = rows.select(["width", "height", "exif_orientation"]).to_pylist()
+                said = [as_cell(boxes, row) for boxes, row in zip(said, sizes, strict=True)]
             old = pa.array([k if s is None else s for s, k in zip(said, kept, strict=True)], field.type)
         columns[field.name] = old
     return pa.table(columns, schema=schema)

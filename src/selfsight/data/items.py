@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
 
+from selfsight.data.boxes import Boxes, as_cell
 from selfsight.data.collection import item_id
 from selfsight.data.decoding import NoImage, read_headers
 from selfsight.data.formats.dicom import attributes
@@ -15,6 +16,7 @@ from selfsight.data.formats.format import Header, Unreadable
 from selfsight.data.sources.source import Entry, Source
 
 WHOLE = 64 * 2**20  # bytes; a larger file is not read into memory
+FROM_HEADER = ("format", "width", "height", "exif_orientation", "mode", "channels", "depth")
 _blake = partial(hashlib.blake2b, digest_size=16)
 
 
@@ -51,18 +53,22 @@ def rows_of(source: Source, entry: Entry, keywords: dict[str, str]) -> list[dict
         return [row | {"status": "set_aside", "reason": "too large for the memory of this machine"}]
     except OSError as error:  # a disk or network that fails while reading
         return [row | {"status": "set_aside", "reason": error.strerror or str(error), "content_hash": None}]
-    return [_with_header(source, row, header) for header in headers]
+    return [_with_header(source, row, header, entry.columns.get("boxes")) for header in headers]
 
 
 def row_of(source: Source, entry: Entry) -> dict[str, Any]:
     """What the listing says of a file."""
     row = {"id": item_id(source.name, entry.uri), "uri": entry.uri, "reason": entry.reason}
     row["status"] = "set_aside" if entry.reason else "ok"
-    return row | {"bytes": entry.bytes, "modified_ns": entry.modified_ns} | entry.columns
+    row |= {"bytes": entry.bytes, "modified_ns": entry.modified_ns} | entry.columns
+    row.pop("boxes", None)  # their pixels are known with the header
+    return row
 
 
-def _with_header(source: Source, row: dict[str, Any], header: Header) -> dict[str, Any]:
-    row = row | {name: getattr(header, name) for name in ("format", "width", "height", "mode", "channels", "depth")}
+def _with_header(source: Source, row: dict[str, Any], header: Header, boxes: Boxes | None) -> dict[str, Any]:
+    row = row | {name: getattr(header, name) for name in FROM_HEADER}
+    if boxes is not None:
+        row["boxes"] = as_cell(boxes, row)
     if header.frame is not None:
         row |= {"page": header.frame, "id": item_id(source.name, row["uri"], header.frame)}
         row["content_hash"] = _blake(f"{row['content_hash']} {header.frame}".encode()).hexdigest()

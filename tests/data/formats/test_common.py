@@ -126,7 +126,7 @@ def test_sixteen_bits_stay_sixteen_bits(colour_type: int, mode: str, channels: i
     deep = RNG.integers(0, 65536, (19, 23, channels)).astype(np.uint16)
     key = chunk(b"tRNS", b"\0\1" * channels) if colour_type < 4 else b""  # a transparent colour is no channel
     data = png(deep, colour_type, key, chunk(b"eXIf", exif(6).tobytes()[6:]))
-    assert header_of(data) == Header("PNG", 19, 23, mode, 16)
+    assert header_of(data) == Header("PNG", 19, 23, mode, 16, exif_orientation=6)
     got = pixels_of(data)
     assert got.dtype == np.uint16 and (got == np.rot90(deep, -1)).all()
 
@@ -137,7 +137,7 @@ def test_exif_orientation(name: str, orientation: int):
     data = encoded(IMAGES["RGB"], name, exif=exif(orientation))
     wanted = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     header = header_of(data)
-    assert (header.height, header.width) == wanted.shape[:2]
+    assert (header.height, header.width, header.exif_orientation) == (*wanted.shape[:2], orientation)
     assert (pixels_of(data) == wanted).all()
 
 

@@ -152,7 +152,7 @@ def test_orientation(orientation: int):
         7: np.rot90(array, 2).T, 8: np.rot90(array, 1),
     }[orientation]  # fmt: skip
     (header,) = headers_of(data)
-    assert (header.height, header.width) == upright.shape
+    assert (header.height, header.width, header.exif_orientation) == (*upright.shape, orientation)
     assert (pixels_of(data)[0][:, :, 0] == upright).all()
 
 

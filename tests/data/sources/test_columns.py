@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
+from selfsight.data.boxes import Box, Boxes
 from selfsight.data.sources.choose import make_source
-from selfsight.data.sources.columns import BOXES_TYPE, parse_columns, read_boxes
+from selfsight.data.sources.columns import parse_columns, read_boxes
 from selfsight.data.sources.source import Options
 from selfsight.errors import SelfsightError
 
@@ -58,19 +58,10 @@ def voc(*boxes: tuple[str, float, float, float, float], size: str = "200 100") -
     return f"<annotation>{size}{things}</annotation>".encode()
 
 
-def test_boxes_of_yolo_and_voc_are_centre_and_size_as_parts_of_the_image():
-    yolo = read_boxes(b"\xef\xbb\xbf3 0.5 0.25 0.5 0.125\r\n\r\nscratch 0.25 0.5 0.5 1 0.93\n", ".txt")
-    assert yolo == [
-        {"label": "3", "x": 0.5, "y": 0.25, "width": 0.5, "height": 0.125},
-        {"label": "scratch", "x": 0.25, "y": 0.5, "width": 0.5, "height": 1.0},
-    ]
-    boxes = read_boxes(voc(("RBC", 0, 25, 100, 75), ("WBC", 150, 0, 200, 100)), ".xml")
-    assert boxes == [
-        {"label": "RBC", "x": 0.25, "y": 0.5, "width": 0.5, "height": 0.5},
-        {"label": "WBC", "x": 0.875, "y": 0.5, "width": 0.25, "height": 1.0},
-    ]
-    assert pa.array([yolo, boxes, [], None], BOXES_TYPE)[1].as_py()[0] == boxes[0]
-    assert read_boxes(b"", ".txt") == [] == read_boxes(voc(), ".xml")
+def test_the_suffix_of_a_file_of_boxes_says_how_it_is_read():
+    assert read_boxes(b"3 0.5 0.25 0.5 0.125\n", ".txt") == Boxes((Box("3", 0.25, 0.1875, 0.75, 0.3125),), (1.0, 1.0))
+    assert read_boxes(voc(("RBC", 1, 26, 100, 75)), ".xml") == Boxes((Box("RBC", 0, 25, 100, 75),), (200, 100))
+    assert read_boxes(b"", ".txt").boxes == () == read_boxes(voc(), ".xml").boxes
 
 
 BOMB = b'<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>' + voc()
@@ -116,6 +107,6 @@ def test_an_image_with_unreadable_boxes_stays_and_they_are_counted(tmp_path: Pat
     (tmp_path / "2.txt").write_text("0 0.5")
     source = make_source(str(tmp_path), Options(columns={"boxes": "{stem}.txt"}, include=("*.png",)))
     boxes = {entry.uri: (entry.reason, entry.columns["boxes"]) for entry in source.entries()}
-    box = {"label": "0", "x": 0.5, "y": 0.5, "width": 0.5, "height": 0.5}
-    assert boxes == {"1.png": ("", [box]), "2.png": ("", None), "3.png": ("", None)}
+    half = Boxes((Box("0", 0.25, 0.25, 0.75, 0.75),), (1.0, 1.0))
+    assert boxes == {"1.png": ("", half), "2.png": ("", None), "3.png": ("", None)}
     assert source.others == {"unreadable boxes": 1}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from selfsight.data.boxes import Box, Boxes
 from selfsight.data.formats.format import Unreadable
 from selfsight.data.sources.choose import make_source
 from selfsight.data.sources.folder import FileSource, FolderSource
@@ -152,9 +153,9 @@ def test_columns_are_made_from_paths(tmp_path: Path):
     columns |= {"mask": "m/{name}", "boxes": "b/{stem}.txt"}
     source = make_source(str(tmp_path), Options(columns=columns, exclude=("m/*",)))
     rows = {entry.uri: entry.columns for entry in source.entries()}
-    box = {"label": "2", "x": 0.5, "y": 0.25, "width": 0.5, "height": 0.125}
+    boxes = Boxes((Box("2", 0.25, 0.1875, 0.75, 0.3125),), (1.0, 1.0))
     expected = {"split": "train", "label": "cat", "group": "cat-07.a", "frame": None}
-    assert rows["train/cat/07.a.png"] == expected | {"mask": "m/07.a.png", "boxes": [box]}
+    assert rows["train/cat/07.a.png"] == expected | {"mask": "m/07.a.png", "boxes": boxes}
     expected = {"split": "top.png", "label": None, "group": None, "frame": None, "mask": None, "boxes": None}
     assert rows["top.png"] == expected
     assert source.keywords == {"patient": "PatientID"}  # left to whoever opens the files

@@ -50,14 +50,14 @@ def test_steel_with_boxes():
     entries, _ = listed("neu", columns, include=("train/*", "test/*"))
     assert count(entries, "split") == {"train": 1440, "test": 360}
     assert set(count(entries, "label").values()) == {300}
-    assert sum(len(entry.columns["boxes"]) for entry in entries) == 4108  # lines of the files
+    assert sum(len(entry.columns["boxes"].boxes) for entry in entries) == 4108  # lines of the files
 
 
 def test_blood_smears_by_their_lists():
     columns = "split={table},boxes=Annotations/{stem}.xml"
     entries, others = listed("bccd/ImageSets/Main/{train,val,test}.txt", columns, root=str(DATA / "bccd"))
     assert count(entries, "split") == {"train": 205, "val": 87, "test": 72} and not others
-    boxes = Counter(box["label"] for entry in entries for box in entry.columns["boxes"])
+    boxes = Counter(box.label for entry in entries for box in entry.columns["boxes"].boxes)
     assert boxes == {"RBC": 4155, "WBC": 372, "Platelets": 361}
 
 

@@ -43,7 +43,7 @@ def headers(file: BinaryIO, rate: float | None) -> list[Header]:
     opened = _open(file)
     many = len(opened.sizes) > 1
     return [
-        Header(opened.format, *size, opened.mode, opened.depth, frame if many else None)
+        Header(opened.format, *size, opened.mode, opened.depth, frame if many else None, opened.orientation)
         for frame, size in enumerate(opened.sizes)
     ]
 

@@ -28,7 +28,7 @@ class Header:
     image. mode: "L", "LA", "RGB", "RGBA", "CMYK" as Pillow names them, or the number of channels in
     digits ("2", "5") where they are no colours. depth: 8 or 16 bits unsigned, or 32 for everything
     else (signed, wider, float), which is read as float32. frame: which page or frame, None in a file
-    that holds one image.
+    that holds one image. exif_orientation: of EXIF or TIFF, 1 to 8, how the stored image was turned upright.
     """
 
     format: str
@@ -37,6 +37,7 @@ class Header:
     mode: str
     depth: int
     frame: int | None = None
+    exif_orientation: int = 1
 
     @property
     def channels(self) -> int:

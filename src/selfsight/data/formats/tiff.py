@@ -114,7 +114,7 @@ class _Opened:
                 description = _describe(page, len(planes))
             for plane in planes:
                 _check_end(plane, self.size)
-            yield Header("TIFF", *description, frame if len(self.items) > 1 else None)
+            yield Header("TIFF", *description, frame if len(self.items) > 1 else None, _orientation(page))
         if page is None:
             raise Unreadable("TIFF without an image")
 

@@ -10,27 +10,21 @@ from __future__ import annotations
 
 import math
 import re
-import xml.etree.ElementTree as ET
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
-import pyarrow as pa
-
+from selfsight.data.annotations import voc, yolo
+from selfsight.data.boxes import Boxes
 from selfsight.data.formats.format import Unreadable
 from selfsight.data.sources.names import stem_of, suffix_of
 from selfsight.data.sources.source import KNOWN_COLUMNS, Source
 from selfsight.errors import SelfsightError
 
-# Boxes of an image: centre and size, as parts of its width and height.
-BOXES_TYPE = pa.list_(
-    pa.struct([("label", pa.string()), *((name, pa.float32()) for name in ("x", "y", "width", "height"))])
-)
 # What is read from the images themselves, and cannot be filled from elsewhere.
 _OWN = frozenset(("id", "uri", "page", "content_hash", "format", "width", "height", "mode", "channels", "depth"))
-_OWN |= {"status", "reason", "bytes", "modified_ns"}
+_OWN |= {"exif_orientation", "status", "reason", "bytes", "modified_ns"}
 _FIELD = re.compile(r"\{(\d{1,3}|folder|stem|name|table)\}")
 _MAX_BYTES = 16 * 2**20  # of a file of boxes
-_OUTSIDE = 0.5  # how far, as part of the image, a box may reach over its edge before its file is taken for damaged
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -110,7 +104,8 @@ class Columns:
                     raise SelfsightError(missing_column(called, f"{name}={spec}", names))
 
     def fill(self, uri: str, cells: Mapping[str, Any] | None = None, table: str = "") -> dict[str, Any]:
-        """The columns of one item; None where there is nothing. `cells`: its row of the manifest."""
+        """The columns of one item; None where there is nothing. `cells`: its row of the manifest. `boxes` are as their
+        file states them: what they are in pixels is known when the image is read."""
         filled: dict[str, Any] = {}
         if cells:
             for name, spec in self.cells.items():
@@ -128,7 +123,7 @@ class Columns:
     def _mask(self, path: str) -> str | None:
         return path if self._files.holds(path) else None
 
-    def _boxes(self, path: str) -> list[dict[str, Any]] | None:
+    def _boxes(self, path: str) -> Boxes | None:
         if not self._files.holds(path):
             return None
         try:
@@ -190,57 +185,14 @@ def as_text(value: Any) -> str | None:
     return text or None
 
 
-def read_boxes(data: bytes, suffix: str) -> list[dict[str, Any]]:
+def read_boxes(data: bytes, suffix: str) -> Boxes:
     """Boxes of a YOLO `.txt` (class, centre and size as parts of the image) or a Pascal VOC `.xml` (pixels).
 
     Raises `ValueError` for anything else, and for the whole file if one box of it is malformed.
     """
     if len(data) > _MAX_BYTES:
         raise ValueError("too large for a file of boxes")
-    readers = {".txt": _yolo, ".xml": _voc}
+    readers = {".txt": yolo.read, ".xml": voc.read}
     if suffix not in readers:
         raise ValueError(f"{suffix} is no format of boxes")
-    return [_box(*values) for values in readers[suffix](data)]
-
-
-def _box(label: str, x: float, y: float, width: float, height: float) -> dict[str, Any]:
-    edges = (x - width / 2, y - height / 2, 1 - x - width / 2, 1 - y - height / 2)
-    if not (label and width >= 0 and height >= 0 and all(edge >= -_OUTSIDE for edge in edges)):  # also NaN
-        raise ValueError("a box outside its image")
-    return {"label": label, "x": x, "y": y, "width": width, "height": height}
-
-
-def _yolo(data: bytes) -> Iterable[tuple[str, float, float, float, float]]:
-    for line in data.decode("utf-8-sig").splitlines():
-        label, *numbers = line.split() or [""]
-        if label:
-            x, y, width, height, *_confidence = (float(number) for number in numbers)
-            if len(_confidence) > 1:
-                raise ValueError("more than class, centre, size and confidence")
-            yield label, x, y, width, height
-
-
-class _NoDoctype(ET.TreeBuilder):
-    """Entities, by which XML swells or reads other files, can only be declared in a DOCTYPE."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise ValueError("a document type is declared")
-
-
-def _voc(data: bytes) -> Iterable[tuple[str, float, float, float, float]]:
-    try:
-        root = ET.fromstring(data, ET.XMLParser(target=_NoDoctype()))
-    except (ET.ParseError, LookupError) as error:  # LookupError: an encoding that does not exist
-        raise ValueError(str(error)) from None
-
-    def number(parent: ET.Element, path: str) -> float:
-        return float(parent.findtext(path) or "missing")
-
-    whole = (number(root, "size/width"), number(root, "size/height"))
-    if not min(whole) > 0:
-        raise ValueError("no size of the image")
-    for thing in root.findall("object"):
-        left, right = (number(thing, f"bndbox/{edge}") / whole[0] for edge in ("xmin", "xmax"))
-        top, bottom = (number(thing, f"bndbox/{edge}") / whole[1] for edge in ("ymin", "ymax"))
-        label = (thing.findtext("name") or "").strip()
-        yield label, (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+    return readers[suffix](data)

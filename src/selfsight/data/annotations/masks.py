@@ -1,0 +1,43 @@
+"""Masks: pictures whose pixels are class numbers."""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from selfsight.data.formats.common import check_size
+from selfsight.data.formats.format import Unreadable
+
+IGNORE = -1  # of pixels that belong to no class, the border of VOC masks
+_FORMATS = ("PNG", "TIFF", "GIF", "BMP")  # without loss
+_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+_BITS_PER_SAMPLE = 258  # of TIFF
+
+
+def read_mask(file: BinaryIO) -> np.ndarray:
+    """Class numbers [H, W] int32 of a mask, upright: 0 is background, each other value a class of its own.
+
+    1 bit gives 0 and 1, grey of 2 to 16 bits the values as they are stored, a palette the numbers of its colours;
+    there, and only there, 255 is `IGNORE`. Raises `Unreadable` with the reason for a file that holds no class numbers.
+    """
+    file.seek(0)
+    head = file.read(25)
+    file.seek(0)
+    try:
+        image = Image.open(file, formats=_FORMATS)
+        check_size(*image.size)
+        if image.mode not in _MODES:
+            raise Unreadable(f"a mask of {image.mode}, which holds colours and no class numbers")
+        bits = head[24] if image.format == "PNG" else int(getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))[0])
+        ids: np.ndarray = np.asarray(ImageOps.exif_transpose(image)).astype(np.int32)
+    except (Unreadable, MemoryError):
+        raise
+    except Exception as error:  # Pillow raises many kinds on hostile bytes
+        raise Unreadable(f"no mask of {', '.join(_FORMATS)} ({type(error).__name__})") from None
+    if image.mode == "P":
+        ids[ids == 255] = IGNORE
+    if image.mode == "L" and bits < 8:  # Pillow spreads few bits over 0 to 255
+        ids //= 255 // (2**bits - 1)
+    return ids
