@@ -28,12 +28,12 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from selfsight import distributed
 from selfsight.data.batches import Batches
 from selfsight.data.importers import open_source
-from selfsight.distributed import all_mean, all_sum, gather  # fmt: skip
+from selfsight.distributed import all_mean, all_sum, gather
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.store import load, save
-from selfsight.objectives import objective as objective_module
 from selfsight.objectives.objective import Loss, Objective, embed_views, projector, registry
 from selfsight.training.batch_norm import synchronise
 from selfsight.training.measure import measure_normalisation
@@ -99,7 +99,7 @@ class WithoutGradient(torch.autograd.Function):
 
 
 MUTATIONS = {
-    "gather": patch.object(objective_module, "_AllSum", WithoutGradient),
+    "gather": patch.object(distributed, "_AllSum", WithoutGradient),
     "batch norm": patch(f"{__name__}.synchronise", lambda module: module),
 }
 
