@@ -271,7 +271,7 @@ def measure(number: int, case: Case, which: int, canvases: Canvases, labels: np.
     undo = put_in(task, case.fault, case.onset / case.steps) if case.fault else None
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder))
-        clock = Clock(recipe, began, batches.steps_per_epoch)
+        clock = Clock(recipe.budget, began, batches.steps_per_epoch, recipe.accumulate)
         try:
             fit(task, batches, normalise, recipe, run, clock, Accelerator(cpu=True), lambda row: None)
         except SelfsightError as error:  # ten steps in a row that were not finite

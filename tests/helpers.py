@@ -152,7 +152,8 @@ def train(
     recipe = tiny_recipe(objective.views, **changes)
     run = Run(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    clock = Clock(recipe, time.monotonic() if started is None else started, batches.steps_per_epoch)
+    started = time.monotonic() if started is None else started
+    clock = Clock(recipe.budget, started, batches.steps_per_epoch, recipe.accumulate)
     accelerator = Accelerator(cpu=True)
     normalise = measure_normalisation(batches.canvases)
     steps = fit(objective, batches, normalise, recipe, run, clock, accelerator, lambda row: None).step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from selfsight.training.recipe import Recipe
+from selfsight.training.recipe import Budget
 
 # A step this long, and many times longer than any before it, is a machine that slept or a process that was stopped.
 ASLEEP_SECONDS, ASLEEP_TIMES = 60.0, 10.0
@@ -14,17 +14,18 @@ SEEN_BEFORE = 3  # steps, until the longest of them says something
 
 @dataclass
 class Clock:
-    """`started`: `time.monotonic()` at the start of the command; `reserve`: seconds that a run by minutes keeps for
-    its ending; `before`: active seconds of earlier starts of this run; `first_step`, `first_seconds`: where the budget
-    begins, which is behind the end of the run that `--extend` continues.
+    """`started`: `time.monotonic()` at the start of the command; `accumulate`: batches that a step takes; `reserve`:
+    seconds that a run by minutes keeps for its ending; `before`: active seconds of earlier starts of this run;
+    `first_step`, `first_seconds`: where the budget begins, which is behind the end of the run that `--extend` continues.
 
     Only active time counts: not that between two starts, nor a gap between two steps in which the machine slept. The
     clock is monotonic, so that setting the time of day changes nothing.
     """
 
-    recipe: Recipe
+    budget: Budget
     started: float
-    steps_per_epoch: int
+    batches_per_epoch: int
+    accumulate: int = 1
     reserve: float = 0.0
     before: float = 0.0
     first_step: int = 0
@@ -42,17 +43,20 @@ class Clock:
     @property
     def steps(self) -> int | None:
         """Steps of a budget that counts them or epochs."""
-        budget = self.recipe.budget
-        if budget.minutes is not None:
+        if self.budget.minutes is not None:
             return None
-        batches = (budget.epochs or 0.0) * self.steps_per_epoch
-        return budget.steps or max(1, round(batches / self.recipe.accumulate))
+        batches = (self.budget.epochs or 0.0) * self.batches_per_epoch
+        return self.budget.steps or max(1, round(batches / self.accumulate))
+
+    def epochs(self, step: int) -> float:
+        """Passes over the data that so many steps are."""
+        return step * self.accumulate / self.batches_per_epoch
 
     def progress(self, step: int) -> float:
         """Spent part of the budget, 1 when it is used up."""
         if self.steps is not None:
             return min(1.0, max(0.0, (step - self.first_step) / self.steps))
-        budget = (self.recipe.budget.minutes or 0.0) * 60
+        budget = (self.budget.minutes or 0.0) * 60
         return min(1.0, max(0.0, (self.seconds - self.first_seconds) / max(1e-9, budget - self.reserve)))
 
     def tick(self) -> None:

@@ -86,7 +86,7 @@ def fit(
         for watch in watches:
             row |= watch(row["progress"], done)
         done = row["progress"]
-        row |= {"epoch": row["step"] * recipe.accumulate / batches.steps_per_epoch, "seconds": clock.seconds}
+        row |= {"epoch": clock.epochs(row["step"]), "seconds": clock.seconds}
         if main:
             metrics.write(row)
             for alert in alarm.look(row):

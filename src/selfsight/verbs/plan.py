@@ -118,7 +118,7 @@ def _estimate(recipe: Recipe, format: PixelFormat, items: Collection, started: f
         before += seconds_to_decode(items, format, recipe.canvas_side)
     ending = seconds_to_whiten(task.trained.to(device), batches, normalise, margin=1.0)
     a_step = seconds_a_step(task, batches, normalise, recipe, device)
-    clock = Clock(recipe, started, batches.steps_per_epoch)
+    clock = Clock(recipe.budget, started, batches.steps_per_epoch, recipe.accumulate)
     minutes = recipe.budget.minutes
     steps = clock.steps or int(max(0.0, 60 * (minutes or 0.0) - before - ending) / a_step)
     seconds = 60 * minutes if minutes is not None else before + steps * a_step + ending

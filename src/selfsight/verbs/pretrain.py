@@ -225,7 +225,7 @@ def _train(
     memory = memory_of(task, batches, normalise, recipe, str(accelerator.device))
     check_memory(memory, recipe)
     encoder = task.trained.to(accelerator.device)
-    clock = Clock(recipe, started, batches.steps_per_epoch)
+    clock = Clock(recipe.budget, started, batches.steps_per_epoch, recipe.accumulate)
     clock.first_step, clock.first_seconds = settled.first_step, settled.first_seconds
     watches = [online_knn(encoder, watched)] if watched else []
     adaptation = _adaptation(run, recipe, encoder, batches, normalise) if start is not None and main else None
