@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from selfsight.data.formats.format import MAX_FRAMES, MAX_PIXELS, Header, Unreadable
+from selfsight.data.orientation import upright
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".gif"})
 
@@ -82,17 +83,6 @@ def check_size(width: int, height: int) -> None:
         raise Unreadable(f"an image of {width} x {height} has no pixels")
     if width * height > MAX_PIXELS:
         raise Unreadable(f"{width} x {height} is above the limit of {MAX_PIXELS:,} pixels")
-
-
-def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels [H, W, C] turned by an orientation of EXIF or TIFF, 1 to 8; from 5 on the sides are swapped."""
-    if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
 
 
 def jpeg_markers(data: bytes) -> Iterator[tuple[int, int]]:

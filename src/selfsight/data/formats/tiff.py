@@ -13,8 +13,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from selfsight.data.formats.common import check_size, jpeg_markers, upright
+from selfsight.data.formats.common import check_size, jpeg_markers
 from selfsight.data.formats.format import MAX_FRAMES, MAX_PIXELS, Header, Unreadable
+from selfsight.data.orientation import upright
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPageSeries
