@@ -223,14 +223,14 @@ MUTATIONS = (
         "data/features.py",
         "rows, places = rows[order], places[order]",
         "rows, places = rows, places[order]",
-        "tests/data/test_features.py",
+        "tests/data/test_feature_store.py",
     ),
     Mutation(
         "features of changed contents are taken for known",
         "data/features.py",
         'for name in ("id", "content_hash")]',
         'for name in ("id", "id")]',
-        "tests/data/test_features.py",
+        "tests/data/test_feature_store.py",
     ),
     Mutation(
         "a decision replaces those before it",
