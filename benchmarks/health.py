@@ -52,8 +52,8 @@ from selfsight.report.verdict import judge
 from selfsight.training.alarm import SEEN, Alarm
 from selfsight.training.build import build
 from selfsight.training.clock import Clock
-from selfsight.training.loop import fit
 from selfsight.training.measure import measure_normalisation
+from selfsight.training.pretraining import train
 from selfsight.training.recipe import Budget, Recipe
 from selfsight.training.rules import Facts, resolve
 from selfsight.training.run import Run
@@ -273,7 +273,7 @@ def measure(number: int, case: Case, which: int, canvases: Canvases, labels: np.
         run = Run(Path(folder))
         clock = Clock(recipe.budget, began, batches.steps_per_epoch, recipe.accumulate)
         try:
-            fit(task, batches, normalise, recipe, run, clock, Accelerator(cpu=True), lambda row: None)
+            train(task, batches, normalise, recipe, run, clock, Accelerator(cpu=True), lambda row: None)
         except SelfsightError as error:  # ten steps in a row that were not finite
             print(f"  {error}")
         rows = run.read_metrics()

@@ -184,7 +184,7 @@ MUTATIONS = (
     ),
     Mutation(
         "accumulated gradients are a sum",
-        "training/loop.py",
+        "training/pretraining.py",
         "accelerator.backward(loss.total / recipe.accumulate)",
         "accelerator.backward(loss.total)",
         "tests/training/test_loop.py::test_accumulated_batches_are_one_large_batch",
@@ -198,7 +198,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a skipped step leaves its running statistics",
-        "training/loop.py",
+        "training/pretraining.py",
         "buffer.copy_(kept)",
         "kept.copy_(buffer)",
         "tests/training/test_loop.py::test_a_skipped_step_leaves_no_trace_in_running_statistics",

@@ -24,8 +24,9 @@ from selfsight.data.randomness import item_keys
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.store import create
 from selfsight.objectives.objective import Objective, find
-from selfsight.training.loop import Clock, fit
+from selfsight.training.clock import Clock
 from selfsight.training.measure import measure_normalisation
+from selfsight.training.pretraining import train as pretrain_on
 from selfsight.training.recipe import Budget, Recipe
 from selfsight.training.run import Run
 from selfsight.views.plan import Colour, ViewGroup, ViewPlan
@@ -156,5 +157,5 @@ def train(
     clock = Clock(recipe.budget, started, batches.steps_per_epoch, recipe.accumulate)
     accelerator = Accelerator(cpu=True)
     normalise = measure_normalisation(batches.canvases)
-    steps = fit(objective, batches, normalise, recipe, run, clock, accelerator, lambda row: None).step
+    steps = pretrain_on(objective, batches, normalise, recipe, run, clock, accelerator, lambda row: None).step
     return steps, run, clock

@@ -24,7 +24,8 @@ from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Loss, Objective
 from selfsight.objectives.simclr import SimCLR
 from selfsight.training.build import computing
-from selfsight.training.loop import Clock, Stopped
+from selfsight.training.clock import Clock
+from selfsight.training.loop import Stopped
 from selfsight.training.optimisers import learning_rate_factor
 from selfsight.training.recipe import Budget
 from selfsight.training.run import Run
@@ -39,11 +40,11 @@ CHILD = """
 import os, sys, time
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-import selfsight, selfsight.training.loop as loop
+import selfsight, selfsight.training.loop as loop, selfsight.training.pretraining as pretraining
 source, out, pause, every = sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4])
 loop.CHECKPOINT_SECONDS = every
-make_views = loop.make_views
-loop.make_views = lambda *a: (time.sleep(pause), make_views(*a))[1]
+make_views = pretraining.make_views
+pretraining.make_views = lambda *a: (time.sleep(pause), make_views(*a))[1]
 try:
     selfsight.pretrain(source, out=out, steps=%d, batch_size=6, size=32, seed=5)
 except KeyboardInterrupt as stop:

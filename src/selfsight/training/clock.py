@@ -16,7 +16,7 @@ SEEN_BEFORE = 3  # steps, until the longest of them says something
 class Clock:
     """`started`: `time.monotonic()` at the start of the command; `accumulate`: batches that a step takes; `reserve`:
     seconds that a run by minutes keeps for its ending; `before`: active seconds of earlier starts of this run;
-    `first_step`, `first_seconds`: where the budget begins, which is behind the end of the run that `--extend` continues.
+    `first_step`, `first_seconds`: where the budget begins: after the end of the run that `--extend` continues.
 
     Only active time counts: not that between two starts, nor a gap between two steps in which the machine slept. The
     clock is monotonic, so that setting the time of day changes nothing.

@@ -1,140 +1,94 @@
-"""The one training loop."""
+"""The one training loop: of a pretraining, and of whatever else gives it a `Task`."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from selfsight.console import console
-from selfsight.data.batches import Batch, Batches
-from selfsight.data.geometry import Geometry
-from selfsight.distributed import agreed, everywhere, shared_means
+from selfsight.distributed import agreed
 from selfsight.errors import SelfsightError
-from selfsight.objectives.objective import Loss, Objective
-from selfsight.training.adaptation import Frozen
-from selfsight.training.alarm import Alarm
-from selfsight.training.batch_norm import synchronise
-from selfsight.training.build import computing
 from selfsight.training.checkpoints import load_checkpoint, remove_after, save_checkpoint
 from selfsight.training.clock import Clock
-from selfsight.training.monitors import evidence
-from selfsight.training.optimisers import encoder_factor, make_optimiser, schedule
-from selfsight.training.pictures import neighbour_gallery, reconstructions
-from selfsight.training.recipe import Recipe
+from selfsight.training.recorder import Recorder
 from selfsight.training.run import Run
-from selfsight.training.trackers import Metrics
-from selfsight.views.make import View, make_views
 
 CHECKPOINT_SECONDS = 60.0
 LOG_EVERY = 10  # steps
 BAD_STEPS = 10  # in a row, after which a run stops
 
 
-def fit(
-    objective: Objective,
-    batches: Batches,
-    normalise: Geometry,
-    recipe: Recipe,
-    run: Run,
-    clock: Clock,
-    accelerator: Accelerator,
-    show: Callable[[dict[str, Any]], None],
-    watches: Sequence[Callable[[float, float], dict[str, float]]] = (),
-    track: Sequence[str] = (),
-) -> Done:
-    """Train `objective` until the clock's budget is spent, from the last checkpoint if there is one.
+class Step(NamedTuple):
+    """What a step gave: figures, the loss among them, as single numbers; the norm of its gradients; and what was not
+    finite, None if all was."""
 
-    `watches` give further figures for a row of metrics, from its progress and that of the row before (-1 if there
-    is none); `track` names trackers. Raises `Stopped` after saving when the user interrupts,
-    and `SelfsightError` after ten steps in a row that were not finite.
+    figures: dict[str, Tensor]
+    norm: float
+    broken: str | None
+
+
+class Task(Protocol):
+    """What the loop trains: a pretext task around its encoder, or a head.
+
+    module: what is stepped and saved. optimiser: of its parameters. remedy: what to do where steps are not finite, as
+    a sentence.
     """
-    main, alarm, pace, means = accelerator.is_main_process, Alarm(), Pace(), Means()
-    objective.to(accelerator.device).to(memory_format=torch.channels_last)
-    apart = recipe.encoder_apart
-    if clock.first_step:  # an extension, whose heads have learnt before; groups stay, as the optimiser's state has them
-        recipe = replace(recipe, frozen=0.0)
-    optimiser = make_optimiser(objective, recipe.optimiser, recipe.learning_rate, recipe.weight_decay, apart)
-    state = _resume(run, objective, optimiser, clock, main)
-    means.go_on(state.pop("means", {}), accelerator.device)
-    done = -1.0  # progress of the last row
-    for row in run.read_metrics():
-        alarm.look(row)
-        done = row["progress"]
-    model = accelerator.prepare(synchronise(objective).train())
-    gradients = Gradients(model, objective, batches.steps(state["step"] * recipe.accumulate), normalise, recipe, pace)
 
-    def save() -> None:
-        if main:
-            now = {"seconds": clock.seconds, "means": means.state()}
-            save_checkpoint(run.checkpoints, objective, optimiser, state | now)
-        pace.saved = time.monotonic()
+    @property
+    def module(self) -> nn.Module: ...
 
-    def write(loss: Loss, row: dict[str, Any]) -> None:
-        nonlocal done
-        row |= shared_means(means.lap())
-        row |= {**evidence(loss.embeddings, loss.assignments), **pace.lap()}
-        for watch in watches:
-            row |= watch(row["progress"], done)
-        done = row["progress"]
-        row |= {"epoch": clock.epochs(row["step"]), "seconds": clock.seconds}
-        if main:
-            metrics.write(row)
-            for alert in alarm.look(row):
-                text = f"{alert.kind}: {alert.sentence} {alert.remedy}"
-                console().print(f"Alarm at step {alert.step:,}: {text}", style="bold red", soft_wrap=True)
-                run.log("alarm", text, alert.step)
-            show(row)
+    optimiser: torch.optim.Optimizer
+    remedy: str
 
-    with Interrupts() as interrupts, Metrics(run, state["step"], track, recipe.to_dict(), main) as metrics:
-        if main and state["step"] == 0 and (run.path / "views.png").exists():
-            metrics.picture("views", run.path / "views.png", 0)
-        progress, stop = agreed(clock.progress(state["step"]), interrupts.caught, accelerator.device)
-        while progress < 1.0 and not stop:
-            torch.manual_seed(_seed_of_step(recipe.seed, state["step"], accelerator.process_index))
-            rate = schedule(optimiser, objective, progress, recipe)
-            slow = recipe.learning_rate * encoder_factor(progress, recipe)
-            optimiser.zero_grad(set_to_none=True)
-            loss, norm, broken = gradients(progress, accelerator)
-            if broken is None:
-                optimiser.step()
-                objective.after_step(progress)
-                means.add(loss)
-            elif main:
-                run.log("skipped", f"{broken} is not finite", state["step"])
-            state["bad"] = state["bad"] + 1 if broken else 0
-            state["skipped"] += broken is not None
-            state["step"] += 1
-            clock.tick()
-            progress, stop = agreed(clock.progress(state["step"]), interrupts.caught, accelerator.device)
-            if broken is None and (state["step"] % LOG_EVERY == 0 or state["step"] == 1 or progress >= 1.0):
-                row = {"step": state["step"], "skipped": state["skipped"], "progress": progress}
-                row |= {"encoder_learning_rate": slow} if apart else {}
-                write(loss, row | {"learning_rate": rate, "gradient_norm": norm})
-            if broken and state["bad"] >= BAD_STEPS:
-                save()
-                raise SelfsightError(_not_finite(broken, state["step"], run, recipe))
-            if pace.since_save() > CHECKPOINT_SECONDS:
-                save()
-        save()
-        if main and not stop and state["step"]:
-            neighbour_gallery(objective.trained, batches, normalise, run.path / "neighbours.png")
-            metrics.picture("neighbours", run.path / "neighbours.png", state["step"])
-            reconstructions(objective, batches, normalise, recipe.seed, run.path / "reconstructions.png")
-            if (run.path / "reconstructions.png").exists():
-                metrics.picture("reconstructions", run.path / "reconstructions.png", state["step"])
-    if stop:
-        raise Stopped(f"Stopped and saved in {run.path}. The same command goes on from here.")
-    return Done(state["step"], state["skipped"])
+    def begin(self, step: int) -> None:
+        """The weights are in place, and `step` is the next one: of the same step come the same data."""
+
+    def schedule(self, progress: float) -> dict[str, float]:
+        """Set what depends on the progress; columns of a row of metrics about it."""
+
+    def gradients(self, progress: float) -> Step:
+        """Leave the gradients of a step in the parameters, which have none."""
+
+    def after_step(self, progress: float) -> None:
+        """The optimiser has stepped."""
+
+    def evidence(self) -> dict[str, float]:
+        """Further columns about the last step."""
+
+    def draw(self, folder: Path) -> tuple[str, ...]:
+        """Draw pictures of what was learnt, NAME.png in `folder`; their names."""
+
+
+@dataclass
+class State:
+    """Where a training is, as its checkpoints say: the steps done, active seconds, steps skipped, bad ones in a row up
+    to now, and means since the last row of metrics."""
+
+    step: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    bad: int = 0
+    means: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, found: dict[str, Any]) -> State:
+        """What a checkpoint says."""
+        return cls(**{f.name: found[f.name] for f in fields(cls) if f.name in found})
+
+    def count(self, broken: bool) -> None:
+        """One step more."""
+        self.step += 1
+        self.skipped += broken
+        self.bad = self.bad + 1 if broken else 0
 
 
 class Done(NamedTuple):
@@ -144,70 +98,73 @@ class Done(NamedTuple):
     skipped: int
 
 
-class Gradients:
-    """Called for each step: leaves the gradients of its batches in the parameters, but for those of a frozen encoder.
+def fit(task: Task, run: Run, clock: Clock, accelerator: Accelerator, recorder: Recorder, seed: int) -> Done:
+    """Train until the clock's budget is spent, from the last checkpoint of the run if there is one.
 
-    Returns the last batch's loss, the norm of the gradients, and what was not finite, if anything: then running
-    statistics are as before, and there is nothing to step along.
+    Raises `Stopped` after saving when the user interrupts, and `SelfsightError` after ten steps in a row that were not
+    finite.
     """
+    main, saved = accelerator.is_main_process, time.monotonic()
+    state = _resume(run, task, clock, main)
+    opened = recorder.opened(state.step, state.means)
+    task.begin(state.step)
 
-    def __init__(
-        self,
-        model: nn.Module,
-        objective: Objective,
-        stream: Iterator[Batch],
-        normalise: Geometry,
-        recipe: Recipe,
-        pace: Pace,
-    ) -> None:
-        self.model, self.objective, self.stream, self.normalise = model, objective, stream, normalise
-        self.recipe, self.pace = recipe, pace
-        self.frozen = Frozen(objective, recipe.frozen, recipe.statistics == "kept")
-        norms = (m for m in objective.modules() if isinstance(m, nn.modules.batchnorm._NormBase))
-        self.statistics = [buffer for norm in norms for buffer in norm.buffers()]
+    def save() -> None:
+        nonlocal saved
+        if main:
+            state.seconds, state.means = clock.seconds, recorder.means.state()
+            save_checkpoint(run.checkpoints, task.module, task.optimiser, asdict(state))
+        saved = time.monotonic()
 
-    def __call__(self, progress: float, accelerator: Accelerator) -> tuple[Loss, float, str | None]:
-        recipe, device = self.recipe, accelerator.device
-        self.frozen.before(progress)
-        before = [buffer.clone() for buffer in self.statistics]
-        finite = torch.tensor(True, device=device)
-        for part in range(recipe.accumulate):
-            batch = self.pace.wait_for(self.stream)
-            views = make_views(batch, self.objective.views, self.normalise, recipe.seed, device)
-            self.pace.views += len(batch.ids) * len(views)
-            # Processes add up their gradients once a step, with the last of its batches.
-            with accelerator.no_sync(self.model) if part < recipe.accumulate - 1 else nullcontext():
-                with computing(recipe, device):
-                    loss: Loss = self.model(views, progress)
-                accelerator.backward(loss.total / recipe.accumulate)
-            finite &= torch.isfinite(loss.total.detach())
-        self.frozen.drop_gradients(progress)
-        norm = accelerator.clip_grad_norm_(self.objective.parameters(), recipe.clip or float("inf"))
-        finite &= torch.isfinite(torch.as_tensor(norm, device=device))
-        if everywhere(finite):
-            return loss, float(norm), None
-        for buffer, kept in zip(self.statistics, before, strict=True):
-            buffer.copy_(kept)
-        return loss, float(norm), _cause(self.objective, views, loss)
+    with Interrupts() as interrupts, opened:
+        progress, stop = agreed(clock.progress(state.step), interrupts.caught, accelerator.device)
+        while progress < 1.0 and not stop:
+            torch.manual_seed(_seed_of_step(seed, state.step, accelerator.process_index))
+            rates = task.schedule(progress)
+            task.optimiser.zero_grad(set_to_none=True)
+            step = task.gradients(progress)
+            if step.broken is None:
+                task.optimiser.step()
+                task.after_step(progress)
+                recorder.means.add(step.figures)
+            elif main:
+                run.log("skipped", f"{step.broken} is not finite", state.step)
+            state.count(step.broken is not None)
+            clock.tick()
+            progress, stop = agreed(clock.progress(state.step), interrupts.caught, accelerator.device)
+            if step.broken is None and (state.step % LOG_EVERY == 0 or state.step == 1 or progress >= 1.0):
+                row = {"step": state.step, "skipped": state.skipped, "progress": progress}
+                spent = {"epoch": clock.epochs(state.step), "seconds": clock.seconds}
+                recorder.write(row | rates | {"gradient_norm": step.norm}, task.evidence(), spent)
+            if step.broken and state.bad >= BAD_STEPS:
+                save()
+                raise SelfsightError(_not_finite(step.broken, state.step, run, task.remedy))
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                save()
+        save()
+        if main and not stop and state.step:
+            for name in task.draw(run.path):
+                recorder.picture(name, state.step)
+    if stop:
+        raise Stopped(f"Stopped and saved in {run.path}. The same command goes on from here.")
+    return Done(state.step, state.skipped)
 
 
-def _resume(
-    run: Run, objective: Objective, optimiser: torch.optim.Optimizer, clock: Clock, main: bool
-) -> dict[str, Any]:
+def _resume(run: Run, task: Task, clock: Clock, main: bool) -> State:
     """The state of the last checkpoint that can be read, with its weights put in place; or that of a beginning."""
-    found, damaged = load_checkpoint(run.checkpoints, objective, optimiser)
-    state: dict[str, Any] = {"step": 0, "seconds": 0.0, "skipped": 0, "bad": 0} | (found or {})
+    found, damaged = load_checkpoint(run.checkpoints, task.module, task.optimiser)
+    state = State.of(found or {})
     if damaged and not found:
         raise SelfsightError(f"No checkpoint of {run.path} can be read ({'; '.join(damaged)}). Start in another -o.")
-    clock.before = state["seconds"]
+    clock.before = state.seconds
     if main:
-        run.go_back_to(state["step"])
+        run.go_back_to(state.step)
         for text in damaged:
-            console().print(f"{text}; going on from step {state['step']:,} before it.", style="yellow")
-            run.log("damaged", text, state["step"])
-        remove_after(run.checkpoints, state["step"])
+            console().print(f"{text}; going on from step {state.step:,} before it.", style="yellow")
+            run.log("damaged", text, state.step)
+        remove_after(run.checkpoints, state.step)
         if found:
-            run.log("resumed", f"after {state['seconds']:.0f} s of training", state["step"])
+            run.log("resumed", f"after {state.seconds:.0f} s of training", state.step)
     return state
 
 
@@ -217,90 +174,11 @@ def _seed_of_step(seed: int, step: int, process: int) -> int:
     return ((seed * 1_000_003 + step) * 4096 + process) % 2**63
 
 
-def _cause(objective: Objective, views: list[View], loss: Loss) -> str:
-    """The first thing on the way of the data that is not finite."""
-
-    def finite(tensor: Tensor) -> bool:
-        return bool(torch.isfinite(tensor).all())
-
-    if not all(finite(view.pixels) for view in views):
-        return "a pixel of the views"
-    if not all(finite(parameter) for parameter in objective.parameters()):
-        return "a weight"
-    if not finite(loss.embeddings):
-        return "an embedding"
-    for name, part in loss.parts.items():
-        if not finite(part):
-            return f"the loss ({name})"
-    if not finite(loss.total):
-        return "the loss"
-    for name, parameter in objective.named_parameters():
-        if parameter.grad is not None and not finite(parameter.grad):
-            return f"the gradient (of {name}, for one)"
-    return "the gradient's norm"
-
-
-def _not_finite(cause: str, step: int, run: Run, recipe: Recipe) -> str:
+def _not_finite(cause: str, step: int, run: Run, remedy: str) -> str:
     return (
         f"{cause[0].upper()}{cause[1:]} was not finite {BAD_STEPS} steps in a row, up to step {step}. The weights "
-        f"before them are kept in {run.path}. Start anew, in another folder, with a --learning-rate below "
-        f"{recipe.learning_rate:.2g}."
+        f"before them are kept in {run.path}. {remedy}"
     )
-
-
-class Means:
-    """Means of the loss and its parts over the steps since the last row of metrics: one batch's says little."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
-
-    def add(self, loss: Loss) -> None:
-        """Add those of a step."""
-        self.count += 1
-        for name, value in {"loss": loss.total.detach(), **loss.parts}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.float()
-
-    def lap(self) -> dict[str, Tensor]:
-        """The means since the last lap; at least one step was added."""
-        means = {name: value / self.count for name, value in self.sums.items()}
-        self.sums, self.count = {}, 0
-        return means
-
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {"count": self.count, "sums": {name: float(value) for name, value in self.sums.items()}}
-
-    def go_on(self, state: dict[str, Any], device: torch.device) -> None:
-        """From a checkpoint's state, or from nothing."""
-        self.count = state.get("count", 0)
-        self.sums = {name: torch.tensor(value, device=device) for name, value in state.get("sums", {}).items()}
-
-
-class Pace:
-    """Views made and time spent waiting for data since the last row of metrics."""
-
-    def __init__(self) -> None:
-        self.saved = self.since = time.monotonic()
-        self.views, self.waited = 0, 0.0
-
-    def wait_for(self, stream: Iterator[Batch]) -> Batch:
-        """The next batch, its waiting counted."""
-        asked = time.monotonic()
-        batch = next(stream)
-        self.waited += time.monotonic() - asked
-        return batch
-
-    def lap(self) -> dict[str, float]:
-        """views_per_second and waiting (a fraction of the time) since the last lap."""
-        seconds = max(1e-9, time.monotonic() - self.since)
-        row = {"views_per_second": self.views / seconds, "waiting": self.waited / seconds}
-        self.since, self.views, self.waited = time.monotonic(), 0, 0.0
-        return row
-
-    def since_save(self) -> float:
-        """Seconds since the last checkpoint."""
-        return time.monotonic() - self.saved
 
 
 class Stopped(KeyboardInterrupt):

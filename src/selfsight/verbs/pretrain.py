@@ -208,9 +208,10 @@ def _train(
     from selfsight.training.build import build, starting_encoder
     from selfsight.training.clock import Clock
     from selfsight.training.estimate import check_memory, memory_of, out_of_memory
-    from selfsight.training.loop import Stopped, fit
+    from selfsight.training.loop import Stopped
     from selfsight.training.measure import seconds_to_whiten
     from selfsight.training.pictures import contact_sheet
+    from selfsight.training.pretraining import train
     from selfsight.training.show import Show
     from selfsight.training.watch import online_knn
 
@@ -240,7 +241,7 @@ def _train(
     together = False  # whether all processes come to the end: else they wait for each other there
     with Show(run, recipe) as show:
         try:
-            done = fit(task, batches, normalise, recipe, run, clock, accelerator, show, watches, trackers)
+            done = train(task, batches, normalise, recipe, run, clock, accelerator, show, watches, trackers)
             together = True
         except Stopped:
             together = True

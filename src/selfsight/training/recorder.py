@@ -1,0 +1,112 @@
+"""What is kept of a training while it goes on: rows of metrics, alarms, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selfsight.console import console
+from selfsight.distributed import shared_means
+from selfsight.training.alarm import Alarm
+from selfsight.training.run import Run
+from selfsight.training.trackers import Metrics
+
+Watch = Callable[[float, float], dict[str, float]]
+
+
+class Recorder:
+    """Takes the figures of each step and writes a row of metrics where the loop asks for one.
+
+    show: called with each row. watches: give further figures for a row, from its progress and that of the row before
+    (-1 if there is none). track: names of trackers, which get `config` too. main: whether this process writes.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        device: torch.device,
+        show: Callable[[dict[str, Any]], None],
+        watches: Sequence[Watch] = (),
+        track: Sequence[str] = (),
+        config: dict[str, Any] | None = None,
+        main: bool = True,
+    ) -> None:
+        self.run, self.device, self.show, self.watches, self.main = run, device, show, watches, main
+        self.track, self.config = track, config
+        self.alarm, self.means, self.last = Alarm(), Means(), -1.0
+
+    def opened(self, step: int, means: dict[str, Any]) -> Recorder:
+        """Go on at `step`, with the `means` of a checkpoint; to be used as a context."""
+        self.means.go_on(means, self.device)
+        for row in self.run.read_metrics():
+            self.alarm.look(row)
+            self.last = row["progress"]
+        self.step = step
+        return self
+
+    def __enter__(self) -> Recorder:
+        self.metrics = Metrics(self.run, self.step, self.track, self.config, self.main)
+        self.metrics.__enter__()
+        if self.step == 0:
+            self.picture("views", 0)
+        return self
+
+    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.metrics.__exit__(kind, value, trace)
+
+    def write(self, row: Mapping[str, float], seen: Mapping[str, float], after: Mapping[str, float]) -> None:
+        """A row of metrics: `row` (at least step and progress), the means since the last one, what was `seen` of the
+        last step, what the watches give, and what comes `after` them. Every process has to call it."""
+        full = {**row, **shared_means(self.means.lap()), **seen}
+        for watch in self.watches:
+            full |= watch(full["progress"], self.last)
+        self.last = full["progress"]
+        full |= after
+        if not self.main:
+            return
+        self.metrics.write(full)
+        for alert in self.alarm.look(full):
+            text = f"{alert.kind}: {alert.sentence} {alert.remedy}"
+            console().print(f"Alarm at step {alert.step:,}: {text}", style="bold red", soft_wrap=True)
+            self.run.log("alarm", text, alert.step)
+        self.show(full)
+
+    def picture(self, name: str, step: int) -> None:
+        """Hand NAME.png of the run to the trackers, if there is one."""
+        file: Path = self.run.path / f"{name}.png"
+        if self.main and file.exists():
+            self.metrics.picture(name, file, step)
+
+
+class Means:
+    """Means of figures over the steps since the last row of metrics: one batch's says little."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, figures: dict[str, Tensor]) -> None:
+        """Add those of a step."""
+        self.count += 1
+        for name, value in figures.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.float()
+
+    def lap(self) -> dict[str, Tensor]:
+        """The means since the last lap; at least one step was added."""
+        means = {name: value / self.count for name, value in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"count": self.count, "sums": {name: float(value) for name, value in self.sums.items()}}
+
+    def go_on(self, state: dict[str, Any], device: torch.device) -> None:
+        """From a checkpoint's state, or from nothing."""
+        self.count = state.get("count", 0)
+        self.sums = {name: torch.tensor(value, device=device) for name, value in state.get("sums", {}).items()}
