@@ -46,6 +46,7 @@ from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.features import encode
 from selfsight.encoders.statistics import measure_batch_norm
 from selfsight.errors import SelfsightError
+from selfsight.objectives.facts import Facts
 from selfsight.objectives.objective import Objective, registry
 from selfsight.probing.neighbours import fit_knn
 from selfsight.report.verdict import judge
@@ -55,7 +56,7 @@ from selfsight.training.clock import Clock
 from selfsight.training.measure import measure_normalisation
 from selfsight.training.pretraining import train
 from selfsight.training.recipe import Budget, Recipe
-from selfsight.training.rules import Facts, resolve
+from selfsight.training.rules import resolve
 from selfsight.training.run import Run
 from selfsight.views.make import View, make_views
 

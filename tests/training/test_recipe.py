@@ -11,8 +11,9 @@ from helpers import tiny_recipe, two_views
 
 from selfsight.data.pixels import PixelFormat
 from selfsight.errors import SelfsightError
+from selfsight.objectives.facts import Facts
 from selfsight.training.recipe import Budget, Recipe
-from selfsight.training.rules import Facts, resolve
+from selfsight.training.rules import resolve
 from selfsight.views.plan import Colour, ViewGroup, ViewPlan
 
 PLAN = ViewPlan(

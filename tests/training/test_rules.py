@@ -9,10 +9,11 @@ import pytest
 
 from selfsight.data.pixels import PixelFormat
 from selfsight.errors import SelfsightError
+from selfsight.objectives.facts import Facts
 from selfsight.objectives.objective import find, registry
 from selfsight.training.build import check_sizes
 from selfsight.training.recipe import Budget, Recipe
-from selfsight.training.rules import Facts, resolve
+from selfsight.training.rules import resolve
 
 CORNERS = [(1000, 64), (50_000, 256)]
 

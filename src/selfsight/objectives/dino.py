@@ -11,22 +11,14 @@ behind the last layer as well, without which nine tenths of an embedding soon we
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
 
 from selfsight.encoders.encoder import Encoder
-from selfsight.objectives.objective import (
-    Follower,
-    Loss,
-    Objective,
-    Rule,
-    embed_views,
-    in_float32,
-    projector,
-    register,
-)
+from selfsight.objectives.facts import Chosen, Facts, Options, Rule
+from selfsight.objectives.objective import Follower, Loss, Objective, embed_views, in_float32, projector, register
 from selfsight.objectives.prototypes import (
     FROZEN,
     Prototypes,
@@ -55,7 +47,7 @@ def dino_targets(scores: Tensor, centre: Tensor, temperature: float) -> Tensor:
     return torch.softmax((scores - centre.float()) / temperature, dim=2)
 
 
-def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _options(f: Facts, r: Chosen) -> tuple[Options, str]:
     count, why = prototype_count(f.items, r["batch_size"])
     options = {"prototypes": count, "hidden": 512, "bottleneck": 128, "centring": "sinkhorn", "momentum": 0.99}
     options |= {"temperature": 0.1, "teacher_temperature": 0.015}

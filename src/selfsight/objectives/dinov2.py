@@ -25,7 +25,8 @@ from selfsight.distributed import gather
 from selfsight.encoders.encoder import Encoder
 from selfsight.errors import SelfsightError
 from selfsight.objectives.dino import teacher_temperature
-from selfsight.objectives.objective import Follower, Loss, Objective, Rule, embed_views, in_float32, projector, register
+from selfsight.objectives.facts import Chosen, Facts, Options, Rule
+from selfsight.objectives.objective import Follower, Loss, Objective, embed_views, in_float32, projector, register
 from selfsight.objectives.patches import patch_side
 from selfsight.objectives.prototypes import (
     FROZEN,
@@ -87,7 +88,7 @@ def gram_loss(patches: Tensor, anchors: Tensor) -> Tensor:
     return (x @ x.transpose(1, 2) - y @ y.transpose(1, 2)).square().mean()
 
 
-def _views(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
+def _views(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
     """As `quick_crops`, unless quarters would be a patch or two a side; those of the first group with numbers for the
     masks."""
     choose = quick_crops if part_side(r, 2) > 2 * patch_side(r) else multi_crop
@@ -98,7 +99,7 @@ def _views(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
     return ViewPlan((replace(large, draws=draws), *small)), f"{reason}; {hidden}"
 
 
-def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _options(f: Facts, r: Chosen) -> tuple[Options, str]:
     count, why = prototype_count(f.items, r["batch_size"])
     options = {"prototypes": count, "hidden": 512, "bottleneck": 128, "momentum": 0.99, "koleo": 0.1, "gram": 0.0}
     options |= {"temperature": 0.1, "teacher_temperature": 0.02}

@@ -7,23 +7,15 @@ the cosine of each view with the mean over views is made large too.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from selfsight.encoders.encoder import Encoder
-from selfsight.objectives.objective import (
-    Loss,
-    Objective,
-    Rule,
-    check_views,
-    embed_views,
-    in_float32,
-    projector,
-    register,
-)
+from selfsight.objectives.facts import Chosen, Rule
+from selfsight.objectives.objective import Loss, Objective, check_views, embed_views, in_float32, projector, register
 from selfsight.objectives.shared import patches
 from selfsight.views.make import View
 from selfsight.views.plan import ViewPlan
@@ -86,5 +78,5 @@ class EMP(Objective):
         return Loss(total, {"coding_rate": rate.detach(), "cosine": agreed.detach()}, embeddings.detach())
 
 
-def _width(r: dict[str, Any]) -> int:
+def _width(r: Chosen) -> int:
     return int(min(256, max(64, r["batch_size"] // 32 * 32)))

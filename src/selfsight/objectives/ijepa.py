@@ -17,7 +17,7 @@ token: so they are trained too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from selfsight.distributed import gather
 from selfsight.encoders.encoder import Encoder, Features
 from selfsight.errors import SelfsightError
-from selfsight.objectives.objective import Follower, Loss, Objective, Rule, in_float32, register
+from selfsight.objectives.facts import Chosen, Facts, Options, Rule
+from selfsight.objectives.objective import Follower, Loss, Objective, in_float32, register
 from selfsight.objectives.patches import (
     mask_token,
     only_group,
@@ -84,13 +85,13 @@ def sizes(grid: int) -> tuple[list[list[int]], int]:
     return targets, min(grid, round(0.925**0.5 * grid))
 
 
-def one_view(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
+def one_view(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
     """A crop with random numbers for the places of five blocks and one for each patch."""
     plan: tuple[ViewPlan, str] = one_crop(draws=10 + patches_a_side(r) ** 2)(f, r)
     return plan
 
 
-def options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def options(f: Facts, r: Chosen) -> tuple[Options, str]:
     """Blocks for the encoder's grid; a predictor in proportion to the encoder that the rules choose for the device."""
     targets, context = sizes(patches_a_side(r))
     width = 192 if f.device == "cuda" else 128

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from selfsight.distributed import all_mean, gather
 from selfsight.encoders.encoder import Encoder, Features
 from selfsight.errors import SelfsightError
-from selfsight.objectives.objective import Loss, Objective, Rule, in_float32, register
+from selfsight.objectives.facts import Rule
+from selfsight.objectives.objective import Loss, Objective, in_float32, register
 from selfsight.objectives.patches import only_group, only_view
 from selfsight.objectives.pretext import encode
 from selfsight.objectives.shared import one_crop

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from selfsight.distributed import all_mean, gather
 from selfsight.encoders.encoder import Encoder
 from selfsight.errors import SelfsightError
-from selfsight.objectives.objective import Loss, Objective, Rule, projector, register
+from selfsight.objectives.facts import Rule
+from selfsight.objectives.objective import Loss, Objective, projector, register
 from selfsight.objectives.patches import only_group, only_view
 from selfsight.objectives.pretext import arrangement, cut, encode_parts, guess, part_size, resize, up_to
 from selfsight.objectives.shared import MEASURED

@@ -17,16 +17,8 @@ from torch import Tensor
 
 from selfsight.encoders.encoder import Encoder
 from selfsight.errors import SelfsightError
-from selfsight.objectives.objective import (
-    Loss,
-    Objective,
-    Rule,
-    check_views,
-    embed_views,
-    in_float32,
-    projector,
-    register,
-)
+from selfsight.objectives.facts import Rule
+from selfsight.objectives.objective import Loss, Objective, check_views, embed_views, in_float32, projector, register
 from selfsight.objectives.shared import quarters
 from selfsight.views.make import View
 from selfsight.views.plan import ViewPlan

@@ -10,14 +10,15 @@ The decoder also gets the pooled features as one more token, as theirs gets the 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from selfsight.distributed import gather
 from selfsight.encoders.encoder import Encoder, Features
-from selfsight.objectives.objective import Loss, Objective, Rule, in_float32, register
+from selfsight.objectives.facts import Chosen, Facts, Options, Rule
+from selfsight.objectives.objective import Loss, Objective, in_float32, register
 from selfsight.objectives.patches import (
     cut,
     join,
@@ -53,13 +54,13 @@ def masked_error(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return ((error * mask).sum(1) / mask.sum(1)).mean()
 
 
-def one_view(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
+def one_view(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
     """A crop with a random number for each patch."""
     plan: tuple[ViewPlan, str] = one_crop(draws=patches_a_side(r) ** 2)(f, r)
     return plan
 
 
-def options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def options(f: Facts, r: Chosen) -> tuple[Options, str]:
     """The paper's ratio; a decoder in proportion to the encoder that the rules choose for the device."""
     width, depth = (256, 4) if f.device == "cuda" else (64, 2)
     return (

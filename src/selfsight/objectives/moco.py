@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from selfsight.encoders.encoder import Encoder
+from selfsight.objectives.facts import Rule
 from selfsight.objectives.objective import (
     Follower,
     Loss,
     Objective,
-    Rule,
     check_views,
     embed_and_predict,
     in_float32,

@@ -20,11 +20,9 @@ from selfsight.distributed import gather
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.store import takes_any_size
 from selfsight.errors import SelfsightError
+from selfsight.objectives.facts import Chosen, Facts, Options, Rule
 from selfsight.views.make import View
 from selfsight.views.plan import ViewPlan, same_but_count
-
-# From the facts of the data and the machine, and the values chosen so far, to a value and the reason for it.
-Rule = Callable[[Any, dict[str, Any]], tuple[Any, str]]
 
 
 @dataclass
@@ -83,7 +81,7 @@ class Objective(nn.Module):
             )
 
     @classmethod
-    def check_options(cls, options: dict[str, Any]) -> None:
+    def check_options(cls, options: Options) -> None:
         """Raise `SelfsightError` for an option that it does not have, or a value that is not of the kind that the
         constructor names: whole numbers are at least 1, others at least 0. Before anything is loaded."""
         known, kinds = inspect.signature(cls.__init__).parameters, get_type_hints(cls.__init__)
@@ -97,7 +95,7 @@ class Objective(nn.Module):
                 raise SelfsightError(f"The option {name} of {cls.__name__} must be {wanted}, not {value!r}.")
 
     @classmethod
-    def part_sizes(cls, options: dict[str, Any]) -> dict[int, str]:
+    def part_sizes(cls, options: Options) -> dict[int, str]:
         """Pixels a side of the parts of views that the encoder sees, and the option that says so."""
         if not cls.resized:
             return {}
@@ -308,14 +306,14 @@ def joint(name: str) -> type[Joint]:
             raise SelfsightError(f"{part!r} of --objective {name} is not WEIGHT*NAME.") from None
     classes = {member: find(member) for member in weights}
 
-    def plans(f: Any, r: dict[str, Any]) -> dict[str, ViewPlan]:
+    def plans(f: Facts, r: Chosen) -> dict[str, ViewPlan]:
         return {member: cls.rules["views"](f, r)[0] for member, cls in classes.items()}
 
-    def views(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
+    def views(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
         union = functools.reduce(ViewPlan.union, plans(f, r).values())
         return union, f"what {' and '.join(classes)} look at, shared where it is the same"
 
-    def options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    def options(f: Facts, r: Chosen) -> tuple[Options, str]:
         union = functools.reduce(ViewPlan.union, plans(f, r).values())
         out = {}
         for member, plan in plans(f, r).items():
@@ -333,7 +331,7 @@ def joint(name: str) -> type[Joint]:
         rate = min(cls.rate for cls in classes.values())
         rules: ClassVar[dict[str, Rule]] = {"views": views, "objective_options": options}
 
-        def __init__(self, encoder: Encoder, views: ViewPlan, **options: dict[str, Any]) -> None:
+        def __init__(self, encoder: Encoder, views: ViewPlan, **options: Options) -> None:
             members = []
             for member, cls in classes.items():
                 own = dict(options[member])
@@ -345,7 +343,7 @@ def joint(name: str) -> type[Joint]:
             super().__init__(members, list(weights.values()))
 
         @classmethod
-        def check_options(cls, options: dict[str, Any]) -> None:
+        def check_options(cls, options: Options) -> None:
             for member, its in classes.items():
                 own = options.get(member)
                 own = dict(own) if isinstance(own, dict) else {}
@@ -358,7 +356,7 @@ def joint(name: str) -> type[Joint]:
                 its.check_options(own)
 
         @classmethod
-        def part_sizes(cls, options: dict[str, Any]) -> dict[int, str]:
+        def part_sizes(cls, options: Options) -> dict[int, str]:
             each = [(member, its.part_sizes(options[member])) for member, its in classes.items()]
             return {size: f"{member}'s {option}" for member, sizes in each for size, option in sizes.items()}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import torch
 from timm.models.vision_transformer import Block
@@ -11,17 +10,18 @@ from torch import Tensor, nn
 
 from selfsight.encoders.encoder import Encoder
 from selfsight.errors import SelfsightError
+from selfsight.objectives.facts import Chosen
 from selfsight.views.make import View
 from selfsight.views.plan import ViewGroup, ViewPlan
 
 
-def patch_side(r: dict[str, Any], otherwise: int = 16) -> int:
+def patch_side(r: Chosen, otherwise: int = 16) -> int:
     """Pixels a side of a patch of the encoder that a recipe's values so far name; `otherwise` if it has none."""
     named = re.search(r"patch(\d+)", r["encoder"])
     return int((r.get("encoder_args") or {}).get("patch_size") or (named[1] if named else otherwise))
 
 
-def patches_a_side(r: dict[str, Any]) -> int:
+def patches_a_side(r: Chosen) -> int:
     """Of that encoder's grid on a view of the recipe's size."""
     return int(max(1, r["size"] // patch_side(r)))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +11,8 @@ from torch import Tensor
 
 from selfsight.encoders.encoder import Encoder, Features
 from selfsight.encoders.store import is_fixed_size, takes_any_size
-from selfsight.objectives.objective import Rule, in_float32
+from selfsight.objectives.facts import Chosen, Facts, Rule
+from selfsight.objectives.objective import in_float32
 from selfsight.objectives.shared import PLAIN, part_side
 from selfsight.views.plan import ViewGroup, ViewPlan
 
@@ -20,7 +20,7 @@ from selfsight.views.plan import ViewGroup, ViewPlan
 def arrangement(draws: int, grey: float = 0.0) -> Rule:
     """A rule for one view whose parts are to be placed: most of the image, never mirrored; `grey`: share of views."""
 
-    def rule(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
+    def rule(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
         colour = replace(PLAIN, grey=grey)
         group = ViewGroup(count=1, size=r["size"], scale=(0.5, 1.0), flip=0.0, colour=colour, draws=draws)
         return ViewPlan((group,)), "one crop of half to all of the image, not mirrored: where its parts are is the task"
@@ -28,7 +28,7 @@ def arrangement(draws: int, grey: float = 0.0) -> Rule:
     return rule
 
 
-def part_size(r: dict[str, Any], parts: int) -> int:
+def part_size(r: Chosen, parts: int) -> int:
     """Pixels a side to which a part is resized for the encoder: about its size over `parts`, in whole patches of a ViT.
 
     Of a convolutional encoder not below 32, or half of its size if that is less: most end with a stride of 32, the

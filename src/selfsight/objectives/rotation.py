@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from selfsight.distributed import all_mean, gather
 from selfsight.encoders.encoder import Encoder
-from selfsight.objectives.objective import Loss, Objective, Rule, register
+from selfsight.objectives.facts import Rule
+from selfsight.objectives.objective import Loss, Objective, register
 from selfsight.objectives.patches import only_group
 from selfsight.objectives.pretext import encode_parts, guess
 from selfsight.objectives.shared import one_crop

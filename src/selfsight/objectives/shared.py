@@ -7,13 +7,14 @@ from typing import Any
 
 from selfsight.encoders.store import is_fixed_size, takes_any_size
 from selfsight.errors import SelfsightError
+from selfsight.objectives.facts import Chosen, Facts
 from selfsight.objectives.patches import patch_side
 from selfsight.views.plan import Colour, ViewGroup, ViewPlan
 
 MEASURED = "measured, benchmarks/README.md"
 
 
-def quarters(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
+def quarters(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
     """Four quarters of an image, for objectives that compare any number of views."""
     if _one_size(r):
         return _two(r), f"{r['encoder']} takes one size only: two crops (Chen et al., ICML 2020){_colours(f)}"
@@ -22,7 +23,7 @@ def quarters(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
     return ViewPlan((group,)), f"{reason} ({MEASURED}; Tong et al., EMP-SSL, 2023){_colours(f)}"
 
 
-def patches(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
+def patches(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
     """Eight quarters of an image: as `quarters`, and twice as many."""
     plan, _ = quarters(f, r)
     (group,) = plan.groups
@@ -30,12 +31,12 @@ def patches(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
     return ViewPlan((replace(group, count=count),)), "many small parts of each image are the method (Tong et al., 2023)"
 
 
-def two_crops(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
+def two_crops(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
     """Two crops of a fifth to all of an image, for objectives of pairs."""
     return _two(r), f"two crops of a fifth to all of the image, as in the paper{_colours(f)}"
 
 
-def multi_crop(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
+def multi_crop(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
     """Two large crops, whose targets are predicted, and four small ones (Caron et al., SwAV, 2020, section 3.2)."""
     if _one_size(r):
         return _two(r), f"{r['encoder']} takes one size only: no small crops{_colours(f)}"
@@ -46,7 +47,7 @@ def multi_crop(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
     ), f"two large crops and four of half the side, a quarter of the cost each{_colours(f)}"
 
 
-def quick_crops(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
+def quick_crops(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
     """Multi-crop on CUDA. Elsewhere quarters, each of which predicts and is predicted: two to three times as many steps
     for the same operations, and more learnt in a short run."""
     return multi_crop(f, r) if f.device == "cuda" else quarters(f, r)
@@ -55,7 +56,7 @@ def quick_crops(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
 def one_crop(draws: int = 0, colour: Colour | None = None, scale: tuple[float, float] = (0.3, 1.0)) -> Any:
     """A rule for one crop without colour changes, with `draws` random numbers (a function of the grid, if callable)."""
 
-    def rule(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
+    def rule(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
         group = ViewGroup(count=1, size=r["size"], scale=scale, colour=colour or PLAIN, draws=draws)
         return ViewPlan((group,)), "one crop and its mirror image, colours as they are: what is hidden is the task"
 
@@ -78,19 +79,19 @@ def restyled(plan: ViewPlan, style: str, positives: str) -> ViewPlan:
     return plan
 
 
-def part_side(r: dict[str, Any], parts: int) -> int:
+def part_side(r: Chosen, parts: int) -> int:
     """The encoder's size over `parts`, in whole steps of 16 px or of a ViT's patches."""
     step = patch_side(r) if takes_any_size(r["encoder"]) else 16
     return int(max(step, r["size"] // parts // step * step))
 
 
-def _two(r: dict[str, Any]) -> ViewPlan:
+def _two(r: Chosen) -> ViewPlan:
     return ViewPlan((ViewGroup(count=2, size=r["size"], scale=(0.2, 1.0), colour=Colour()),))
 
 
-def _one_size(r: dict[str, Any]) -> bool:
+def _one_size(r: Chosen) -> bool:
     return is_fixed_size(r["encoder"]) and not takes_any_size(r["encoder"])
 
 
-def _colours(f: Any) -> str:
+def _colours(f: Facts) -> str:
     return "" if f.format.channels == 3 else "; brightness and contrast change, colour does not, as there is none"

@@ -10,14 +10,15 @@ do. The pooled features add one patch of pixels to the prediction of every cell 
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from selfsight.distributed import gather
 from selfsight.encoders.encoder import Encoder, Features
-from selfsight.objectives.objective import Loss, Objective, Rule, in_float32, register
+from selfsight.objectives.facts import Chosen, Facts, Rule
+from selfsight.objectives.objective import Loss, Objective, in_float32, register
 from selfsight.objectives.patches import join, only_group, only_view, patch_side
 from selfsight.objectives.shared import one_crop
 from selfsight.views.make import View
@@ -42,13 +43,13 @@ def squares_mask(draws: Tensor, squares: int, count: int, size: int) -> Tensor:
     return mask[:, :, at[:, None], at[None, :]]
 
 
-def squares_a_side(r: dict[str, Any]) -> int:
+def squares_a_side(r: Chosen) -> int:
     """Four to eight squares a side, of whole patches (of 8 px for a convolutional encoder), if there are such."""
     cells = r["size"] // patch_side(r, otherwise=8)
     return max((n for n in range(4, 9) if cells % n == 0), default=8)
 
 
-def one_view(f: Any, r: dict[str, Any]) -> tuple[ViewPlan, str]:
+def one_view(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
     """A crop with a random number for each square."""
     plan: tuple[ViewPlan, str] = one_crop(draws=squares_a_side(r) ** 2)(f, r)
     return plan

@@ -14,7 +14,7 @@ decorrelated embeddings, and so higher than that of others.
 from __future__ import annotations
 
 import inspect
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from selfsight.distributed import all_mean
 from selfsight.encoders.encoder import Encoder
 from selfsight.errors import SelfsightError
+from selfsight.objectives.facts import Options, Rule
 from selfsight.objectives.objective import (
     Loss,
     Objective,
-    Rule,
     check_views,
     embed_and_predict,
     in_float32,
@@ -107,7 +107,7 @@ class SimSiam(Objective):
     }
 
     @classmethod
-    def check_options(cls, options: dict[str, Any]) -> None:
+    def check_options(cls, options: Options) -> None:
         super().check_options(options)
         defaults = inspect.signature(cls).parameters
         hidden, group = (options.get(name, defaults[name].default) for name in ("hidden", "decorrelated"))

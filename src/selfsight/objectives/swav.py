@@ -10,20 +10,14 @@ embedding soon were the same for all images.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from selfsight.encoders.encoder import Encoder
-from selfsight.objectives.objective import (
-    Loss,
-    Objective,
-    Rule,
-    embed_views,
-    projector,
-    register,
-)
+from selfsight.objectives.facts import Chosen, Facts, Options, Rule
+from selfsight.objectives.objective import Loss, Objective, embed_views, projector, register
 from selfsight.objectives.prototypes import (
     FROZEN,
     Prototypes,
@@ -43,7 +37,7 @@ def swav_loss(scores: Tensor, large: int, temperature: float, epsilon: float) ->
     return swapped_prediction(scores, codes, temperature), codes
 
 
-def _options(f: Any, r: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _options(f: Facts, r: Chosen) -> tuple[Options, str]:
     count, why = prototype_count(f.items, r["batch_size"])
     options = {"prototypes": count, "temperature": 0.1, "epsilon": 0.03, "hidden": 512, "width": 128}
     return options, (

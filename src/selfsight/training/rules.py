@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -18,31 +16,11 @@ from selfsight.encoders.licences import concern
 from selfsight.encoders.store import is_fixed_size, takes_any_size
 from selfsight.encoders.weights import RANDOM, Weights
 from selfsight.machine import best_device, fastest_threads, has_bf16, usable_cores
-from selfsight.objectives.objective import Rule, find
+from selfsight.objectives.facts import Chosen, Facts, Rule
+from selfsight.objectives.objective import find
 from selfsight.objectives.patches import patch_side
 from selfsight.objectives.shared import MEASURED, quarters, restyled
 from selfsight.training.recipe import Budget, Recipe, check_numbers
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the rules look at. side: median shorter side in pixels. format: the collection's. cores: of this machine,
-    for each of `processes`. threads: the fastest number of them. free: bytes of disk for canvases. decoding: seconds
-    that decoding every item takes, 0 where that is done. size_of: bytes of all canvases of a given shorter side. start:
-    the weights to start from, if they are not random."""
-
-    items: int
-    side: int
-    format: PixelFormat
-    device: str
-    bf16: bool
-    threads: int
-    free: int
-    decoding: Callable[[int], float]
-    size_of: Callable[[int], int]
-    cores: int = 1
-    processes: int = 1
-    start: Weights | None = None
 
 
 def facts_of(items: Collection, format: PixelFormat, processes: int = 1, start: Weights | None = None) -> Facts:
@@ -83,7 +61,7 @@ BATCH = 256
 NARROW = {"layers": [1, 1, 1, 0], "channels": [64, 128, 256, 256]}
 
 
-def _encoder(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+def _encoder(f: Facts, r: Chosen) -> tuple[Any, str]:
     if find(r["objective"]).tokens:
         name = "vit_small_patch16_224" if f.device == "cuda" else "vit_tiny_patch16_224"
         return name, "this pretext task needs tokens; a plain ViT" + (
@@ -94,7 +72,7 @@ def _encoder(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
     return "resnet18", f"narrowed to three stages of one block: learns most a minute on a CPU ({MEASURED})"
 
 
-def _size(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+def _size(f: Facts, r: Chosen) -> tuple[Any, str]:
     if f.start is not None and is_fixed_size(r["encoder"]):
         if not takes_any_size(r["encoder"]):
             return f.start.size, "the one size that these weights take"
@@ -114,7 +92,7 @@ def _size(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
     )
 
 
-def _encoder_args(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+def _encoder_args(f: Facts, r: Chosen) -> tuple[Any, str]:
     """Of an encoder that was chosen by these rules; one that was asked for is as timm has it."""
     if takes_any_size(r["encoder"]):
         small = {} if f.device == "cuda" else {"embed_dim": 128, "depth": 6, "num_heads": 4}
@@ -130,7 +108,7 @@ def _encoder_args(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
     return (NARROW if f.device != "cuda" else {}), "see encoder"
 
 
-def _batch_size(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+def _batch_size(f: Facts, r: Chosen) -> tuple[Any, str]:
     if f.items < BATCH:
         size = f.items // f.processes * f.processes
         return size, f"all {size} items" if size == f.items else f"all {f.items} items, evenly over the processes"
@@ -139,36 +117,36 @@ def _batch_size(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
     return size, f"{r['views'].count} views each give {views:,} a step, which did best of those tried ({MEASURED})"
 
 
-def _precision(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+def _precision(f: Facts, r: Chosen) -> tuple[Any, str]:
     if f.bf16:
         return "bf16", f"this {f.device} computes it in hardware, 1.5 to 3.4 times as fast (measured)"
     return "no", f"no bf16 hardware on this {f.device}"
 
 
-def _canvas_side(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+def _canvas_side(f: Facts, r: Chosen) -> tuple[Any, str]:
     """Enough pixels that no view is enlarged, never more than the images have."""
     smallest = min(group.scale[0] for group in r["views"].groups) ** 0.5
     side = min(f.side, max(round(r["views"].largest / smallest), r["size"]))
     return side, "so that the smallest part still fills a view"
 
 
-def _warmup(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+def _warmup(f: Facts, r: Chosen) -> tuple[Any, str]:
     return 0.05, "of the budget, as Adam's second moments are rough at first (Liu et al., RAdam, ICLR 2020)"
 
 
-def _frozen(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+def _frozen(f: Facts, r: Chosen) -> tuple[Any, str]:
     if f.start is None:
         return 0.0, "random weights need no protection"
     return 0.1, "of the budget the weights stand still: random heads would distort them (Kumar et al., ICLR 2022)"
 
 
-def _encoder_rate(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+def _encoder_rate(f: Facts, r: Chosen) -> tuple[Any, str]:
     if f.start is None:
         return 1.0, "the encoder is as new as the networks around it"
     return 0.1, "of the heads' rate, as what is learnt already moves less (Howard and Ruder, ULMFiT, ACL 2018)"
 
 
-def _statistics(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+def _statistics(f: Facts, r: Chosen) -> tuple[Any, str]:
     if f.start is None:
         return "batch", "random weights have none worth keeping"
     return (
@@ -181,7 +159,7 @@ RATES = {"adamw": 2e-3, "sgd": 0.06, "lars": 0.3}
 WEIGHT_DECAYS = {"adamw": 0.05, "sgd": 5e-4, "lars": 1e-4}
 
 
-def _canvases(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+def _canvases(f: Facts, r: Chosen) -> tuple[Any, str]:
     """Decoded beforehand if that fits the disk and a fifth of the time there is, else on the way."""
     need, side = f.size_of(r["canvas_side"]), r["canvas_side"]
     if need > f.free / 2:
@@ -192,13 +170,13 @@ def _canvases(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
     return "resident", f"decoded once, in about {seconds:,.0f} s; {f.free / 1e9:,.0f} GB are free"
 
 
-def _threads(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+def _threads(f: Facts, r: Chosen) -> tuple[Any, str]:
     if r["canvases"] == "stream" and f.device == "cpu" and f.cores > 1:  # threads of both kinds starve each other
         return min(f.threads, f.cores - f.cores // 2), f"the other {f.cores // 2} of {f.cores} cores decode"
     return f.threads, f"measured the fastest on {f.cores} cores as busy as they were"
 
 
-def _learning_rate(f: Facts, r: dict[str, Any]) -> tuple[Any, str]:
+def _learning_rate(f: Facts, r: Chosen) -> tuple[Any, str]:
     part = find(r["objective"]).rate
     rate = part * RATES.get(r["optimiser"], RATES["adamw"]) * (r["batch_size"] / BATCH) ** 0.5
     return rate, (

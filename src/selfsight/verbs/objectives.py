@@ -81,8 +81,9 @@ def _row(name: str, cls: type[Objective], cost: float) -> Task:
 def default_recipe(name: str) -> Recipe:
     """The default recipe for many RGB images on a CPU."""
     from selfsight.data.pixels import PixelFormat
+    from selfsight.objectives.facts import Facts
     from selfsight.training.recipe import Budget
-    from selfsight.training.rules import Facts, resolve
+    from selfsight.training.rules import resolve
 
     facts = Facts(10_000, SIDE, PixelFormat("RGB", 8), "cpu", False, 1, 2**40, lambda side: 0.0, lambda side: 0)
     return resolve({"objective": name, "budget": Budget(steps=100)}, facts)
