@@ -188,7 +188,7 @@ def _learning_rate(f: Facts, r: Chosen) -> tuple[Any, str]:
 # Value, then how it is chosen when it was not asked for, in order: later rules see earlier values. An objective's own
 # rules come before these.
 RULES: dict[str, Rule] = {
-    "objective": lambda f, r: ("simclr", "led 19 pretext tasks at equal cost on CIFAR-10 (docs/objectives.md)"),
+    "objective": lambda f, r: ("simclr", "led those compared at equal cost on CIFAR-10 (docs/objectives.md)"),
     "weights": lambda f, r: (RANDOM, "nothing is downloaded, and no licence inherited, unless asked for"),
     "encoder": _encoder,
     "channels": lambda f, r: (f.format.channels, f"the data's own: {f.format}"),
