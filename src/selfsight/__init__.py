@@ -3,7 +3,7 @@
     import selfsight
     selfsight.pretrain("photos/", out="runs/first", minutes=20)
     encoder = selfsight.load("runs/first")
-    features = selfsight.embed("photos/", model="runs/first").features
+    table = selfsight.embed("photos/", model="runs/first")
     result = selfsight.evaluate("runs/first", train="labelled/train", test="labelled/test")
 
 Every name is resolved when it is first used: importing selfsight imports nothing heavy.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from selfsight.data.geometry import Geometry
+from selfsight.encoders.convolutions import with_written_gradients
 from selfsight.encoders.levels import Levels, evaluating, levels_of
 from selfsight.encoders.licences import UNKNOWN
 from selfsight.encoders.tokens import forward_tokens, is_token_model
@@ -43,7 +44,7 @@ class Encoder(nn.Module):
 
     def __init__(self, net: nn.Module, geometry: Geometry, about: dict[str, Any] | None = None) -> None:
         super().__init__()
-        self.net = net
+        self.net = with_written_gradients(net)
         self.geometry = geometry
         self.about = dict(about or {})
 
