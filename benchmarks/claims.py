@@ -43,6 +43,7 @@ from selfsight.encoders.features import input_batches
 from selfsight.encoders.statistics import measure_batch_norm, some_inputs
 from selfsight.encoders.store import create, load, random_like
 from selfsight.encoders.weights import begin, find_weights
+from selfsight.encoders.whitening import whitened
 from selfsight.machine import environment, usable_cores
 from selfsight.probing.linear import fit_few_shot, fit_linear
 from selfsight.probing.metrics import metrics
@@ -51,7 +52,6 @@ from selfsight.report.verdict import judge
 from selfsight.training.recipe import Budget
 from selfsight.training.run import Run
 from selfsight.training.settle import choose
-from selfsight.verbs.evaluate import _whitened
 from selfsight.verbs.import_ import import_
 from selfsight.verbs.pretrain import pretrain
 
@@ -153,13 +153,19 @@ def random_encoder(images: Images, seed: int, **asked: Any) -> Encoder:
     return encoder
 
 
+def changed_together(change: Callable[[list[np.ndarray]], list[np.ndarray]], sides: Any) -> Any:
+    """Training and test with their features changed together."""
+    changed = change([features for features, _ in sides])
+    return [(features, labels) for features, (_, labels) in zip(changed, sides, strict=True)]
+
+
 def sides(encoder: Encoder, images: Images, most: tuple[int, int], control: bool = False) -> Sides:
     """Features and class numbers of training and of test images; those of a control are whitened."""
     out = []
     for part, limit in zip(("train", "test"), most, strict=True):
         pixels, labels = images.squares(part, encoder.geometry.size, limit)
         out.append((encoded(encoder, pixels), labels))
-    return _whitened(out) if control else out
+    return changed_together(whitened, out) if control else out
 
 
 def scores(data: Sides, classes: int, shots: tuple[int, ...] = (5,)) -> dict[str, Any]:

@@ -54,7 +54,7 @@ from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.features import encode, input_batches
 from selfsight.encoders.statistics import measure_batch_norm, some_inputs
 from selfsight.encoders.store import create, load, random_like
-from selfsight.encoders.whitening import unwhitened
+from selfsight.encoders.whitening import unwhitened, whitened
 from selfsight.machine import environment, usable_cores
 from selfsight.objectives.objective import registry
 from selfsight.probing.linear import fit_few_shot, fit_linear
@@ -65,7 +65,7 @@ from selfsight.training.measure import measure_normalisation
 from selfsight.training.recipe import Budget, Recipe
 from selfsight.training.settle import choose, write_recipe
 from selfsight.verbs.compare import _criteria, _features
-from selfsight.verbs.evaluate import _reduced, _whitened
+from selfsight.verbs.evaluate import reduced
 from selfsight.views.make import make_views
 
 HERE = Path(__file__).parent
@@ -328,6 +328,12 @@ def pretrain(case: Case, images: Images, recipe: Recipe, out: Path) -> dict[str,
     }  # fmt: skip
 
 
+def changed_together(change: Callable[[list[np.ndarray]], list[np.ndarray]], sides: Any) -> Any:
+    """Training and test with their features changed together."""
+    changed = change([features for features, _ in sides])
+    return [(features, labels) for features, (_, labels) in zip(changed, sides, strict=True)]
+
+
 def control(case: Case, images: Images) -> Sides:
     """Features of what needs no pretraining, of training and of test images."""
     most = BANK[case.budget]
@@ -339,14 +345,14 @@ def control(case: Case, images: Images) -> Sides:
         )  # fmt: skip
         encoder = random_like(create(recipe.encoder, p, recipe.encoder_args), case.seed)
         measure_batch_norm(encoder, some_inputs(images.train, p))
-        return _whitened(features_of(encoder, images, most))
+        return changed_together(whitened, features_of(encoder, images, most))
     side = 32 if case.objective == "pixels" else WORDS_SIDE[case.data]
     (train, labels), (test, truth) = (images.squares(*each) for each in (("train", side, most), ("test", side, 10**9)))
     if case.objective == "pixels":
         flat = [(x.reshape(len(x), -1).astype(np.float32), y) for x, y in ((train, labels), (test, truth))]
-        return _reduced(flat)
+        return changed_together(reduced, flat)
     words = kmeans_features(np.asarray(train), np.asarray(test), case.seed)
-    return _whitened([(words[0], labels), (words[1], truth)])
+    return changed_together(whitened, [(words[0], labels), (words[1], truth)])
 
 
 def measure(case: Case, images: Images, work: Path) -> dict[str, Any]:

@@ -209,11 +209,13 @@ def furthest(one: dict[str, Tensor], other: dict[str, Tensor], kind: str) -> flo
 
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_loss_gradients_statistics_and_weights_are_those_of_one_process(folder: Path, case: tuple[str, str]):
+    """To the rounding of float32. DINO's large views add up more of it: 1.2e-5 on an Intel Xeon, under 1e-5 on an AMD
+    EPYC; a mistake makes more than 1e-2, see `test_these_tests_notice_what_others_got_wrong`."""
     one, two = results(folder, case)
     for rank in two:
         assert set(rank) == set(one)
         for kind in ("embeddings", "loss", "gradient", "state", *(("statistic",) if case[1] == "resnet18" else ())):
-            assert furthest(one, rank, kind) < 1e-5, kind
+            assert furthest(one, rank, kind) < (2e-5 if case[0] == "dino@cuda" else 1e-5), kind
     for name in two[0]:  # and the processes agree to the bit: nothing drifts apart
         if not name.startswith("views"):
             assert torch.equal(two[0][name], two[1][name]), name

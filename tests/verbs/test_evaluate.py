@@ -16,8 +16,8 @@ from selfsight.data.pixels import PixelFormat
 from selfsight.encoders import store
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.store import save
-from selfsight.encoders.whitening import whitening
-from selfsight.verbs.evaluate import _whitened, parse_shots
+from selfsight.encoders.whitening import whitened, whitening
+from selfsight.verbs.evaluate import parse_shots
 
 
 def stripes(folder: Path, count: int, seed: int) -> Path:
@@ -58,10 +58,10 @@ def test_contract(tmp_path: Path, encoder: str) -> None:
 def test_a_control_is_whitened_by_the_images_of_both_folders() -> None:
     rng = np.random.default_rng(0)
     few, many = rng.normal(size=(8, 6)), rng.normal(size=(200, 6)) * (9, 1, 1, 1, 1, 1)
-    sides = [(x.astype(np.float32), np.zeros(len(x))) for x in (few, many)]
-    weight, bias = (part.numpy() for part in whitening(torch.from_numpy(np.concatenate([x for x, _ in sides]))))
-    for (x, labels), (white, same) in zip(sides, _whitened(sides), strict=True):
-        assert np.allclose(white, x @ weight.T + bias, atol=1e-4) and same is labels
+    sides = [x.astype(np.float32) for x in (few, many)]
+    weight, bias = (part.numpy() for part in whitening(torch.from_numpy(np.concatenate(sides))))
+    for x, white in zip(sides, whitened(sides), strict=True):
+        assert np.allclose(white, x @ weight.T + bias, atol=1e-4)
 
 
 def test_a_stock_model_is_not_asked_for_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -70,6 +71,13 @@ def whiten(encoder: Encoder, features: Tensor) -> bool:
     classifier.weight.copy_(weight)
     classifier.bias.copy_(bias)
     return True
+
+
+def whitened(features: list[np.ndarray]) -> list[np.ndarray]:
+    """Features [N, D] of several sets whitened as a finished encoder whitens its own, by all of them together: it saw
+    thousands of images, and a few to learn from would make too little of a control."""
+    weight, bias = whitening(torch.from_numpy(np.concatenate(features)))
+    return [(torch.from_numpy(some) @ weight.T + bias).numpy() for some in features]
 
 
 def unwhitened(encoder: Encoder) -> Encoder:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 
-def group_numbers(groups: np.ndarray | None, items: int) -> np.ndarray:
+def group_numbers(groups: Sequence[str | None] | np.ndarray | None, items: int) -> np.ndarray:
     """Numbers [N] of the groups of `items` items, counted from 0 in the order of their first items.
 
     groups: a name for each item, or None or "" for an item that is alone; None where all are. Raises `ValueError`

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +41,7 @@ def fit_linear(
     labels: np.ndarray,
     classes: int,
     strength: float | None = None,
-    groups: np.ndarray | None = None,
+    groups: Sequence[str | None] | np.ndarray | None = None,
     seed: int = 0,
 ) -> LinearProbe:
     """The probe of `features` [N, D] and class numbers `labels` [N], each below `classes`.

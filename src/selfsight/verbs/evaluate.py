@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from selfsight.errors import SelfsightError
 
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
 
 PIXEL_SIDE = 32
 PIXEL_DIMENSIONS = 256
+
+
+class Labelled(NamedTuple):
+    """features [N, D] of items, their class numbers [N], and the group of each, None for one that is alone."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    groups: list[str | None]
 
 
 def evaluate(
@@ -53,6 +62,7 @@ def evaluate(
     from selfsight.data.importers import open_source
     from selfsight.encoders.statistics import measure_batch_norm, some_inputs
     from selfsight.encoders.store import load, random_like, read_folder
+    from selfsight.encoders.whitening import whitened
     from selfsight.machine import best_device
 
     counts = parse_shots(shots)
@@ -74,17 +84,17 @@ def evaluate(
     for name, candidate in encoders.items():
         data = [_labelled(candidate, collection, classes, notes) for collection in collections]
         if name != "encoder" and encoder.net.num_classes:
-            data = _whitened(data)
+            data = _changed(data, whitened)
         result[name] = _probe(data, len(classes), counts, seeds)
     pixels = [_pixels(collection, format, classes) for collection in collections]
-    result["pixels"] = _probe(_reduced(pixels), len(classes), counts, seeds)
-    sizes = np.bincount(data[0][1], minlength=len(classes))
+    result["pixels"] = _probe(_changed(pixels, reduced), len(classes), counts, seeds)
+    sizes = np.bincount(data[0].labels, minlength=len(classes))
     for count in counts:
         if count != "all" and int(count) > sizes.min():
             small = [c for c, size in zip(classes, sizes, strict=True) if size < int(count)]
             notes.append(f"{count} labels per class: {', '.join(small)} has fewer, all of its labels are used")
     result["about"] = {
-        "model": str(model), "classes": classes, "train_items": len(data[0][1]), "test_items": len(data[1][1]),
+        "model": str(model), "classes": classes, "train_items": len(data[0].labels), "test_items": len(data[1].labels),
         "seeds": seeds, "notes": notes,
     }  # fmt: skip
     folder = Path(out) if out else Path(model) if (Path(model) / "recipe.yaml").exists() else None
@@ -130,10 +140,8 @@ def _notes(train: Collection, test: Collection) -> list[str]:
     return notes
 
 
-def _labelled(
-    encoder: Encoder, collection: Collection, classes: list[str], notes: list[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features [N, D] and class numbers [N] of a collection; what fails to decode is noted, once."""
+def _labelled(encoder: Encoder, collection: Collection, classes: list[str], notes: list[str]) -> Labelled:
+    """Features and classes of a collection; what fails to decode is noted, once."""
     import numpy as np
 
     from selfsight.encoders.features import pooled
@@ -144,11 +152,11 @@ def _labelled(
     ):
         if note not in notes:
             notes.append(note)
-    return features, np.searchsorted(classes, collection.folder_labels(rows))
+    return Labelled(features, np.searchsorted(classes, collection.folder_labels(rows)), rows["group"].to_pylist())
 
 
-def _pixels(collection: Collection, format: PixelFormat, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Raw pixels [N, 32 * 32 * C] and class numbers [N]: the control that needs no network."""
+def _pixels(collection: Collection, format: PixelFormat, classes: list[str]) -> Labelled:
+    """Raw pixels [N, 32 * 32 * C] as features: the control that needs no network."""
     import numpy as np
 
     from selfsight.data.geometry import Geometry
@@ -161,46 +169,40 @@ def _pixels(collection: Collection, format: PixelFormat, classes: list[str]) -> 
             continue
         out.append(pixels.reshape(len(numbers), -1).astype(np.float32))
         kept += numbers
-    labels = collection.folder_labels(rows.take(kept))
-    return np.concatenate(out), np.searchsorted(classes, labels)
+    rows = rows.take(kept)
+    labels = np.searchsorted(classes, collection.folder_labels(rows))
+    return Labelled(np.concatenate(out), labels, rows["group"].to_pylist())
 
 
-def _whitened(data: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Features of train and test whitened as a finished encoder whitens its own, by all of them: it saw thousands of
-    images, and a few to learn from would make too little of a control."""
-    import numpy as np
-    import torch
-
-    from selfsight.encoders.whitening import whitening
-
-    weight, bias = whitening(torch.from_numpy(np.concatenate([features for features, _ in data])))
-    return [((torch.from_numpy(f) @ weight.T + bias).numpy(), labels) for f, labels in data]
+def _changed(data: list[Labelled], change: Callable[[list[np.ndarray]], list[np.ndarray]]) -> list[Labelled]:
+    """Train and test with other features of the same items."""
+    features = change([part.features for part in data])
+    return [part._replace(features=some) for part, some in zip(data, features, strict=True)]
 
 
-def _reduced(data: list[tuple[np.ndarray, np.ndarray]]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pixels of train and test as principal components of train: same neighbours, quicker probes."""
+def reduced(features: list[np.ndarray]) -> list[np.ndarray]:
+    """Features of several sets as principal components of the first: same neighbours, quicker probes."""
     from sklearn.decomposition import PCA
 
-    dimensions = min(PIXEL_DIMENSIONS, *data[0][0].shape)
-    pca = PCA(dimensions, svd_solver="randomized", random_state=0).fit(data[0][0])
-    return [(pca.transform(f), labels) for f, labels in data]
+    dimensions = min(PIXEL_DIMENSIONS, *features[0].shape)
+    pca = PCA(dimensions, svd_solver="randomized", random_state=0).fit(features[0])
+    return [pca.transform(some) for some in features]
 
 
 def _probe(
-    data: list[tuple[np.ndarray, np.ndarray]],
+    data: list[Labelled],
     classes: int,
     counts: list[str],
     seeds: int,
-    groups: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """All probes of one set of features; groups: of the training items, as `fit_linear` takes them."""
+    """All probes of one set of features."""
     import numpy as np
 
     from selfsight.probing.linear import fit_few_shot, fit_linear
     from selfsight.probing.metrics import metrics
     from selfsight.probing.neighbours import fit_knn
 
-    (train, labels), (test, truth) = data
+    (train, labels, groups), (test, truth, _) = data
     probe = fit_linear(train, labels, classes, groups=groups)
     linear = metrics(probe.scores(test), truth)
     few: dict[str, Any] = {}
