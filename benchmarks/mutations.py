@@ -234,10 +234,10 @@ MUTATIONS = (
     ),
     Mutation(
         "a decision replaces those before it",
-        "data/collection.py",
-        'self.journal.open("a")',
-        'self.journal.open("w")',
-        "tests/data/test_collection.py",
+        "data/decisions.py",
+        'file.open("ab")',
+        'file.open("wb")',
+        "tests/data/test_decisions.py",
     ),
     Mutation(
         "an encoder forgets its window",
