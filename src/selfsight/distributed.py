@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -13,9 +16,38 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
+from selfsight.errors import SelfsightError
 from selfsight.machine import best_device
 
 WAIT = timedelta(hours=24)  # for the main process, which may decode for long before the others have anything to do
+
+# gloo raises a plain RuntimeError, which begins with the place in its sources: "[/…/gloo/transport/tcp/pair.cc:561] …"
+GLOO = re.compile(r"\[\S*gloo[/\\]transport[/\\]")
+
+
+class ProcessLost(SelfsightError):
+    """Another process of the run has ended, so that this one waits for it in vain."""
+
+    def __init__(self) -> None:
+        super().__init__("Another process of this run has ended; what it said tells why.")
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Around whatever waits for other processes. Raises `ProcessLost` where one of them has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or GLOO.match(str(error)):
+            raise ProcessLost from error
+        raise
+
+
+@contextmanager
+def main_first(accelerator: Accelerator) -> Iterator[None]:
+    """The main process runs what is within, then the others do: it writes what they find."""
+    with together(), accelerator.main_process_first():
+        yield
 
 
 def start_processes() -> Accelerator:
@@ -32,7 +64,8 @@ def gathered(here: dict[str, Any]) -> dict[str, Any]:
     if processes() == 1:
         return here
     parts: list[dict[str, Any]] = [{}] * processes()
-    dist.all_gather_object(parts, here)
+    with together():
+        dist.all_gather_object(parts, here)
     return {k: v for part in parts for k, v in part.items()}
 
 
@@ -75,9 +108,7 @@ class _AllSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        total = tensor.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
+        return _reduced(tensor.clone(memory_format=torch.contiguous_format), dist.ReduceOp.SUM)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -89,16 +120,22 @@ def agreed(progress: float, stop: bool, device: torch.device) -> tuple[float, bo
     if processes() == 1:
         return progress, stop
     both = torch.tensor([progress, float(stop)], dtype=torch.float64, device=device)
-    dist.all_reduce(both, dist.ReduceOp.MAX)
+    _reduced(both, dist.ReduceOp.MAX)
     return float(both[0]), bool(both[1])
 
 
 def everywhere(here: Tensor) -> bool:
     """Whether it is true in all processes."""
     if processes() > 1:
-        here = here.float()
-        dist.all_reduce(here, dist.ReduceOp.MIN)
+        here = _reduced(here.float(), dist.ReduceOp.MIN)
     return bool(here)
+
+
+def _reduced(tensor: Tensor, how: Any) -> Tensor:
+    """`tensor`, in place, as all processes make it."""
+    with together():
+        dist.all_reduce(tensor, how)
+    return tensor
 
 
 @torch.no_grad()

@@ -5,12 +5,24 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+
+# What PyTorch says in a plain RuntimeError where memory is used up: its allocator for the CPU (the second on Windows),
+# Metal's, and CUDA where it is not PyTorch's own allocator that asks.
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "MPS backend out of memory",
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+)
 
 
 def best_device() -> str:
@@ -60,6 +72,17 @@ def free_memory(device: str) -> int:
     except (OSError, ValueError):  # not in a container, or in one without a limit
         return free
     return min(free, most - now)
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Within it, whatever PyTorch raises where memory is used up is a `MemoryError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in OUT_OF_MEMORY):
+            raise MemoryError(str(error)) from error
+        raise
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from selfsight.data.batches import Batches
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Loss, Objective
 from selfsight.objectives.simclr import SimCLR
-from selfsight.training.estimate import MARGIN, Memory, _first, _saved_bytes, check_memory, memory_of
+from selfsight.training.estimate import MARGIN, Memory, _first, _saved_bytes, check_memory, memory_of, memory_told
 from selfsight.training.measure import measure_normalisation
 from selfsight.views.make import View, make_views
 
@@ -70,3 +70,11 @@ def test_a_batch_that_does_not_fit_is_refused_with_one_that_does():
     check_memory(memory, tiny_recipe(two_views(), batch_size=88))
     with pytest.raises(SelfsightError, match="smaller --encoder"):
         check_memory(Memory(10**9, (1.0, 0.0), 10**8), tiny_recipe(two_views(), batch_size=2))
+
+
+def test_a_step_that_does_run_out_of_memory_names_a_batch_that_fits():
+    memory, recipe = Memory(0, (1e6 / MARGIN, 0.0), 100_000_000), tiny_recipe(two_views(), batch_size=256)
+    with pytest.raises(SelfsightError, match=r"^Out of memory\. .* Give --batch-size 88"), memory_told(memory, recipe):
+        torch.empty(2**50)
+    with pytest.raises(RuntimeError, match="size"), memory_told(memory, recipe):
+        torch.ones(2) + torch.ones(3)

@@ -384,3 +384,41 @@ def test_an_error_of_one_process_ends_all(folder: Path):
     said = process.communicate(timeout=120)[1]
     assert process.returncode != 0 and "selfsight: hurt/checkpoints" in said
     assert "]: Traceback" not in said  # torchrun prints its own in the end, and those of ranks with their number
+
+
+# -- a process that is gone --
+
+
+def left_alone(rank: int, folder: str) -> None:
+    """The first of two processes, whose other one ends without a word: what it is told at each place where it waits."""
+    meet(rank, folder)
+    model, told = DistributedDataParallel(nn.Linear(2, 1)), []
+    if rank == 1:
+        os._exit(0)
+    waits: dict[str, Callable[[], Any]] = {
+        "gradients": lambda: model(torch.ones(3, 2)).sum().backward(),
+        "a sum": lambda: all_sum(torch.ones(2)),
+        "progress": lambda: distributed.agreed(0.5, False, torch.device("cpu")),
+        "whether": lambda: distributed.everywhere(torch.tensor(True)),
+        "entries": lambda: distributed.gathered({"a": "b"}),
+    }
+    for name, wait in waits.items():
+        try:
+            with distributed.together():
+                wait()
+        except distributed.ProcessLost as error:
+            told.append(f"{name}: {error}")
+    Path(folder, "told").write_text("\n".join(told))
+    os._exit(0)
+
+
+def test_a_process_that_waits_in_vain_is_told_so_by_type(tmp_path: Path):
+    in_two(left_alone, str(tmp_path))
+    told = (tmp_path / "told").read_text().splitlines()
+    said = "Another process of this run has ended; what it said tells why."
+    assert told == [f"{name}: {said}" for name in ("gradients", "a sum", "progress", "whether", "entries")]
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="size"), distributed.together():
+        torch.ones(2) + torch.ones(3)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from selfsight.data.batches import Batch, Batches
 from selfsight.data.geometry import Geometry
 from selfsight.distributed import processes
 from selfsight.errors import SelfsightError
-from selfsight.machine import free_memory
+from selfsight.machine import free_memory, memory_errors
 from selfsight.objectives.objective import Objective
 from selfsight.training.build import computing
 from selfsight.training.loop import LOG_EVERY
@@ -100,6 +101,16 @@ def check_memory(memory: Memory, recipe: Recipe) -> None:
     """Raise `SelfsightError`, with a batch that fits, where a step would need more memory than there is."""
     if memory.needed(recipe.batch_size) > ROOM * memory.free:
         raise SelfsightError(out_of_memory(memory, recipe))
+
+
+@contextmanager
+def memory_told(memory: Memory, recipe: Recipe) -> Iterator[None]:
+    """Raise `SelfsightError`, with a batch that fits, where what is within runs out of memory all the same."""
+    try:
+        with memory_errors():
+            yield
+    except MemoryError:
+        raise SelfsightError(f"Out of memory. {out_of_memory(memory, recipe)}") from None
 
 
 def out_of_memory(memory: Memory, recipe: Recipe) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from selfsight.data.batches import Batch, Batches
 from selfsight.data.geometry import Geometry
-from selfsight.distributed import everywhere
+from selfsight.distributed import everywhere, together
 from selfsight.objectives.objective import Loss, Objective
 from selfsight.training.adaptation import Frozen
 from selfsight.training.batch_norm import synchronise
@@ -82,7 +82,8 @@ class Pretraining:
 
     def begin(self, step: int) -> None:
         """Batches from this step on, for a module that trains."""
-        self.model: nn.Module = self.accelerator.prepare(synchronise(self.module).train())
+        with together():
+            self.model: nn.Module = self.accelerator.prepare(synchronise(self.module).train())
         self.stream = self.batches.steps(step * self.recipe.accumulate)
 
     def schedule(self, progress: float) -> dict[str, float]:
@@ -106,7 +107,8 @@ class Pretraining:
             with self.accelerator.no_sync(self.model) if part < recipe.accumulate - 1 else nullcontext():
                 with computing(recipe, device):
                     loss: Loss = self.model(views, progress)
-                self.accelerator.backward(loss.total / recipe.accumulate)
+                with together():
+                    self.accelerator.backward(loss.total / recipe.accumulate)
             finite &= torch.isfinite(loss.total.detach())
         self.frozen.drop_gradients(progress)
         norm = self.accelerator.clip_grad_norm_(self.module.parameters(), recipe.clip or float("inf"))

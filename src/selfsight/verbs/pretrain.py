@@ -122,7 +122,7 @@ def pretrain(
     from safetensors import SafetensorError
 
     from selfsight.data.importers import check_outside, open_source
-    from selfsight.distributed import start_processes
+    from selfsight.distributed import main_first, start_processes
     from selfsight.training.energy import Energy, check_energy
     from selfsight.training.run import Run
     from selfsight.training.settle import asked_of, check_weights, settle, settled_before
@@ -145,7 +145,7 @@ def pretrain(
     watched = None
     try:
         with ExitStack() as claimed:
-            with accelerator.main_process_first():  # it writes what the others then find
+            with main_first(accelerator):
                 if accelerator.is_main_process and not run.begun:
                     check_weights(asked, recipe)
                 items = open_source(source, collection, strict)
@@ -163,10 +163,6 @@ def pretrain(
                 held = _hold(settled, items, strict)
             with Energy(run, energy and accelerator.is_main_process):
                 return _train(run, settled, held, accelerator, started, watched, trackers)
-    except RuntimeError as error:
-        if accelerator.is_main_process or "onnection" not in str(error):
-            raise
-        raise SelfsightError("Another process of this run has ended; what it said tells why.") from None
     except (OSError, SafetensorError) as error:
         kept = any(run.checkpoints.glob("*"))
         way = (
@@ -202,12 +198,12 @@ def _train(
     import torch
 
     from selfsight.data.batches import Batches
-    from selfsight.distributed import gathered
+    from selfsight.distributed import gathered, main_first
     from selfsight.files import write_whole
     from selfsight.machine import environment
     from selfsight.training.build import build, starting_encoder
     from selfsight.training.clock import Clock
-    from selfsight.training.estimate import check_memory, memory_of, out_of_memory
+    from selfsight.training.estimate import check_memory, memory_of, memory_told
     from selfsight.training.loop import Stopped
     from selfsight.training.measure import seconds_to_whiten
     from selfsight.training.pictures import contact_sheet
@@ -217,7 +213,7 @@ def _train(
 
     recipe, main = settled.recipe, accelerator.is_main_process
     torch.set_num_threads(recipe.threads)
-    with accelerator.main_process_first():
+    with main_first(accelerator):
         normalise = _normalisation(run, canvases, recipe)
         start = starting_encoder(recipe, settled.format, normalise, run.start)
     task = build(recipe, settled.format, normalise, start)
@@ -238,20 +234,17 @@ def _train(
         contact_sheet(batches, task.views, normalise, recipe.seed, run.path / "views.png")
     if run.set_aside_file.exists():  # by an earlier start
         canvases.set_aside |= json.loads(run.set_aside_file.read_text(encoding="utf-8"))
-    together = False  # whether all processes come to the end: else they wait for each other there
+    ended = False  # whether all processes come to the end: else they wait for each other there
     with Show(run, recipe) as show:
         try:
-            done = train(task, batches, normalise, recipe, run, clock, accelerator, show, watches, trackers)
-            together = True
+            with memory_told(memory, recipe):
+                done = train(task, batches, normalise, recipe, run, clock, accelerator, show, watches, trackers)
+            ended = True
         except Stopped:
-            together = True
+            ended = True
             raise
-        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "memory" not in str(error):
-                raise
-            raise SelfsightError(f"Out of memory. {out_of_memory(memory, recipe)}") from None
         finally:
-            canvases.set_aside = gathered(canvases.set_aside) if together else canvases.set_aside
+            canvases.set_aside = gathered(canvases.set_aside) if ended else canvases.set_aside
             if main:
                 write_whole(run.set_aside_file, json.dumps(canvases.set_aside))
     if done.step == 0:
