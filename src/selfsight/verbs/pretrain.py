@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from selfsight.errors import SelfsightError, in_words
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from selfsight.data.batches import Batches
     from selfsight.data.canvases import Canvases
     from selfsight.data.collection import Collection
-    from selfsight.data.geometry import Geometry
-    from selfsight.encoders.encoder import Encoder
-    from selfsight.training.adaptation import Adaptation
     from selfsight.training.loop import Done
-    from selfsight.training.recipe import Recipe
     from selfsight.training.run import Run
     from selfsight.training.settle import Settled
 
@@ -119,12 +111,11 @@ def pretrain(
         Stop at the first file that cannot be read, instead of setting it aside.
     """
     started = time.monotonic()
-    from safetensors import SafetensorError
-
     from selfsight.data.importers import check_outside, open_source
     from selfsight.distributed import main_first, start_processes
     from selfsight.training.energy import Energy, check_energy
     from selfsight.training.run import Run
+    from selfsight.training.session import Session
     from selfsight.training.settle import asked_of, check_weights, settle, settled_before
     from selfsight.training.trackers import check
 
@@ -142,27 +133,37 @@ def pretrain(
         raise SelfsightError(f"{out} is a file. Give a folder for the run.")
     check_outside(out, str(Path(source).expanduser()))
     accelerator = start_processes()
-    watched = None
+    with _mendable(run), ExitStack() as claimed:
+        with main_first(accelerator):
+            if accelerator.is_main_process and not run.begun:
+                check_weights(asked, recipe)
+            items = open_source(source, collection, strict)
+            check_outside(out, items.about.location)
+            if len(items.usable) < 2:
+                raise SelfsightError(
+                    f"{source} holds one image that can be read. Learning compares images: give two or more."
+                )
+            watched = open_source(probe) if probe else None  # before anything of the run is changed
+            if accelerator.is_main_process:
+                claimed.enter_context(run.claimed())
+                settled = settle(run, asked, recipe, extend, source, items, accelerator.num_processes)
+            else:
+                settled = settled_before(run)
+            held = _hold(settled, items, strict)
+        with Energy(run, energy and accelerator.is_main_process):
+            session = Session(run, settled, held, accelerator, started, watched)
+            done = session.train(trackers)
+            session.keep(done)
+            return _result(run, done, session.clock.seconds, held)
+
+
+@contextmanager
+def _mendable(run: Run) -> Iterator[None]:
+    """A full disk, a folder that may not be written, …: what it is, and what is left of the run."""
+    from safetensors import SafetensorError
+
     try:
-        with ExitStack() as claimed:
-            with main_first(accelerator):
-                if accelerator.is_main_process and not run.begun:
-                    check_weights(asked, recipe)
-                items = open_source(source, collection, strict)
-                check_outside(out, items.about.location)
-                if len(items.usable) < 2:
-                    raise SelfsightError(
-                        f"{source} holds one image that can be read. Learning compares images: give two or more."
-                    )
-                watched = open_source(probe) if probe else None  # before anything of the run is changed
-                if accelerator.is_main_process:
-                    claimed.enter_context(run.claimed())
-                    settled = settle(run, asked, recipe, extend, source, items, accelerator.num_processes)
-                else:
-                    settled = settled_before(run)
-                held = _hold(settled, items, strict)
-            with Energy(run, energy and accelerator.is_main_process):
-                return _train(run, settled, held, accelerator, started, watched, trackers)
+        yield
     except (OSError, SafetensorError) as error:
         kept = any(run.checkpoints.glob("*"))
         way = (
@@ -185,114 +186,6 @@ def _hold(settled: Settled, items: Collection, strict: bool) -> Canvases:
     return Resident(items, format, recipe.canvas_side, strict)
 
 
-def _train(
-    run: Run,
-    settled: Settled,
-    canvases: Canvases,
-    accelerator: Accelerator,
-    started: float,
-    watched: Collection | None,
-    trackers: list[str],
-) -> dict[str, Any]:
-    """What is left of a claimed run."""
-    import torch
-
-    from selfsight.data.batches import Batches
-    from selfsight.distributed import gathered, main_first
-    from selfsight.files import write_whole
-    from selfsight.machine import environment
-    from selfsight.training.build import build, starting_encoder
-    from selfsight.training.clock import Clock
-    from selfsight.training.estimate import check_memory, memory_of, memory_told
-    from selfsight.training.loop import Stopped
-    from selfsight.training.measure import seconds_to_whiten
-    from selfsight.training.pictures import contact_sheet
-    from selfsight.training.pretraining import train
-    from selfsight.training.show import Show
-    from selfsight.training.watch import online_knn
-
-    recipe, main = settled.recipe, accelerator.is_main_process
-    torch.set_num_threads(recipe.threads)
-    with main_first(accelerator):
-        normalise = _normalisation(run, canvases, recipe)
-        start = starting_encoder(recipe, settled.format, normalise, run.start)
-    task = build(recipe, settled.format, normalise, start)
-    ranks = accelerator.process_index, accelerator.num_processes
-    batches = Batches(canvases, recipe.batch_size, recipe.seed, recipe.views.companion, *ranks)
-    memory = memory_of(task, batches, normalise, recipe, str(accelerator.device))
-    check_memory(memory, recipe)
-    encoder = task.trained.to(accelerator.device)
-    clock = Clock(recipe.budget, started, batches.steps_per_epoch, recipe.accumulate)
-    clock.first_step, clock.first_seconds = settled.first_step, settled.first_seconds
-    watches = [online_knn(encoder, watched)] if watched else []
-    adaptation = _adaptation(run, recipe, encoder, batches, normalise) if start is not None and main else None
-    watches += [adaptation.measure] if adaptation else []
-    if recipe.budget.minutes is not None:
-        clock.reserve = seconds_to_whiten(encoder, batches, normalise) + (2 * adaptation.seconds if adaptation else 0)
-    if main:
-        write_whole(run.path / "environment.json", json.dumps(environment(str(accelerator.device)), indent=2))
-        contact_sheet(batches, task.views, normalise, recipe.seed, run.path / "views.png")
-    if run.set_aside_file.exists():  # by an earlier start
-        canvases.set_aside |= json.loads(run.set_aside_file.read_text(encoding="utf-8"))
-    ended = False  # whether all processes come to the end: else they wait for each other there
-    with Show(run, recipe) as show:
-        try:
-            with memory_told(memory, recipe):
-                done = train(task, batches, normalise, recipe, run, clock, accelerator, show, watches, trackers)
-            ended = True
-        except Stopped:
-            ended = True
-            raise
-        finally:
-            canvases.set_aside = gathered(canvases.set_aside) if ended else canvases.set_aside
-            if main:
-                write_whole(run.set_aside_file, json.dumps(canvases.set_aside))
-    if done.step == 0:
-        raise SelfsightError(
-            f"{recipe.budget.minutes:g} minutes are too few: {clock.seconds:.0f} s went by before the first step, and "
-            f"{clock.reserve:.0f} s are kept for measuring the features in the end. Give another -o and more --minutes."
-        )
-    if main:
-        if adaptation:
-            adaptation.keep(run)
-        _keep(encoder, run, batches, normalise, recipe, done.step)
-        run.log("finished", f"after {clock.seconds:.0f} s", done.step)
-    return _result(run, done, clock.seconds, canvases)
-
-
-def _adaptation(run: Run, recipe: Recipe, encoder: Encoder, batches: Batches, normalise: Geometry) -> Adaptation:
-    """What is to be compared with the starting weights, which are read anew: `encoder` may be further on."""
-    from selfsight.encoders.store import read_folder
-    from selfsight.training.adaptation import Adaptation
-
-    start = read_folder(run.start).to(next(encoder.parameters()).device)
-    return Adaptation(start, encoder, batches, normalise)
-
-
-def _keep(encoder: Encoder, run: Run, batches: Batches, normalise: Geometry, recipe: Recipe, step: int) -> None:
-    """Whiten the encoder, if it can be, and save it. Raises `SelfsightError` for one that has learnt to give no
-    numbers."""
-    import torch
-
-    from selfsight.encoders.store import save
-    from selfsight.encoders.whitening import whiten
-    from selfsight.files import write_whole
-    from selfsight.training.measure import canvas_features
-
-    features = canvas_features(encoder, batches, normalise)
-    if not torch.isfinite(features).all():
-        raise SelfsightError(
-            f"The encoder of {run.path} gives values that are not finite, and is not kept. Start anew, in another "
-            f"folder, with a --learning-rate below {recipe.learning_rate:.2g}."
-        )
-    if not whiten(encoder, features):
-        text = f"Features are kept as they are: {recipe.encoder} ends in more than the linear layer of a whitening."
-        run.log("note", text, step)
-    write_whole(run.set_aside_file, json.dumps(batches.canvases.set_aside))  # this may be the first to read an item
-    save(encoder, run.path / "encoder")
-    shutil.rmtree(run.path / "encoder.before", ignore_errors=True)  # of the run that was extended
-
-
 def _result(run: Run, done: Done, seconds: float, canvases: Canvases) -> dict[str, Any]:
     from selfsight.encoders.store import about_of
 
@@ -309,20 +202,6 @@ def _result(run: Run, done: Done, seconds: float, canvases: Canvases) -> dict[st
     result["evidence"] = {name: last.get(name) for name in figures}
     about = about_of(run.path / "encoder") if (run.path / "encoder" / "config.json").exists() else {}
     return result | {name: about.get(name) for name in ("starting_weights", "licence")}
-
-
-def _normalisation(run: Run, canvases: Canvases, recipe: Recipe) -> Geometry:
-    """That of the starting weights, or measured; kept at the first start, so that a resumed run sees the same."""
-    from selfsight.files import write_whole
-    from selfsight.training.build import normalisation_of
-
-    file = run.path / "normalisation.json"
-    if file.exists():
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        return canvases.geometry(tuple(kept["mean"]), tuple(kept["std"]))
-    normalise = normalisation_of(recipe, canvases)
-    write_whole(file, json.dumps({"window": normalise.window, "mean": normalise.mean, "std": normalise.std}))
-    return normalise
 
 
 def show(result: dict[str, Any]) -> None:

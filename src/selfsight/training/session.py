@@ -1,0 +1,156 @@
+"""One start of a run, from what was settled to the encoder that is kept: what is around the loop."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+
+from selfsight.data.batches import Batches
+from selfsight.data.canvases import Canvases
+from selfsight.data.collection import Collection
+from selfsight.data.geometry import Geometry
+from selfsight.distributed import gathered, main_first
+from selfsight.encoders.store import read_folder, save
+from selfsight.encoders.whitening import whiten
+from selfsight.errors import SelfsightError
+from selfsight.files import write_whole
+from selfsight.machine import environment
+from selfsight.training.adaptation import Adaptation
+from selfsight.training.build import build, normalisation_of, starting_encoder
+from selfsight.training.clock import Clock
+from selfsight.training.estimate import check_memory, memory_of, memory_told
+from selfsight.training.loop import Done, Stopped
+from selfsight.training.measure import canvas_features, seconds_to_whiten
+from selfsight.training.pictures import contact_sheet
+from selfsight.training.pretraining import train
+from selfsight.training.recipe import Recipe
+from selfsight.training.recorder import Watch
+from selfsight.training.run import Run
+from selfsight.training.settle import Settled
+from selfsight.training.show import Show
+from selfsight.training.watch import online_knn
+
+
+class Session:
+    """A claimed run, about to be trained. Every process has one; what is written is written by the main one.
+
+    started: `time.monotonic()` at the start of the command. watched: labelled images, only to show k-NN accuracy on
+    them while it trains. Raises `SelfsightError` where a step would need more memory than there is.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        settled: Settled,
+        canvases: Canvases,
+        accelerator: Accelerator,
+        started: float,
+        watched: Collection | None = None,
+    ) -> None:
+        self.run, self.recipe, self.canvases, self.accelerator = run, settled.recipe, canvases, accelerator
+        recipe, self.main = self.recipe, accelerator.is_main_process
+        torch.set_num_threads(recipe.threads)
+        with main_first(accelerator):
+            self.normalise = _normalisation(run, canvases, recipe)
+            start = starting_encoder(recipe, settled.format, self.normalise, run.start)
+        self.objective = build(recipe, settled.format, self.normalise, start)
+        ranks = accelerator.process_index, accelerator.num_processes
+        self.batches = Batches(canvases, recipe.batch_size, recipe.seed, recipe.views.companion, *ranks)
+        self.memory = memory_of(self.objective, self.batches, self.normalise, recipe, str(accelerator.device))
+        check_memory(self.memory, recipe)
+        self.encoder = self.objective.trained.to(accelerator.device)
+        self.clock = Clock(recipe.budget, started, self.batches.steps_per_epoch, recipe.accumulate)
+        self.clock.first_step, self.clock.first_seconds = settled.first_step, settled.first_seconds
+        self.watches: list[Watch] = [online_knn(self.encoder, watched)] if watched else []
+        self.adaptation = self._adaptation() if start is not None and self.main else None
+        self.watches += [self.adaptation.measure] if self.adaptation else []
+        if recipe.budget.minutes is not None:
+            self.clock.reserve = self._seconds_to_end()
+
+    def train(self, trackers: Sequence[str] = ()) -> Done:
+        """Train until the budget is spent. Raises `Stopped` where the user stops it, and `SelfsightError` where memory
+        is used up, steps are not finite, or there was no time for one."""
+        run, recipe, clock = self.run, self.recipe, self.clock
+        if self.main:
+            device = str(self.accelerator.device)
+            write_whole(run.path / "environment.json", json.dumps(environment(device), indent=2))
+            contact_sheet(self.batches, self.objective.views, self.normalise, recipe.seed, run.path / "views.png")
+        what = self.objective, self.batches, self.normalise, recipe, run, clock, self.accelerator
+        with self._set_aside(), Show(run, recipe) as show, memory_told(self.memory, recipe):
+            done = train(*what, show, self.watches, trackers)
+        if done.step == 0:
+            raise SelfsightError(
+                f"{recipe.budget.minutes:g} minutes are too few: {clock.seconds:.0f} s went by before the first step, "
+                f"and {clock.reserve:.0f} s are kept for measuring the features in the end. "
+                "Give another -o and more --minutes."
+            )
+        return done
+
+    def keep(self, done: Done) -> None:
+        """Whiten the encoder, if it can be, and save it: the run is finished then. Raises `SelfsightError` for one that
+        has learnt to give no numbers."""
+        if not self.main:
+            return
+        run, recipe = self.run, self.recipe
+        if self.adaptation:
+            self.adaptation.keep(run)
+        features = canvas_features(self.encoder, self.batches, self.normalise)
+        if not torch.isfinite(features).all():
+            raise SelfsightError(
+                f"The encoder of {run.path} gives values that are not finite, and is not kept. Start anew, in another "
+                f"folder, with a --learning-rate below {recipe.learning_rate:.2g}."
+            )
+        if not whiten(self.encoder, features):
+            text = f"Features are kept as they are: {recipe.encoder} ends in more than the linear layer of a whitening."
+            run.log("note", text, done.step)
+        self._write_set_aside()  # this may be the first to read an item
+        save(self.encoder, run.path / "encoder")
+        shutil.rmtree(run.path / "encoder.before", ignore_errors=True)  # of the run that was extended
+        run.log("finished", f"after {self.clock.seconds:.0f} s", done.step)
+
+    def _adaptation(self) -> Adaptation:
+        """What is to be compared with the starting weights, which are read anew: the encoder may be further on."""
+        start = read_folder(self.run.start).to(self.accelerator.device)
+        return Adaptation(start, self.encoder, self.batches, self.normalise)
+
+    def _seconds_to_end(self) -> float:
+        """What a run by minutes has to keep for its ending."""
+        adapted = 2 * self.adaptation.seconds if self.adaptation else 0
+        return seconds_to_whiten(self.encoder, self.batches, self.normalise) + adapted
+
+    @contextmanager
+    def _set_aside(self) -> Iterator[None]:
+        """Items that failed to decode in an earlier start are known within; those of all processes are kept after it,
+        if all of them come to its end: else they would wait for each other there."""
+        canvases, ended = self.canvases, False
+        if self.run.set_aside_file.exists():
+            canvases.set_aside |= json.loads(self.run.set_aside_file.read_text(encoding="utf-8"))
+        try:
+            yield
+            ended = True
+        except Stopped:
+            ended = True
+            raise
+        finally:
+            canvases.set_aside = gathered(canvases.set_aside) if ended else canvases.set_aside
+            if self.main:
+                self._write_set_aside()
+
+    def _write_set_aside(self) -> None:
+        write_whole(self.run.set_aside_file, json.dumps(self.canvases.set_aside))
+
+
+def _normalisation(run: Run, canvases: Canvases, recipe: Recipe) -> Geometry:
+    """That of the starting weights, or measured; kept at the first start, so that a resumed run sees the same."""
+    file = run.path / "normalisation.json"
+    if file.exists():
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return canvases.geometry(tuple(kept["mean"]), tuple(kept["std"]))
+    normalise = normalisation_of(recipe, canvases)
+    write_whole(file, json.dumps({"window": normalise.window, "mean": normalise.mean, "std": normalise.std}))
+    return normalise
