@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from selfsight.data.batches import Batch, Batches
@@ -19,9 +21,8 @@ from selfsight.errors import SelfsightError
 from selfsight.machine import free_memory, memory_errors
 from selfsight.objectives.objective import Objective
 from selfsight.training.build import computing
-from selfsight.training.loop import LOG_EVERY
-from selfsight.training.monitors import evidence
-from selfsight.training.optimisers import make_optimiser, schedule
+from selfsight.training.loop import LOG_EVERY, take_step
+from selfsight.training.pretraining import Pretraining
 from selfsight.training.recipe import Recipe
 from selfsight.views.make import make_views
 
@@ -124,35 +125,29 @@ def out_of_memory(memory: Memory, recipe: Recipe) -> str:
     )
 
 
-def seconds_a_step(objective: Objective, batches: Batches, normalise: Geometry, recipe: Recipe, device: str) -> float:
+def seconds_a_step(
+    objective: Objective, batches: Batches, normalise: Geometry, recipe: Recipe, accelerator: Accelerator
+) -> float:
     """Median seconds of a few real steps, and of the evidence that is taken now and then. Changes `objective`.
 
     Where images are decoded on the way that is part of a step; else its batch is at hand.
     """
-    objective.to(device).to(memory_format=torch.channels_last).train()
-    optimiser = make_optimiser(objective, recipe.optimiser, recipe.learning_rate, recipe.weight_decay)
-    stream: Generator[Batch, None, None] = batches.steps()
-    held = None if recipe.canvases == "stream" else _first(batches, batches.batch_size)
+    device = str(accelerator.device)
+    task = Pretraining(objective, batches, normalise, recipe, accelerator, recipe.encoder_apart)
+    task.begin(0)
+    if recipe.canvases != "stream":
+        task.stream = (batch for batch in repeat(_first(batches, batches.batch_size)))
     seconds: list[float] = []
     began = time.monotonic()
     try:
         while len(seconds) < WARM_STEPS + MEASURED_STEPS and time.monotonic() - began < MEASURED_SECONDS:
             start = _now(device)
-            schedule(optimiser, objective, 0.5, recipe)
-            optimiser.zero_grad(set_to_none=True)
-            for _ in range(recipe.accumulate):
-                views = make_views(held or next(stream), objective.views, normalise, recipe.seed, device)
-                with computing(recipe, device):
-                    loss = objective(views, 0.5)
-                loss.total.backward()
-            torch.nn.utils.clip_grad_norm_(objective.parameters(), float("inf"))
-            optimiser.step()
-            objective.after_step(0.5)
+            take_step(task, 0.5)
             seconds.append(_now(device) - start)
     finally:
-        stream.close()
+        task.stream.close()
     start = _now(device)
-    evidence(loss.embeddings, loss.assignments)
+    task.evidence()
     now_and_then = (_now(device) - start) / LOG_EVERY
     return float(np.median(seconds[WARM_STEPS:] or seconds[-1:])) + now_and_then
 

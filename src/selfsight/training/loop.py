@@ -120,12 +120,8 @@ def fit(task: Task, run: Run, clock: Clock, accelerator: Accelerator, recorder: 
         progress, stop = agreed(clock.progress(state.step), interrupts.caught, accelerator.device)
         while progress < 1.0 and not stop:
             torch.manual_seed(_seed_of_step(seed, state.step, accelerator.process_index))
-            rates = task.schedule(progress)
-            task.optimiser.zero_grad(set_to_none=True)
-            step = task.gradients(progress)
+            rates, step = take_step(task, progress)
             if step.broken is None:
-                task.optimiser.step()
-                task.after_step(progress)
                 recorder.means.add(step.figures)
             elif main:
                 run.log("skipped", f"{step.broken} is not finite", state.step)
@@ -148,6 +144,17 @@ def fit(task: Task, run: Run, clock: Clock, accelerator: Accelerator, recorder: 
     if stop:
         raise Stopped(f"Stopped and saved in {run.path}. The same command goes on from here.")
     return Done(state.step, state.skipped)
+
+
+def take_step(task: Task, progress: float) -> tuple[dict[str, float], Step]:
+    """One step of a task that has begun, unless something is not finite; (what its schedule says, the step)."""
+    rates = task.schedule(progress)
+    task.optimiser.zero_grad(set_to_none=True)
+    step = task.gradients(progress)
+    if step.broken is None:
+        task.optimiser.step()
+        task.after_step(progress)
+    return rates, step
 
 
 def _resume(run: Run, task: Task, clock: Clock, main: bool) -> State:

@@ -98,6 +98,7 @@ def _estimate(recipe: Recipe, format: PixelFormat, items: Collection, started: f
 
     from selfsight.data.batches import Batches
     from selfsight.data.canvases import Streamed, canvas_bytes
+    from selfsight.distributed import start_processes
     from selfsight.machine import best_device, usable_cores
     from selfsight.training.build import build, normalisation_of, starting_encoder
     from selfsight.training.clock import Clock
@@ -117,7 +118,7 @@ def _estimate(recipe: Recipe, format: PixelFormat, items: Collection, started: f
     if recipe.canvases == "resident":
         before += seconds_to_decode(items, format, recipe.canvas_side)
     ending = seconds_to_whiten(task.trained.to(device), batches, normalise, margin=1.0)
-    a_step = seconds_a_step(task, batches, normalise, recipe, device)
+    a_step = seconds_a_step(task, batches, normalise, recipe, start_processes())
     clock = Clock(recipe.budget, started, batches.steps_per_epoch, recipe.accumulate)
     minutes = recipe.budget.minutes
     steps = clock.steps or int(max(0.0, 60 * (minutes or 0.0) - before - ending) / a_step)
