@@ -64,7 +64,7 @@ class TableSource(Source):
     def _listed(self, manifest: str, finder: _Finder) -> Iterator[Entry]:
         called = finder.uri(os.path.realpath(manifest))
         try:
-            with _open_table(manifest, called) as table:
+            with open_table(manifest, called) as table:
                 path = _path_column(table.header, self.options.columns.get("path"), called)
                 header = None if _suffix(manifest) in LISTS else table.header
                 columns = Columns(self, header, called)
@@ -222,7 +222,7 @@ def _stat(path: str) -> os.stat_result | None:
 Row = tuple[int, dict[str, Any], str]  # number, cells by column, what is wrong with it
 
 
-class _Table(ABC):
+class Table(ABC):
     """An open manifest: the names of its columns, and its rows from first to last."""
 
     header: list[str]
@@ -231,7 +231,7 @@ class _Table(ABC):
     def rows(self, columns: Iterable[str]) -> Iterator[Row]:
         """The rows with (at least) these columns."""
 
-    def __enter__(self) -> _Table:
+    def __enter__(self) -> Table:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -242,7 +242,8 @@ class _Table(ABC):
         """Close the file."""
 
 
-def _open_table(path: str, called: str) -> _Table:
+def open_table(path: str, called: str) -> Table:
+    """A manifest, as its suffix says. Raises `SelfsightError`, where it is `called` so, if it cannot be read."""
     suffix = _suffix(path)
     if suffix == ".parquet":
         return _Parquet(path, called)
@@ -260,7 +261,7 @@ def _lines(file: TextIO) -> Iterator[str]:
     return iter(lambda: file.readline(_LINE), "")
 
 
-class _List(_Table):
+class _List(Table):
     """One path a line; blank lines and those that begin with `#` are passed over."""
 
     def __init__(self, path: str) -> None:
@@ -277,7 +278,7 @@ class _List(_Table):
         self._file.close()
 
 
-class _Csv(_Table):
+class _Csv(Table):
     """CSV or TSV. Its first row names the columns."""
 
     def __init__(self, path: str, called: str) -> None:
@@ -321,7 +322,7 @@ class _Csv(_Table):
         self._file.close()
 
 
-class _Parquet(_Table):
+class _Parquet(Table):
     """Parquet, by batches of rows, only the columns that are needed."""
 
     def __init__(self, path: str, called: str) -> None:
