@@ -16,6 +16,7 @@ from PIL import Image
 from selfsight.data.annotations import voc
 from selfsight.data.canvases import measure_format
 from selfsight.data.importers import open_source
+from selfsight.data.labels import Labels
 
 
 class Made(Images):
@@ -25,7 +26,7 @@ class Made(Images):
         self.name, self.work, self.folder = folder.name, work, folder
         self.train, self.test = (open_source(str(part)) for part in (folder / "train", test or folder / "test"))
         self.format = measure_format(self.train)
-        self.classes = sorted(set(self.train.folder_labels()))
+        self.classes = Labels.of(self.train).classes
 
 
 def made(out: Path, fill: Callable[[Path], None]) -> Path:

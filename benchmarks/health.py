@@ -42,6 +42,7 @@ from torch import Tensor
 from selfsight.data.batches import Batches
 from selfsight.data.canvases import Canvases, Resident, measure_format
 from selfsight.data.importers import open_source
+from selfsight.data.labels import Labels
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.features import encode
 from selfsight.encoders.statistics import measure_batch_norm
@@ -192,7 +193,8 @@ def load(name: str, work: Path) -> tuple[Canvases, np.ndarray]:
     """The canvases to train on and to probe with, and their labels."""
     collection = open_source(data_folder("cifar10" if name == "forty" else name, work))
     canvases = Resident(collection, measure_format(collection), SIDE)
-    _, labels = np.unique(np.array(collection.folder_labels(collection.usable)), return_inverse=True)
+    given = Labels.of(collection)
+    labels = given.numbers(given.classes)
     return canvases, labels
 
 

@@ -47,6 +47,7 @@ from selfsight.data.batches import Batch, collate
 from selfsight.data.canvases import Streamed, measure_format
 from selfsight.data.geometry import Geometry
 from selfsight.data.importers import open_source
+from selfsight.data.labels import Labels
 from selfsight.data.lock import Busy, locked
 from selfsight.data.pixels import PixelFormat
 from selfsight.data.randomness import item_keys
@@ -189,7 +190,7 @@ class Images:
         self.name, self.work, self.folder = name, work, data_folder(name, work)
         self.train, self.test = (open_source(str(self.folder / part)) for part in ("train", "test"))
         self.format: PixelFormat = measure_format(self.train)
-        self.classes = sorted(set(self.train.folder_labels()))
+        self.classes = Labels.of(self.train).classes
 
     @functools.cached_property
     def normalise(self) -> Geometry:
@@ -201,7 +202,7 @@ class Images:
         rows = items.usable
         if len(rows) > most:
             rows = rows.take(np.sort(np.random.default_rng(0).permutation(len(rows))[:most]))
-        labels = np.searchsorted(self.classes, items.folder_labels(rows))
+        labels = Labels.of(items, rows).numbers(self.classes)
         file = self.work / f"{self.name}-{part}-{len(rows)}-{size}.npy"
         if not file.exists():
             flat = (0.0,) * self.format.channels

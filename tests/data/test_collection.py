@@ -90,20 +90,6 @@ def test_id_hash_depends_on_ids_and_contents_of_usable_items_only(tmp_path: Path
     assert hash_of("f", status=["ok", "ok", "set_aside"]) == one.id_hash()
 
 
-def test_labels_are_the_column_where_there_is_one_else_the_folders(tmp_path: Path):
-    def labels(name: str, **columns: list) -> list[str]:
-        rows = rows_of(["1", "2"], uri=["cat/x.png", "dog/deep/y.png"], **columns)
-        return Collection.write(tmp_path / f"{name}.lance", rows, rows.schema, About(str(tmp_path))).folder_labels()
-
-    assert labels("a", label=["wolf", "bird"]) == ["wolf", "bird"]
-    assert labels("b") == ["cat", "dog"]
-    with pytest.raises(SelfsightError, match=r"No label for dog/deep/y\.png"):  # a blank cell is no class
-        labels("c", label=["wolf", None])
-    bare = rows_of(["1"])
-    with pytest.raises(SelfsightError, match=r"No label for 1\.png"):
-        Collection.write(tmp_path / "d.lance", bare, bare.schema, About(str(tmp_path))).folder_labels()
-
-
 def test_what_is_no_collection_is_said_in_one_sentence(tmp_path: Path):
     (tmp_path / "x.lance").mkdir()
     with pytest.raises(SelfsightError, match="is not a collection"):

@@ -36,6 +36,13 @@ def test_accuracy_of_what_can_be_told_apart_and_of_what_cannot(tmp_path: Path):
     assert 0.2 < mixed["knn"] < 0.8
 
 
+def test_images_without_a_label_are_left_out(tmp_path: Path):
+    folder = labelled(tmp_path / "apart", True, 4)
+    for i in range(20):  # at the top, where no folder says what they are
+        Image.fromarray(np.full((16, 16, 3), 12 * i, np.uint8)).save(folder / f"{i}.png")
+    assert online_knn(tiny_encoder(size=16), open_source(folder))(0.0, -1.0) == {"knn": 1.0}
+
+
 def test_it_measures_at_the_start_and_at_each_tenth_and_changes_nothing(tmp_path: Path):
     encoder = tiny_encoder(size=16).train()
     before = {k: v.clone() for k, v in encoder.state_dict().items()}

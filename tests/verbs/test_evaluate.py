@@ -12,6 +12,7 @@ from helpers import tiny_encoder
 from PIL import Image
 
 import selfsight
+from selfsight.data.importers import open_source
 from selfsight.data.pixels import PixelFormat
 from selfsight.encoders import store
 from selfsight.encoders.encoder import Encoder
@@ -85,6 +86,23 @@ def test_unreadable_files_do_not_shift_the_labels(tmp_path: Path, encoder: str) 
     result = selfsight.evaluate(encoder, train=str(train), test=str(test), shots="1", seeds=1)
     assert result["encoder"]["knn"]["top1"] == 1.0 and result["pixels"]["knn"]["top1"] == 1.0
     assert result["about"]["train_items"] == 20
+
+
+def test_images_without_a_label_are_left_out_and_counted(tmp_path: Path, encoder: str) -> None:
+    train, test = stripes(tmp_path / "train", 6, 0), stripes(tmp_path / "test", 4, 1)
+    wanted = selfsight.evaluate(encoder, train=str(train), test=str(test), shots="1", seeds=1)
+    for i in range(2):  # in no folder of a class
+        Image.fromarray(np.full((32, 32, 3), 90 * i, np.uint8)).save(train / f"{i}.png")
+    items = open_source(test)  # and one whose label a person took away
+    row = items.usable.to_pylist()[0]
+    decision = items.decisions.decide(row["id"], row["content_hash"], "label", None, old=row["uri"].partition("/")[0])
+    result = selfsight.evaluate(encoder, train=str(train), test=str(test), shots="1", seeds=1)
+    assert f"{train}: 2 of 14 images have no label and are left out" in result["about"]["notes"]
+    assert f"{test}: 1 of 8 images have no label and are left out" in result["about"]["notes"]
+    assert (result["about"]["train_items"], result["about"]["test_items"]) == (12, 7)
+    items.decisions.undo(decision)
+    again = selfsight.evaluate(encoder, train=str(train), test=str(test), shots="1", seeds=1)
+    assert again["encoder"] == wanted["encoder"]
 
 
 def test_the_same_image_on_both_sides_is_said(tmp_path: Path, encoder: str) -> None:

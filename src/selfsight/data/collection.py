@@ -224,28 +224,6 @@ class Collection:
                 digest.update(f"{value}\n".encode())
         return digest.hexdigest()
 
-    def folder_labels(self, rows: pa.Table | None = None) -> list[str]:
-        """One label an item: the `label` column if any item has one, else the outermost folder of the item.
-
-        Only verbs that were asked for labels call this. Raises `SelfsightError` for an item without.
-        """
-        usable = self.usable
-        rows = usable if rows is None else rows
-        named = usable["label"].null_count < len(usable)
-        folders = self.source.kind in ("folder", "zip", "table")  # elsewhere a folder is a shard or a split
-        labels = []
-        for uri, label in zip(rows["uri"].to_pylist(), rows["label"].to_pylist(), strict=True):
-            parts = Path(uri).parts
-            if not named and folders and len(parts) > 1:
-                label = parts[0]
-            if not label:
-                raise SelfsightError(
-                    f"No label for {uri} of {self.about.location}. Put each class in a folder of its own, "
-                    "CLASS/image.jpg, or name the column that holds it: selfsight import --columns label=COLUMN"
-                )
-            labels.append(label)
-        return labels
-
     # -- features --
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from selfsight.data.collection import Collection
+from selfsight.data.labels import Labels
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.features import BATCH, encode, input_batches
 from selfsight.errors import SelfsightError
@@ -27,17 +28,19 @@ def online_knn(encoder: Encoder, items: Collection) -> Callable[[float, float], 
     of the run is done, and nothing else.
 
     The label of every second of up to `MOST` labelled images is guessed from those of the others. Raises
-    `SelfsightError` if there are fewer than two classes or four images.
+    `SelfsightError` if there are fewer than two classes or four images with a label.
     """
-    rows = items.usable
-    rows = rows.take(np.unique(np.linspace(0, len(rows) - 1, MOST).astype(int)))
+    given = Labels.of(items).labelled()
+    given = given.take(np.unique(np.linspace(0, len(given) - 1, MOST).astype(int)))
     numbers, pixels = [], []
-    for some, squares, _ in input_batches(items, rows, encoder.geometry, "Reading labelled images"):
+    for some, squares, _ in input_batches(items, given.rows, encoder.geometry, "Reading labelled images"):
         numbers += some
         pixels += [squares] if some else []
     order = np.argsort(numbers, kind="stable")  # by id, however they were decoded
     squares = np.concatenate(pixels)[order] if pixels else np.empty(0)
-    names, labels = np.unique(np.array(items.folder_labels(rows.take(np.sort(numbers)))), return_inverse=True)
+    given = given.take(np.sort(np.array(numbers, dtype=int)))
+    names = given.classes
+    labels = given.numbers(names)
     if len(names) < 2 or len(squares) < 4:
         raise SelfsightError(f"{items.about.location} has too few labelled images: --probe needs two classes.")
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from selfsight.data.collection import Collection
+    from selfsight.data.labels import Labels
     from selfsight.data.pixels import PixelFormat
     from selfsight.encoders.encoder import Encoder
 
@@ -39,7 +40,8 @@ def evaluate(
     """Measure an encoder with labels: k-NN, linear and few-shot accuracy, beside controls.
 
     The controls are the same encoder with random weights (its batch norms with the statistics of the data), raw
-    pixels, and the starting weights if there were any. Labels are the names of the folders that hold the images.
+    pixels, and the starting weights if there were any. Labels are the column `label` of a collection, or else the names
+    of the folders that hold the images; images without one are left out, and a note counts them.
 
     Parameters
     ----------
@@ -60,6 +62,7 @@ def evaluate(
 
     from selfsight.data.canvases import measure_format
     from selfsight.data.importers import open_source
+    from selfsight.data.labels import Labels, caveats, common_classes
     from selfsight.encoders.statistics import measure_batch_norm, some_inputs
     from selfsight.encoders.store import load, random_like, read_folder
     from selfsight.encoders.whitening import whitened
@@ -69,24 +72,26 @@ def evaluate(
     if seeds < 1:
         raise SelfsightError(f"--seeds must be at least 1, not {seeds}.")
     collections = open_source(train), open_source(test)
-    classes = _classes(*collections)
+    sides = [Labels.of(collection) for collection in collections]
+    classes = common_classes(*sides)
     format = measure_format(collections[0])
     encoder = load(model, format)
     device = best_device()
     encoders: dict[str, Encoder] = {"encoder": encoder.to(device), "random": random_like(encoder).to(device)}
     measure_batch_norm(encoders["random"], some_inputs(collections[0], encoder.geometry))
-    notes = _notes(*collections)
+    notes = caveats(*zip(collections, sides, strict=True))
+    sides = [labels.labelled() for labels in sides]
     if (Path(model) / "start" / "config.json").exists():
         encoders["start"] = read_folder(Path(model) / "start").to(device)
     elif encoder.about.get("starting_weights") and Path(model).exists():  # a stock model is its own start
         notes.append(f"{model} has no folder start, so its starting weights are not among the controls")
     result: dict[str, Any] = {}
     for name, candidate in encoders.items():
-        data = [_labelled(candidate, collection, classes, notes) for collection in collections]
+        data = [_labelled(candidate, *side, classes, notes) for side in zip(collections, sides, strict=True)]
         if name != "encoder" and encoder.net.num_classes:
             data = _changed(data, whitened)
         result[name] = _probe(data, len(classes), counts, seeds)
-    pixels = [_pixels(collection, format, classes) for collection in collections]
+    pixels = [_pixels(*side, format, classes) for side in zip(collections, sides, strict=True)]
     result["pixels"] = _probe(_changed(pixels, reduced), len(classes), counts, seeds)
     sizes = np.bincount(data[0].labels, minlength=len(classes))
     for count in counts:
@@ -114,48 +119,25 @@ def parse_shots(text: str) -> list[str]:
     return parts
 
 
-def _classes(train: Collection, test: Collection) -> list[str]:
-    known, asked = set(train.folder_labels()), set(test.folder_labels())
-    if asked - known:
-        raise SelfsightError(
-            f"{test.about.location} has classes that {train.about.location} has not: "
-            f"{', '.join(sorted(asked - known))}."
-        )
-    if len(known) < 2:
-        raise SelfsightError(
-            f"{train.about.location} has one class only, {known.pop()!r}; measuring needs two or more."
-        )
-    return sorted(known)
-
-
-def _notes(train: Collection, test: Collection) -> list[str]:
-    """What a reader must know before believing the figures."""
-    notes = []
-    shared = set(train.usable["content_hash"].to_pylist()) & set(test.usable["content_hash"].to_pylist())
-    if shared:
-        notes.append(f"{len(shared)} images are in both train and test, byte for byte; the figures flatter")
-    for collection in (train, test):
-        if len(collection.set_aside):
-            notes.append(f"{len(collection.set_aside)} files in {collection.about.location} cannot be read, set aside")
-    return notes
-
-
-def _labelled(encoder: Encoder, collection: Collection, classes: list[str], notes: list[str]) -> Labelled:
-    """Features and classes of a collection; what fails to decode is noted, once."""
+def _labelled(
+    encoder: Encoder, collection: Collection, labels: Labels, classes: list[str], notes: list[str]
+) -> Labelled:
+    """Features and classes of labelled items; what fails to decode is noted, once."""
     import numpy as np
 
     from selfsight.encoders.features import pooled
 
-    rows, features, bad = pooled(encoder, collection)
+    _, features, bad = pooled(encoder, collection, labels.rows)
     for note in sorted(
         f"{collection.about.location}: {collection.uri_of(item)} {reason}" for item, reason in bad.items()
     ):
         if note not in notes:
             notes.append(note)
-    return Labelled(features, np.searchsorted(classes, collection.folder_labels(rows)), rows["group"].to_pylist())
+    labels = labels.take(np.flatnonzero(~np.isin(labels.ids, list(bad))))
+    return Labelled(features, labels.numbers(classes), labels.groups)
 
 
-def _pixels(collection: Collection, format: PixelFormat, classes: list[str]) -> Labelled:
+def _pixels(collection: Collection, labels: Labels, format: PixelFormat, classes: list[str]) -> Labelled:
     """Raw pixels [N, 32 * 32 * C] as features: the control that needs no network."""
     import numpy as np
 
@@ -163,15 +145,14 @@ def _pixels(collection: Collection, format: PixelFormat, classes: list[str]) -> 
     from selfsight.encoders.features import input_batches
 
     geometry = Geometry(format.channels, PIXEL_SIDE, format.window, (0.0,), (1.0,), format.depth, format.mode)
-    rows, out, kept = collection.usable, [], []
-    for numbers, pixels, _ in input_batches(collection, rows, geometry, "Pixels"):
+    out, kept = [], []
+    for numbers, pixels, _ in input_batches(collection, labels.rows, geometry, "Pixels"):
         if not numbers:
             continue
         out.append(pixels.reshape(len(numbers), -1).astype(np.float32))
         kept += numbers
-    rows = rows.take(kept)
-    labels = np.searchsorted(classes, collection.folder_labels(rows))
-    return Labelled(np.concatenate(out), labels, rows["group"].to_pylist())
+    labels = labels.take(kept)
+    return Labelled(np.concatenate(out), labels.numbers(classes), labels.groups)
 
 
 def _changed(data: list[Labelled], change: Callable[[list[np.ndarray]], list[np.ndarray]]) -> list[Labelled]:

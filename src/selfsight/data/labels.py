@@ -1,0 +1,354 @@
+"""What is known of the truth of items: a class, several, a grade, a number, boxes, masks, or nothing yet.
+
+Labels come from a table that the user gives; without one from the `label` column if any item has one, else from the
+outermost folders. What people decided overrides that, item by item. An item without a label is normal: its value is
+None. Whatever splits labels keeps a group (a patient, a part, a scene) on one side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import pyarrow as pa
+
+from selfsight.data.boxes import Box
+from selfsight.data.collection import Collection, item_id
+from selfsight.data.sources.columns import as_text
+from selfsight.data.sources.table import open_table
+from selfsight.errors import SelfsightError
+
+Kind: TypeAlias = Literal["class", "classes", "grade", "number", "boxes", "masks", "none"]
+# class, grade: text. classes: texts in order. number: float. boxes: `Box`es. masks: the path of a mask, relative to the
+# source, or {class: COCO RLE} as a person drew it.
+Value: TypeAlias = str | tuple[str, ...] | float | tuple[Box, ...] | dict[str, Any]
+ASKED = tuple(kind for kind in get_args(Kind) if kind != "none")
+TABLES = (".csv", ".tsv", ".parquet")
+_WAY = (
+    "Put each class in a folder of its own, CLASS/image.jpg, or name the column that holds it: "
+    "selfsight import --columns label=COLUMN"
+)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of some items. rows: the items, as the collection has them. values: one an item, None where there is
+    none. location: where the items are from, for messages."""
+
+    kind: Kind
+    rows: pa.Table
+    values: tuple[Value | None, ...]
+    location: str
+
+    @classmethod
+    def of(
+        cls, items: Collection, rows: pa.Table | None = None, path: str | None = None, kind: Kind = "class"
+    ) -> Labels:
+        """The labels of `rows` (the usable items if not given); `path`: a CSV or Parquet with a column `label`
+        (several as `a|b`) and one of `id` or `path` (the item's `uri`).
+
+        The kind asked for becomes "classes" where an item has several, and "none" where no item has any. Raises
+        `SelfsightError` for a table that is no such table or names an item that there is not, or one twice with two
+        labels, and for a label that is no number where one is asked for.
+        """
+        if kind not in ASKED:
+            raise SelfsightError(f"There are no labels of the kind {kind!r}. Choose one of {', '.join(ASKED)}.")
+        rows = items.usable if rows is None else rows
+        values: list[Value | None]
+        if kind == "boxes" or kind == "masks":
+            if path is not None:
+                raise SelfsightError(
+                    f"{path} is a table, which holds no {kind}. Leave it out: the collection's are taken."
+                )
+            values = _drawn(items, rows, "boxes" if kind == "boxes" else "mask")
+        else:
+            given = _in_folders_or_column(items, rows) if path is None else _in_table(items, rows, path)
+            values = _parsed(_overridden(items, rows, given), rows, kind)
+        if not any(value is not None for value in values):
+            kind = "none"
+        elif kind == "class" and any(isinstance(value, tuple) for value in values):
+            kind = "classes"
+            values = [(value,) if isinstance(value, str) else value for value in values]
+        return cls(kind, rows, tuple(values), items.about.location)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The ids of the items."""
+        return list(self.rows["id"].to_pylist())
+
+    @cached_property
+    def groups(self) -> list[str | None]:
+        """What each item belongs to; None for an item that stands alone."""
+        named = "group" in self.rows.column_names
+        return [group or None for group in self.rows["group"].to_pylist()] if named else [None] * len(self)
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        """[N] bool, which items have a label."""
+        return np.array([value is not None for value in self.values], dtype=bool)
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """The classes that occur, in order: grades that are numbers by their value. Numbers and masks name none."""
+        names = {name for value in self.values for name in self._names(value)}
+        ordered = self.kind == "grade" and all(_as_number(name) is not None for name in names)
+        return sorted(names, key=float) if ordered else sorted(names)
+
+    def take(self, places: Sequence[int] | np.ndarray) -> Labels:
+        """The labels of the items at these places."""
+        chosen = np.asarray(places, dtype=np.int64)
+        return replace(self, rows=self.rows.take(pa.array(chosen)), values=tuple(self.values[i] for i in chosen))
+
+    def labelled(self, least: int = 1) -> Labels:
+        """Those of the items that have a label.
+
+        Raises `SelfsightError` if there are none, or, of one class an item, fewer than `least` classes.
+        """
+        if self.kind == "none":
+            raise SelfsightError(f"No item of {self.location} has a label. {_WAY}")
+        if self.kind in ("class", "grade") and len(self.classes) < least:
+            raise SelfsightError(
+                f"{self.location} has one class only, {self.classes[0]!r}; {least} or more are needed."
+            )
+        return self.take(np.flatnonzero(self.known))
+
+    def numbers(self, classes: Sequence[str]) -> np.ndarray:
+        """[N] int64, the place of each item's class in `classes`, -1 for an item without a label.
+
+        Raises `SelfsightError` for items of several classes, and for a class that is not among these.
+        """
+        if self.kind not in ("class", "grade", "none"):
+            several = next((value for value in self.values if isinstance(value, tuple) and len(value) > 1), None)
+            such = f", such as {'|'.join(map(str, several))!r}" if self.kind == "classes" and several else ""
+            raise SelfsightError(
+                f"{self.location} has labels of the kind {self.kind}{such}; one class an item is needed."
+            )
+        places: dict[Any, int] = {name: i for i, name in enumerate(classes)}
+        if strange := sorted(set(self.classes) - set(places)):
+            raise SelfsightError(f"{self.location} has classes that are not known: {', '.join(strange)}.")
+        return np.array([-1 if value is None else places[value] for value in self.values], dtype=np.int64)
+
+    # -- splits that keep a group on one side: the same for the same (seed, ids), in whatever order rows lie --
+
+    def hold_out(self, share: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Places of the labelled items that are kept and of those held out, about `share` of them and of each class.
+
+        Raises `SelfsightError` if one side were empty.
+        """
+        if not 0.0 < share < 1.0:
+            raise SelfsightError(f"A share to hold out lies between 0 and 1, not at {share}.")
+        sides = self._dealt([1.0 - share, share], seed)
+        return np.flatnonzero(sides == 0), np.flatnonzero(sides == 1)
+
+    def folds(self, count: int, seed: int = 0) -> np.ndarray:
+        """[N] int64, the fold of each item from 0 to count - 1, as like in size and classes as groups allow; -1
+        without a label. Raises `SelfsightError` if a fold were empty."""
+        if count < 2:
+            raise SelfsightError(f"There are two folds or more, not {count}.")
+        return self._dealt([1.0 / count] * count, seed)
+
+    def _dealt(self, shares: list[float], seed: int) -> np.ndarray:
+        """[N] the part that each item goes to: groups one by one, the largest first, each where the sum over classes of
+        (items of the class)^2 / (items that are due) then grows least."""
+        strata = ["|".join(sorted(set(self._names(value)))) for value in self.values]
+        totals = Counter(strata[i] for i in np.flatnonzero(self.known))
+        due = np.array(shares)
+        filled = {stratum: np.zeros(len(shares)) for stratum in totals}
+        sizes = np.zeros(len(shares))
+        parts = np.full(len(self), -1, dtype=np.int64)
+        units = self._units(seed)
+        for members in units:
+            counts = sorted(Counter(strata[i] for i in members).items())
+            grows = sum((2 * filled[stratum] * n + n * n) / (due * totals[stratum]) for stratum, n in counts)
+            part = int(np.lexsort((sizes / due, np.round(grows, 9)))[0])
+            parts[members] = part
+            sizes[part] += len(members)
+            for stratum, n in counts:
+                filled[stratum][part] += n
+        if not sizes.all():
+            raise SelfsightError(
+                f"{self.location} cannot be split in {len(shares)}: its {int(self.known.sum())} labelled items lie in "
+                f"{len(units)} groups, which stay together. Label more items, or of more groups."
+            )
+        return parts
+
+    def _units(self, seed: int) -> list[list[int]]:
+        """The places of the labelled items that stay together, the largest units first, else as the seed deals them."""
+        units: dict[str, list[int]] = {}
+        for place, (item, group) in enumerate(zip(self.ids, self.groups, strict=True)):
+            if self.known[place]:
+                units.setdefault(f"item {item}" if group is None else f"group {group}", []).append(place)
+
+        def turn(members: list[int]) -> tuple[int, bytes]:
+            first = min(self.ids[place] for place in members)
+            return -len(members), hashlib.blake2b(f"{seed} {first}".encode(), digest_size=16).digest()
+
+        return sorted(units.values(), key=turn)
+
+    def _names(self, value: Value | None) -> list[str]:
+        """The classes that a value names."""
+        if isinstance(value, str) and self.kind != "masks":
+            return [value]
+        if isinstance(value, tuple):
+            return [part.label if isinstance(part, Box) else part for part in value]
+        return []
+
+
+def common_classes(train: Labels, test: Labels) -> list[str]:
+    """The classes of `train`, two or more. Raises `SelfsightError` for fewer, for items of several, and if `test` has
+    others."""
+    known, asked = train.labelled(least=2).classes, test.labelled().classes
+    if strange := sorted(set(asked) - set(known)):
+        raise SelfsightError(f"{test.location} has classes that {train.location} has not: {', '.join(strange)}.")
+    for labels in (train, test):
+        labels.numbers(known)
+    return known
+
+
+def caveats(*sides: tuple[Collection, Labels]) -> list[str]:
+    """What a reader must know before believing figures that were learnt from the first of these and measured on the
+    second: images in both, files that cannot be read, items without a label."""
+    notes = []
+    shared = set.intersection(*(set(items.usable["content_hash"].to_pylist()) for items, _ in sides))
+    if shared:
+        notes.append(f"{len(shared)} images are in both train and test, byte for byte; the figures flatter")
+    for items, _ in sides:
+        if len(items.set_aside):
+            notes.append(f"{len(items.set_aside)} files in {items.about.location} cannot be read, set aside")
+    for items, labels in sides:
+        if missing := int((~labels.known).sum()):
+            notes.append(f"{items.about.location}: {missing} of {len(labels)} images have no label and are left out")
+    return notes
+
+
+# -- where labels come from --
+
+
+def _in_folders_or_column(items: Collection, rows: pa.Table) -> list[Any]:
+    """The `label` column if any item has one, else the outermost folders, where a folder is no shard and no split."""
+    if any(items.usable["label"].to_pylist()):
+        return [_split(label) for label in rows["label"].to_pylist()]
+    if items.source.kind not in ("folder", "zip", "table"):
+        return [None] * len(rows)
+    parts = [PurePosixPath(uri).parts for uri in rows["uri"].to_pylist()]
+    return [folders[0] if len(folders) > 1 else None for folders in parts]
+
+
+def _in_table(items: Collection, rows: pa.Table, path: str) -> list[Any]:
+    """The labels of a table; of a file of several pages named by its path, each page has them."""
+    named, by = _read_table(path)
+    every = items.table[by].to_pylist()
+    unknown = set(named) - set(every)
+    if unknown and items.about.forgotten:
+        forgotten = set(items.about.forgotten)
+        identity = (lambda name: name) if by == "id" else (lambda name: item_id(items.source.name, name))
+        unknown = {name for name in unknown if identity(name) not in forgotten}
+    if unknown:
+        examples = ", ".join(sorted(unknown)[:3]) + (", …" if len(unknown) > 3 else "")
+        raise SelfsightError(
+            f"{path} has labels for {len(unknown)} items that {items.about.location} has not: {examples}. "
+            "Give each item's path relative to the source, or its id."
+        )
+    return [_split(named.get(name)) for name in rows[by].to_pylist()]
+
+
+def _read_table(path: str) -> tuple[dict[str, str], Literal["id", "uri"]]:
+    """{name: label} of a table, and the column of the collection that holds these names."""
+    if Path(path).suffix.lower() not in TABLES:
+        raise SelfsightError(f"{path} is no table of labels. Give one that ends in {', '.join(TABLES)}.")
+    named: dict[str, str] = {}
+    with open_table(path, path) as table:
+        if "label" not in table.header:
+            columns = ", ".join(repr(name[:40]) for name in table.header[:30])
+            raise SelfsightError(
+                f"{path} has no column label. Its columns: {columns}. Rename the one that holds the labels."
+            )
+        key = next((name for name in ("id", "path") if name in table.header), None)
+        if key is None:
+            raise SelfsightError(f"{path} has no column path or id, so it does not say whose labels these are.")
+        for number, cells, problem in table.rows([key, "label"]):
+            if problem:
+                raise SelfsightError(f"{path}, row {number}: {problem}. Mend it.")
+            name, label = as_text(cells[key]), as_text(cells["label"])
+            if name is None or label is None:
+                continue
+            name = name if key == "id" else name.replace("\\", "/").removeprefix("./")
+            if named.setdefault(name, label) != label:
+                raise SelfsightError(f"{path} gives {name} two labels, {named[name]!r} and {label!r}. Leave one.")
+    return named, "id" if key == "id" else "uri"
+
+
+def _split(label: Any) -> Any:
+    """`a|b` as several labels, None for a blank one; what is no text stays."""
+    if not isinstance(label, str) or "|" not in label:
+        return None if label == "" else label
+    return [name.strip() for name in label.split("|") if name.strip()]
+
+
+def _overridden(items: Collection, rows: pa.Table, given: list[Any], field: str = "label") -> list[Any]:
+    """`given` with what people decided in its place."""
+    decided = items.decisions.latest(field)
+    ids = rows["id"].to_pylist()
+    return [_split(decided[item].new) if item in decided else value for item, value in zip(ids, given, strict=True)]
+
+
+def _parsed(given: list[Any], rows: pa.Table, kind: Kind) -> list[Value | None]:
+    parser: Callable[[Any], Value | None] = {
+        "class": _as_class, "classes": _as_classes, "grade": _as_grade, "number": _as_number,
+    }[kind]  # fmt: skip
+    values: list[Value | None] = []
+    for uri, value in zip(rows["uri"].to_pylist(), given, strict=True):
+        found = None if value is None else parser(value)
+        if found is None and value is not None and kind in ("number", "grade"):
+            one = "a number" if kind == "number" else "one grade"
+            raise SelfsightError(f"The label of {uri} is {value!r}, not {one}. Mend it, or leave it blank.")
+        values.append(found)
+    return values
+
+
+def _as_classes(value: Any) -> tuple[str, ...]:
+    named = value if isinstance(value, list) else [as_text(value)]
+    return tuple(sorted({str(name) for name in named if name is not None}))
+
+
+def _as_number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _as_class(value: Any) -> Value | None:
+    """One class, also as a list of one; several as they are."""
+    if isinstance(value, list):
+        return str(value[0]) if len(value) == 1 else _as_classes(value)
+    return as_text(value)
+
+
+def _as_grade(value: Any) -> Value | None:
+    return None if isinstance(value, list) and len(value) != 1 else _as_class(value)
+
+
+def _drawn(items: Collection, rows: pa.Table, column: Literal["boxes", "mask"]) -> list[Value | None]:
+    """The boxes or masks of a collection's column, and those that people drew in their place."""
+    there = column in rows.column_names
+    values = _overridden(items, rows, rows[column].to_pylist() if there else [None] * len(rows), column)
+    if column == "mask":
+        return values
+    return [None if value is None else tuple(_box(box) for box in value) for value in values]
+
+
+def _box(cell: dict[str, Any]) -> Box:
+    """A box of the column or the journal, which may leave flags out and say more."""
+    return Box(**{field.name: cell[field.name] for field in fields(Box) if cell.get(field.name) is not None})
