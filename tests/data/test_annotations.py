@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from selfsight.data.annotations import voc, yolo
-from selfsight.data.annotations.masks import IGNORE, read_mask
+from selfsight.data.annotations.masks import IGNORE, read_mask, upright_mask
 from selfsight.data.boxes import Box, Boxes
 from selfsight.data.formats.format import Unreadable
 from selfsight.errors import SelfsightError
@@ -157,6 +157,22 @@ def test_what_holds_no_class_numbers_is_refused():
     ]:
         with pytest.raises(Unreadable, match=re.escape(reason)):
             read_mask(file)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_masks_of_the_unturned_image_are_turned_with_its_pixels(orientation: int):
+    """Pillow turns what it reads with an orientation; a mask beside such an image is turned by its size alone."""
+    stored = np.arange(600, dtype=np.uint16).reshape(20, 30)
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    upright = read_mask(encoded(Image.fromarray(stored), exif=tags.tobytes()))
+    height, width = upright.shape
+    assert (height, width) == ((20, 30) if orientation < 5 else (30, 20))
+    assert (upright_mask(upright, height, width, orientation) == upright).all()
+    expected = upright if orientation >= 5 else stored  # of one size with the upright image, so taken for upright
+    assert (upright_mask(stored, height, width, orientation) == expected).all()
+    with pytest.raises(Unreadable, match="a mask of 30 x 19"):
+        upright_mask(stored[:19], height, width, orientation)
 
 
 @real

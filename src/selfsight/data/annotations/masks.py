@@ -9,8 +9,9 @@ from PIL import Image, ImageOps
 
 from selfsight.data.formats.common import check_size
 from selfsight.data.formats.format import Unreadable
+from selfsight.data.orientation import upright
 
-IGNORE = -1  # of pixels that belong to no class, the border of VOC masks
+IGNORE = -1  # of pixels that belong to no class: the border of VOC masks, what lies outside the picture
 _FORMATS = ("PNG", "TIFF", "GIF", "BMP")  # without loss
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 _BITS_PER_SAMPLE = 258  # of TIFF
@@ -41,3 +42,16 @@ def read_mask(file: BinaryIO) -> np.ndarray:
     if image.mode == "L" and bits < 8:  # Pillow spreads few bits over 0 to 255
         ids //= 255 // (2**bits - 1)
     return ids
+
+
+def upright_mask(mask: np.ndarray, height: int, width: int, orientation: int | None = 1) -> np.ndarray:
+    """A mask [H, W] as one of the upright image of this size; `orientation` is the image's, of EXIF or TIFF, 1 to 8.
+
+    As for boxes: where it swaps the sides and the mask has those of the unturned image, the mask is turned with it.
+    Raises `Unreadable` for a mask of another size.
+    """
+    if mask.shape == (height, width):
+        return mask
+    if (orientation or 1) >= 5 and mask.shape == (width, height):
+        return upright(mask[:, :, None], orientation or 1)[:, :, 0]
+    raise Unreadable(f"a mask of {mask.shape[1]} x {mask.shape[0]} for an image of {width} x {height}")
