@@ -3,10 +3,8 @@ geometry, joined to items by id and content."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +34,12 @@ class Key:
     @property
     def name(self) -> str:
         """Name of the table."""
-        return f"{self.digest}-{self.kind}-{geometry_key(self.geometry)}.lance"
+        return f"{self.digest}-{self.kind}-{self.geometry.key}.lance"
 
     @property
     def elder(self) -> str | None:
         """Name of the table in which the first release kept the same; None where they did not."""
-        squash = getattr(self.geometry, "rule", "squash") == "squash"
-        return f"{self.digest}.lance" if squash and self.kind == "pooled" else None
-
-
-def geometry_key(geometry: Geometry) -> str:
-    """Hash of all that a geometry says."""
-    return hashlib.blake2b(json.dumps(asdict(geometry)).encode(), digest_size=8).hexdigest()
+        return f"{self.digest}.lance" if self.geometry.rule == "squash" and self.kind == "pooled" else None
 
 
 class FeatureStore:

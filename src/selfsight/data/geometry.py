@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -10,6 +13,10 @@ from torch import Tensor
 
 from selfsight.data.formats.format import usual_mode
 from selfsight.data.pixels import PixelFormat
+from selfsight.data.placements import RULES, Placement
+from selfsight.errors import SelfsightError
+
+Rule = Literal["squash", "fit", "tiles"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +25,9 @@ class Geometry:
 
     channels: of the input. size: pixels a side of the input. window: the intensities that become 0 and 1. mean, std: of
     each channel, by which [0, 1] is then normalised. depth, mode: the form in which files are read, see `PixelFormat`;
-    without a mode it is the usual one of that many channels.
+    without a mode it is the usual one of that many channels. rule: how a file of any size is brought to this one,
+    "squash" (both sides to `size`, whatever the aspect), "fit" (the longer side to `size`, the aspect kept) or "tiles"
+    (overlapping parts at the scale of the file). Raises `SelfsightError` for another rule.
     """
 
     channels: int
@@ -28,14 +37,41 @@ class Geometry:
     std: tuple[float, ...]
     depth: int = 8
     mode: str = ""
+    rule: Rule = "squash"
 
     def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise SelfsightError(f"There is no geometry rule {self.rule!r}. Choose one of: {', '.join(RULES)}.")
         object.__setattr__(self, "mode", self.mode or usual_mode(self.channels))
 
     @property
     def format(self) -> PixelFormat:
         """The form in which files are read."""
         return PixelFormat(self.mode, self.depth, self.window)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Its fields by name, for hashes: the rule only where it is not "squash", as older encoders knew no other."""
+        facts = asdict(self)
+        return facts if self.rule != "squash" else {name: facts[name] for name in facts if name != "rule"}
+
+    @property
+    def key(self) -> str:
+        """A short hash of all fields, equal for equal geometries: what is kept of this geometry is kept under it."""
+        numbers = {
+            k: [float(v) for v in values] for k, values in self.facts.items() if isinstance(values, list | tuple)
+        }
+        return hashlib.blake2b(json.dumps(self.facts | numbers).encode(), digest_size=8).hexdigest()
+
+    def placements(self, height: int, width: int, stride: int = 1) -> list[Placement]:
+        """Where the pixels of a file of this size go: one input, or under "tiles" as many as cover the file.
+
+        stride: of the encoder; the sides of inputs are padded to a multiple of it, but for "squash", which never pads.
+        Raises `ValueError` for a file without pixels.
+        """
+        if min(height, width) < 1:
+            raise ValueError(f"a file of height {height} and width {width} has no pixels to place")
+        return RULES[self.rule](height, width, self.size, stride)
 
     def to_unit(self, pixels: Tensor) -> Tensor:
         """Pixels of own depth to float32 in [0, 1], by the window."""

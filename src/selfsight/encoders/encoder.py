@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -140,7 +140,7 @@ class Encoder(nn.Module):
     def digest(self) -> str:
         """Hash of the weights and the geometry: features are kept under it."""
         architecture = getattr(self.net, "pretrained_cfg", {}).get("architecture")  # two can share their weights
-        made_of = [asdict(self.geometry), architecture, FORMAT_VERSION]
+        made_of = [self.geometry.facts, architecture, FORMAT_VERSION]
         digest = hashlib.blake2b(json.dumps(made_of).encode(), digest_size=8)
         for name, tensor in sorted(self.net.state_dict().items()):
             digest.update(name.encode())

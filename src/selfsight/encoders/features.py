@@ -80,9 +80,14 @@ def input_batches(
 ) -> Iterator[tuple[list[int], np.ndarray, dict[int, str]]]:
     """Batches of (row numbers, pixels [B, S, S, C], {row number: reason} of rows that cannot be decoded).
 
-    Rows come file by file, not in their own order.
+    Rows come file by file, not in their own order. Raises `SelfsightError` for a geometry under which inputs are not
+    all of one size.
     """
-
+    if geometry.rule != "squash":
+        raise SelfsightError(
+            f"Features of whole items are of inputs of one size, which the geometry rule {geometry.rule!r} does not "
+            'give. Use an encoder of the rule "squash".'
+        )
     numbers: list[int] = []
     pixels: list[np.ndarray] = []
     failed: dict[int, str] = {}

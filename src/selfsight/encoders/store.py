@@ -125,6 +125,7 @@ def save(encoder: Encoder, folder: str | os.PathLike[str]) -> None:
         "window": p.window,
         "depth": p.depth,
         "mode": p.mode,
+        "rule": p.rule,
         **encoder.about,
     }
     config.write_text(json.dumps(content, indent=2))
@@ -141,10 +142,9 @@ def read_folder(folder: str | os.PathLike[str]) -> Encoder:
         about = config.get("selfsight", {})
         cfg = config["pretrained_cfg"]
         channels, _, size = cfg["input_size"]
-        window = tuple(about.get("window", (0.0, 255.0)))
-        geometry = Geometry(
-            channels, size, window, tuple(cfg["mean"]), tuple(cfg["std"]), about.get("depth", 8), about.get("mode", "")
-        )
+        window, depth, mode = tuple(about.get("window", (0.0, 255.0))), about.get("depth", 8), about.get("mode", "")
+        mean, std, rule = tuple(cfg["mean"]), tuple(cfg["std"]), about.get("rule", "squash")
+        geometry = Geometry(channels, size, window, mean, std, depth, mode, rule)
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise SelfsightError(f"{folder} holds no encoder ({type(error).__name__}: {error}).") from None
     if about.get("format_version", 1) > FORMAT_VERSION:
@@ -155,7 +155,7 @@ def read_folder(folder: str | os.PathLike[str]) -> Encoder:
             net = timm.create_model(f"local-dir:{folder}", pretrained=True)
         except Exception as error:  # a damaged file raises many kinds
             raise SelfsightError(f"The encoder in {folder} cannot be read: {first_line(error)}") from None
-    rest = {k: v for k, v in about.items() if k not in ("format_version", "window", "depth", "mode")}
+    rest = {k: v for k, v in about.items() if k not in ("format_version", "window", "depth", "mode", "rule")}
     return Encoder(net, geometry, rest).eval()
 
 
