@@ -24,6 +24,7 @@ from selfsight.data.cache import cache_folder
 from selfsight.data.collection import SCHEMA, About, Collection, schema_with
 from selfsight.data.items import row_of, rows_of
 from selfsight.data.lock import Busy, locked
+from selfsight.data.manifest import beside
 from selfsight.data.sources.choose import make_source
 from selfsight.data.sources.source import KNOWN_COLUMNS, Entry, Options, Source
 from selfsight.data.threads import ordered
@@ -73,7 +74,7 @@ def import_source(source: Source, out: Path, strict: bool = False) -> Collection
     out.parent.mkdir(parents=True, exist_ok=True)
     while True:
         try:
-            with locked(out.with_name(out.name + ".lock")):
+            with locked(beside(out, ".lance.lock")):
                 return _import(source, out, strict)
         except Busy:  # another process imports it at this moment, and what it reads is then known
             time.sleep(0.2)
@@ -108,7 +109,7 @@ def _import(source: Source, out: Path, strict: bool) -> Collection:
 
 def _partial(source: Source, out: Path) -> Path:
     """Where rows of an unfinished import lie; those of an import that was asked otherwise are of no use."""
-    part = out.with_name(out.name + ".partial")
+    part = beside(out, ".lance.partial")
     if Collection.exists(part):
         about = Collection.open(part).about
         elder = "exif_orientation" not in Collection.open(part).columns  # before version 3

@@ -51,6 +51,7 @@ def forget(collection: str, *ids: str) -> Forgotten:
     from selfsight.data.collection import Collection
     from selfsight.data.importers import open_source
     from selfsight.data.lock import Busy, locked
+    from selfsight.data.manifest import beside
 
     items = open_source(collection, as_is=True)  # with the rows of files that are gone already
     wanted = [name for given in ids for name in _names(given)]
@@ -74,9 +75,9 @@ def forget(collection: str, *ids: str) -> Forgotten:
     if len(gone) - len(dropped) == len(pairs):
         raise SelfsightError(f"Those are all items of {items.path}. Delete the folder itself.")
     try:
-        with locked(items.path.with_name(f"{items.path.name}.lock")):
+        with locked(beside(items.path, ".lance.lock")):
             remove_canvases({item for item, _ in gone})
-            shutil.rmtree(items.path.with_name(f"{items.path.name}.partial"), ignore_errors=True)  # of a stopped import
+            shutil.rmtree(beside(items.path, ".lance.partial"), ignore_errors=True)  # of a stopped import
             left = items.forget([item for item, _ in gone])
     except Busy as busy:
         raise SelfsightError(f"{items.path} is being imported by process {busy}. Wait for it, and try again.") from None
