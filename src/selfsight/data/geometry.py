@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class Geometry:
         return PixelFormat(self.mode, self.depth, self.window)
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Its fields by name, for hashes: the rule only where it is not "squash", as older encoders knew no other."""
         facts = asdict(self)
         return facts if self.rule != "squash" else {name: facts[name] for name in facts if name != "rule"}
