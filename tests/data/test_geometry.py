@@ -53,9 +53,13 @@ def test_each_field_changes_the_key_and_equal_geometries_share_it():
     assert whole == GEOMETRY and whole.key == GEOMETRY.key
 
 
-def test_an_encoder_is_saved_with_its_rule(tmp_path: Path):
+def test_an_encoder_is_saved_with_its_rule_but_with_squash_as_before_rules(tmp_path: Path):
     encoder = tiny_encoder().eval()
     digest = encoder.digest
+    save(encoder, tmp_path / "squash")
+    assert "rule" not in json.loads((tmp_path / "squash" / "config.json").read_text())["selfsight"]
+    again = read_folder(tmp_path / "squash")
+    assert again.geometry.rule == "squash" and again.digest == digest
     encoder.geometry = replace(encoder.geometry, rule="tiles")
     save(encoder, tmp_path / "e")
     again = read_folder(tmp_path / "e")

@@ -125,7 +125,7 @@ def save(encoder: Encoder, folder: str | os.PathLike[str]) -> None:
         "window": p.window,
         "depth": p.depth,
         "mode": p.mode,
-        "rule": p.rule,
+        **({} if p.rule == "squash" else {"rule": p.rule}),  # as older encoders, which knew no other
         **encoder.about,
     }
     config.write_text(json.dumps(content, indent=2))
