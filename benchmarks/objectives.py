@@ -278,7 +278,8 @@ def encoder_flops(recipe: Recipe, format: PixelFormat) -> float:
     pixels, shapes = collate([rng.integers(0, 256, shape, dtype=np.uint8) for _ in range(COUNTED)])
     ids = [f"{i:032x}" for i in rng.integers(2**31, 2**62, COUNTED).tolist()]
     batch = Batch(pixels[:, None], shapes[:, None], item_keys(ids), ids, 0, np.arange(COUNTED))
-    normalise = Geometry((low, high), (0.5,) * recipe.channels, (0.25,) * recipe.channels)
+    halves, quarters = (0.5,) * recipe.channels, (0.25,) * recipe.channels
+    normalise = Geometry(recipe.channels, recipe.size, (low, high), halves, quarters)
     task = build(recipe, format, normalise).train()
     counter = FlopCounterMode(display=False)
 
