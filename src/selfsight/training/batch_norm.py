@@ -24,12 +24,12 @@ def synchronise(module: nn.Module) -> nn.Module:
 
 
 def _forward(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
-    """Batch norm of x [B, C, ...] over all processes, in float32 (Ioffe and Szegedy, ICML 2015, algorithm 1)."""
+    """Batch norm of x [B, C, ...] over all processes, at least in float32 (Ioffe and Szegedy, ICML 2015, alg. 1)."""
     if not norm.training:
         alone: Tensor = type(norm).forward(norm, x)
         return alone
     norm._check_input_dim(x)
-    values = x.float()
+    values = x if x.dtype == torch.float64 else x.float()
     over = [d for d in range(x.ndim) if d != 1]
     shape = [1, -1] + [1] * (x.ndim - 2)
     count = x.numel() // x.shape[1] * processes()
