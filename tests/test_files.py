@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from selfsight.errors import SelfsightError
-from selfsight.files import as_vectors, open_lance, save_table, to_numpy, whole, write_whole
+from selfsight.files import CSV_ROWS, as_vectors, open_lance, save_table, to_numpy, whole, write_whole
 
 VALUES = np.arange(6, dtype=np.float32).reshape(2, 3) / 3
 PREDICTIONS = pa.table({"id": ["a", "b"], "label": ["cat", None], "set": [["cat", "dog"], []], "score": [0.5, None]})
@@ -67,6 +67,15 @@ def test_vectors_and_matrices(tmp_path: Path):
         save_table(patches, tmp_path / "f.csv")
     with pytest.raises(SelfsightError, match=r"'.*f\.xlsx'\. End it in one of \.parquet"):
         save_table(table, tmp_path / "f.xlsx")
+
+
+def test_a_long_table_is_written_in_pieces_and_in_order(tmp_path: Path):
+    count = 2 * CSV_ROWS + 1
+    table = pa.table({"id": [str(i) for i in range(count)], "v": as_vectors(np.arange(count)[:, None] / 4)})
+    save_table(table, tmp_path / "long.csv")
+    with (tmp_path / "long.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["id", "v_0"] and rows == [[str(i), f"{i / 4:.7g}"] for i in range(count)]
 
 
 def test_a_new_lance_table_replaces_the_old_one_and_spares_folders_of_others(tmp_path: Path):

@@ -26,6 +26,7 @@ from psutil import pid_exists
 from selfsight.errors import SelfsightError, first_line, in_words
 
 Place = str | os.PathLike[str]  # a path, or a URI that fsspec knows such as s3://bucket/name
+CSV_ROWS = 4096  # made into text at a time
 TABLES = (".parquet", ".npy", ".csv", ".lance")
 LANCE_WRITES = {"data", "_versions", "_transactions", "_indices", "_deletions", "_latest.manifest", "_refs"}
 KEPT = timedelta(days=1)  # elder versions of a table stay for whoever still reads them
@@ -36,8 +37,8 @@ KEPT = timedelta(days=1)  # elder versions of a table stay for whoever still rea
 
 @contextmanager
 def whole(place: Place) -> Iterator[BinaryIO]:
-    """A binary file open for writing. A reader sees the old content or the new, never a part; nothing changes if the
-    block raises."""
+    """A binary file open for writing. A reader sees the old content or the new, never a part, also after the power
+    went; nothing changes if the block raises."""
     if "://" in str(place):
         import fsspec
 
@@ -51,6 +52,8 @@ def whole(place: Place) -> Iterator[BinaryIO]:
     try:
         with partial.open("wb") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -129,24 +132,33 @@ def _is_vector(type: pa.DataType) -> bool:
 
 
 def _write_csv(table: pa.Table, out: Place) -> None:
+    """Some thousand rows at a time: as text, a table takes many times its memory."""
     header: list[str] = []
+    for field in table.schema:
+        if not _is_vector(field.type):
+            header.append(field.name)
+            continue
+        if _is_vector(field.type.value_type):
+            raise SelfsightError(f"A .csv cannot hold the matrices of {field.name}. Write .parquet, .npy or .lance.")
+        before = "f" if field.name == "features" else f"{field.name}_"
+        header += [f"{before}{i}" for i in range(field.type.list_size)]
+    with whole(out) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        writer = csv.writer(text)
+        writer.writerow(header)
+        for start in range(0, len(table), CSV_ROWS):
+            writer.writerows(_csv_rows(table.slice(start, CSV_ROWS)))
+        text.detach()  # flushed; `whole` closes the file
+
+
+def _csv_rows(table: pa.Table) -> Iterator[list[str]]:
     cells: list[list[str]] = []
-    for name in table.column_names:
-        column = table[name]
+    for column in table.columns:
         if _is_vector(column.type):
-            values = to_numpy(column)
-            if values.ndim > 2:
-                raise SelfsightError(f"A .csv cannot hold the matrices of {name}. Write .parquet, .npy or .lance.")
-            header += [f"f{i}" if name == "features" else f"{name}_{i}" for i in range(values.shape[1])]
-            cells += [[f"{x:.7g}" for x in numbers] for numbers in values.T]
+            cells += [[f"{x:.7g}" for x in numbers] for numbers in to_numpy(column).T]
         else:
-            header.append(name)
             cells.append([_cell(value) for value in column.to_pylist()])
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(header)
-    writer.writerows(zip(*cells, strict=True))
-    write_whole(out, text.getvalue())
+    return map(list, zip(*cells, strict=True))
 
 
 def _cell(value: Any) -> str:
@@ -182,7 +194,7 @@ def write_lance(rows: pa.Table | pa.RecordBatchReader, path: Place) -> None:
 
     exists = lance_exists(path)
     if not exists and Path(path).is_dir() and {p.name for p in Path(path).iterdir()} - LANCE_WRITES:
-        raise SelfsightError(f"{path} is a folder of other things. Give another name for the collection.")
+        raise SelfsightError(f"{path} is a folder of other things. Give another name.")
     with writing(path):
         # Lance holds a file's pages until it is whole, so that small files keep memory flat.
         written = lance.write_dataset(

@@ -129,8 +129,8 @@ def test_boxes_and_masks(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("id,label\n9,cat\n0,cat\n8,dog\n", "labels for 2 items that .* has not: 8, 9"),
-        ("path,label\n0.png,cat\nno.png,cat\n", "labels for 1 items that .* has not: no.png"),
+        ("id,label\n9,cat\n0,cat\n8,dog\n", "labels for 2 items that are not in .*: 8, 9"),
+        ("path,label\n0.png,cat\nno.png,cat\n", "labels for 1 items that are not in .*: no.png"),
         ("id,label\n0,cat\n1,dog\n0,dog\n", "gives 0 two labels, 'cat' and 'dog'"),
         ("id,class\n0,cat\n", "has no column label. Its columns: 'id', 'class'"),
         ("name,label\n0,cat\n", "no column path or id"),

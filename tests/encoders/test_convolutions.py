@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -31,3 +33,12 @@ def test_float32_is_left_as_it_is():
     images = torch.randn(2, 3, 1, 1)
     wanted = conv(images)
     assert torch.equal(with_written_gradients(conv)(images), wanted)
+
+
+def test_a_copy_convolves_with_its_own_weights():
+    """A teacher is a copy: its convolutions must not go on with the student's."""
+    conv = with_written_gradients(nn.Conv2d(3, 4, 3, stride=2, padding=1))
+    images = torch.randn(2, 3, 8, 8)
+    wanted, teacher = conv(images), copy.deepcopy(conv)
+    nn.init.zeros_(conv.weight)
+    assert torch.equal(teacher(images), wanted) and not torch.equal(conv(images), wanted)

@@ -163,8 +163,8 @@ def _check(field: str, value: Value) -> None:
         raise SelfsightError(f"Nothing can be decided about {field!r}. Choose one of {', '.join(FIELDS)}.")
     if value is not None and not meaningful[field]:
         raise SelfsightError(
-            f"{value!r} is no {field}: a label is text, a list or a number, drop and keep are true or false, boxes are "
-            "a list of label, x0, y0, x1, y1, a mask is an object of class and run lengths."
+            f"{value!r} is not a {field}: a label is text, a list or a number, drop and keep are true or false, boxes "
+            "are a list of label, x0, y0, x1, y1, a mask is an object of class and run lengths."
         )
 
 

@@ -55,8 +55,8 @@ class Labels:
         (several as `a|b`) and one of `id` or `path` (the item's `uri`).
 
         The kind asked for becomes "classes" where an item has several, and "none" where no item has any. Raises
-        `SelfsightError` for a table that is no such table or names an item that there is not, or one twice with two
-        labels, and for a label that is no number where one is asked for.
+        `SelfsightError` for a table of another kind, one that names an unknown item, or an item twice with two
+        labels, and for a label that is not a number where one is asked for.
         """
         if kind not in ASKED:
             raise SelfsightError(f"There are no labels of the kind {kind!r}. Choose one of {', '.join(ASKED)}.")
@@ -235,7 +235,7 @@ def caveats(*sides: tuple[Collection, Labels]) -> list[str]:
 
 
 def _in_folders_or_column(items: Collection, rows: pa.Table) -> list[Any]:
-    """The `label` column if any item has one, else the outermost folders, where a folder is no shard and no split."""
+    """The `label` column if any item has one, else the outermost folders, unless they are shards or splits."""
     if any(items.usable["label"].to_pylist()):
         return [_split(label) for label in rows["label"].to_pylist()]
     if items.source.kind not in ("folder", "zip", "table"):
@@ -256,7 +256,7 @@ def _in_table(items: Collection, rows: pa.Table, path: str) -> list[Any]:
     if unknown:
         examples = ", ".join(sorted(unknown)[:3]) + (", …" if len(unknown) > 3 else "")
         raise SelfsightError(
-            f"{path} has labels for {len(unknown)} items that {items.about.location} has not: {examples}. "
+            f"{path} has labels for {len(unknown)} items that are not in {items.about.location}: {examples}. "
             "Give each item's path relative to the source, or its id."
         )
     return [_split(named.get(name)) for name in rows[by].to_pylist()]
@@ -265,7 +265,7 @@ def _in_table(items: Collection, rows: pa.Table, path: str) -> list[Any]:
 def _read_table(path: str) -> tuple[dict[str, str], Literal["id", "uri"]]:
     """{name: label} of a table, and the column of the collection that holds these names."""
     if Path(path).suffix.lower() not in TABLES:
-        raise SelfsightError(f"{path} is no table of labels. Give one that ends in {', '.join(TABLES)}.")
+        raise SelfsightError(f"{path} is not a table of labels. Give one that ends in {', '.join(TABLES)}.")
     named: dict[str, str] = {}
     with open_table(path, path) as table:
         if "label" not in table.header:
@@ -278,7 +278,7 @@ def _read_table(path: str) -> tuple[dict[str, str], Literal["id", "uri"]]:
             raise SelfsightError(f"{path} has no column path or id, so it does not say whose labels these are.")
         for number, cells, problem in table.rows([key, "label"]):
             if problem:
-                raise SelfsightError(f"{path}, row {number}: {problem}. Mend it.")
+                raise SelfsightError(f"{path}, row {number}: {problem}. Correct it.")
             name, label = as_text(cells[key]), as_text(cells["label"])
             if name is None or label is None:
                 continue
@@ -289,7 +289,7 @@ def _read_table(path: str) -> tuple[dict[str, str], Literal["id", "uri"]]:
 
 
 def _split(label: Any) -> Any:
-    """`a|b` as several labels, None for a blank one; what is no text stays."""
+    """`a|b` as several labels, None for a blank one; other values stay."""
     if not isinstance(label, str) or "|" not in label:
         return None if label == "" else label
     return [name.strip() for name in label.split("|") if name.strip()]
@@ -311,7 +311,7 @@ def _parsed(given: list[Any], rows: pa.Table, kind: Kind) -> list[Value | None]:
         found = None if value is None else parser(value)
         if found is None and value is not None and kind in ("number", "grade"):
             one = "a number" if kind == "number" else "one grade"
-            raise SelfsightError(f"The label of {uri} is {value!r}, not {one}. Mend it, or leave it blank.")
+            raise SelfsightError(f"The label of {uri} is {value!r}, not {one}. Correct it, or leave it blank.")
         values.append(found)
     return values
 

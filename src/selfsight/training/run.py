@@ -106,6 +106,17 @@ class Run:
             raise SelfsightError(f"{self.path} was written by a newer selfsight. Run: pip install -U selfsight")
         return asked, Recipe.from_dict(values), data
 
+    def write_normalisation(self, values: dict[str, tuple[float, ...]]) -> None:
+        """Keep window, mean and std of the images, so that a resumed run sees them the same."""
+        write_whole(self.path / "normalisation.json", json.dumps(values))
+
+    def read_normalisation(self) -> dict[str, tuple[float, ...]] | None:
+        """{window, mean, std} of the images as training sees them; None where nothing was measured yet."""
+        file = self.path / "normalisation.json"
+        if not file.exists():
+            return None
+        return {name: tuple(values) for name, values in json.loads(file.read_text(encoding="utf-8")).items()}
+
     @property
     def in_use(self) -> bool:
         """Whether a living process of this machine trains it."""

@@ -147,10 +147,8 @@ class Session:
 
 def _normalisation(run: Run, canvases: Canvases, recipe: Recipe) -> Geometry:
     """That of the starting weights, or measured; kept at the first start, so that a resumed run sees the same."""
-    file = run.path / "normalisation.json"
-    if file.exists():
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        return canvases.geometry(tuple(kept["mean"]), tuple(kept["std"]))
+    if kept := run.read_normalisation():
+        return canvases.geometry(kept["mean"], kept["std"])
     normalise = normalisation_of(recipe, canvases)
-    write_whole(file, json.dumps({"window": normalise.window, "mean": normalise.mean, "std": normalise.std}))
+    run.write_normalisation({"window": normalise.window, "mean": normalise.mean, "std": normalise.std})
     return normalise

@@ -85,8 +85,6 @@ def _images_of(run: str) -> str:
 
 def _encoder(run: str, items: Collection) -> Encoder:
     """The encoder of a run, of a checkpoint, or a stock one."""
-    import json
-
     from safetensors.torch import load_file
 
     from selfsight.data.geometry import Geometry
@@ -100,10 +98,14 @@ def _encoder(run: str, items: Collection) -> Encoder:
         return load(run, items.pixel_format)
     of = Run.open(folder.parent.parent)
     _, recipe, data = of.read_recipe()
-    kept = json.loads((of.path / "normalisation.json").read_text(encoding="utf-8"))
+    kept = of.read_normalisation()
+    if kept is None:
+        raise SelfsightError(f"{of.path} has no normalisation.json, without which its checkpoints cannot be used.")
     format = PixelFormat(data["format"]["mode"], data["format"]["depth"], tuple(data["format"]["window"]))
-    window, mean, std = (tuple(kept[name]) for name in ("window", "mean", "std"))
-    task = build(recipe, format, Geometry(format.channels, recipe.size, window, mean, std, format.depth, format.mode))
+    geometry = Geometry(
+        format.channels, recipe.size, format.window, kept["mean"], kept["std"], format.depth, format.mode
+    )
+    task = build(recipe, format, geometry)
     task.load_state_dict(load_file(folder / "module.safetensors"), strict=False)
     return task.trained.eval()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal  # noqa: F401 (the annotations of pretrain's parameters)
 
 from selfsight.verbs import Result
-from selfsight.verbs import pretrain as _pretrain
+from selfsight.verbs import pretrain as pretraining
 
 if TYPE_CHECKING:
     from selfsight.data.collection import Collection
@@ -141,7 +141,7 @@ def _estimate(recipe: Recipe, format: PixelFormat, items: Collection, started: f
 
 def _as_pretrain() -> None:
     """Give `plan` the parameters of `pretrain`, so that there is one list of them."""
-    verb = _pretrain.pretrain
+    verb = pretraining.pretrain
     own, theirs = inspect.signature(plan), inspect.signature(verb)
     shared = [p for name, p in theirs.parameters.items() if name not in NOT_PLANNED]
     kept = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]

@@ -20,7 +20,7 @@ class _NoDoctype(ET.TreeBuilder):
 def read(data: bytes) -> Boxes:
     """The boxes of a file, in pixels of an image of the size that it states: x0 = xmin - 1, x1 = xmax.
 
-    Raises `ValueError` for what is no VOC file, and for the whole file if one box of it is malformed.
+    Raises `ValueError` for anything but a VOC file, and for the whole file if one box of it is malformed.
     """
     try:
         root = ET.fromstring(data, ET.XMLParser(target=_NoDoctype()))

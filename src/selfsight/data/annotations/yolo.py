@@ -9,7 +9,7 @@ from selfsight.errors import SelfsightError
 
 
 def read(data: bytes) -> Boxes:
-    """The boxes of a file, as parts of the image. Raises `ValueError` for a file with a line that is no box."""
+    """The boxes of a file, as parts of the image. Raises `ValueError` for a line that is not a box."""
     return Boxes(tuple(_box(line) for line in data.decode("utf-8-sig").splitlines() if line.strip()), (1.0, 1.0))
 
 
