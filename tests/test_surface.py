@@ -16,7 +16,7 @@ TASK = '''
 """A task."""
 from __future__ import annotations
 from dataclasses import dataclass
-from selfsight.verbs import Result
+from selfsight.results import Result
 
 @dataclass(frozen=True)
 class Learnt(Result):

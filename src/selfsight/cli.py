@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 
 from selfsight import __version__
 from selfsight.errors import SelfsightError, in_words
-from selfsight.verbs import SHORT, VERBS, Result, Verb, groups
+from selfsight.verbs import SHORT, VERBS, Verb, groups
 
 app = App(
     name="selfsight",
@@ -34,10 +34,8 @@ def command(verb: Verb) -> Callable[..., None]:
         result = function(*args, **kwargs)
         if os.environ.get("RANK", "0") != "0":  # of several processes one speaks
             return
-        if not isinstance(result, Result):
-            result = module.summary(result) if hasattr(module, "summary") else result
         if json_:
-            print(json.dumps(result.to_dict() if isinstance(result, Result) else result))
+            print(json.dumps(result.to_dict()))
         else:
             module.show(result)
 

@@ -145,7 +145,7 @@ def test_the_collection_says_what_its_table_says(work: Path) -> None:
 def test_features_are_those_that_were_kept(work: Path) -> None:
     shutil.rmtree("collection/features")
     kept = features_of(lance.dataset(str(KEPT)).to_table())
-    now = features_of(selfsight.embed(ITEMS, model="run"))
+    now = features_of(selfsight.embed(ITEMS, model="run").table)
     assert kept.keys() == now.keys() and len(kept) == 24
     scale = np.abs(np.stack(list(kept.values()))).max()
     for item, features in kept.items():
@@ -159,7 +159,7 @@ def test_kept_features_are_used_and_not_computed_again(work: Path) -> None:
     lance.write_dataset(kept.set_column(2, "features", column), f"collection/features/{KEPT.name}", mode="overwrite")
     for image in (work / "images").rglob("train/*/*.png"):
         image.write_bytes(b"no image any more")
-    now = features_of(selfsight.embed(ITEMS, model="run"))
+    now = features_of(selfsight.embed(ITEMS, model="run").table)
     assert now.keys() == {*kept["id"].to_pylist()}
     for item, features in zip(kept["id"].to_pylist(), marked, strict=True):
         np.testing.assert_array_equal(now[item], np.array(features, np.float32))
@@ -170,7 +170,7 @@ def test_without_kept_features_images_are_read(work: Path) -> None:
     shutil.rmtree("collection/features")
     for image in (work / "images").rglob("train/*/*.png"):
         image.write_bytes(b"no image any more")
-    assert len(selfsight.embed(ITEMS, model="run")) == 9
+    assert len(selfsight.embed(ITEMS, model="run").table) == 9
 
 
 # -- decisions --

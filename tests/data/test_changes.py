@@ -18,7 +18,6 @@ import selfsight
 from selfsight.data.canvases import measure_format
 from selfsight.data.collection import Collection
 from selfsight.data.importers import open_source
-from selfsight.files import to_numpy
 
 
 def zip_of(path: Path, seed: int, shape: tuple[int, ...] = (32, 32, 3)) -> None:
@@ -83,7 +82,7 @@ def test_a_quote_that_is_never_closed_is_named(images: Callable[..., Path], tmp_
 def test_a_file_that_is_gone_already_can_be_forgotten(images: Callable[..., Path], tmp_path: Path):
     folder = images(6)
     selfsight.pretrain(str(folder), out=str(tmp_path / "run"), steps=1, batch_size=2)
-    features = to_numpy(selfsight.embed(str(folder), model=str(tmp_path / "run"))["features"])
+    features = selfsight.embed(str(folder), model=str(tmp_path / "run")).features
     items = open_source(folder, as_is=True)
     gone = dict(zip(items.table["uri"].to_pylist(), items.table["id"].to_pylist(), strict=True))["000.png"]
     (folder / "000.png").unlink()

@@ -485,8 +485,8 @@ def test_pretraining_finishes_and_names_every_broken_file(
     table, run = str(collection.path), tmp_path / "run"
     given = {"steps": 2, "batch_size": 8, "size": 32, "recipe": str(recipe), "canvases": canvases}
     result = selfsight.pretrain(str(wild), out=str(run), collection=table, **given)
-    assert result["steps"] == 2
+    assert result.steps == 2
     named = json.loads((run / "set_aside.json").read_text())
     assert {collection.uri_of(item): reason for item, reason in named.items()} == ASIDE_LATER
-    assert result["set_aside"] == len(ASIDE) + len(ASIDE_LATER)
-    assert result["items"] + result["set_aside"] == len(collection)
+    assert result.set_aside == len(ASIDE) + len(ASIDE_LATER)
+    assert result.items + result.set_aside == len(collection)

@@ -41,8 +41,8 @@ class Mine(Objective):
 
 if __name__ == "__main__":
     how = {"out": "run", "objective": "mine", "recipe": "recipe.yaml"}
-    steps = [selfsight.pretrain("photos", steps=3, **how)["steps"]]
-    steps.append(selfsight.pretrain("photos", steps=2, extend=True, **how)["steps"])
+    steps = [selfsight.pretrain("photos", steps=3, **how).steps]
+    steps.append(selfsight.pretrain("photos", steps=2, extend=True, **how).steps)
     report = selfsight.report("run")
     listed = [task.name for task in selfsight.objectives("mine").objectives]
     print(json.dumps({"steps": steps, "items": report.items, "listed": listed}))

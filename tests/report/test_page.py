@@ -19,8 +19,9 @@ from PIL import Image
 
 import selfsight
 from selfsight.errors import SelfsightError
+from selfsight.probing.evaluation import Evaluation
 from selfsight.report.atlas import neighbours, places
-from selfsight.report.tables import beaten_by, evaluation_table, gains
+from selfsight.report.tables import Cell, beaten_by, evaluation_table, gains
 from selfsight.report.verdict import judge
 from selfsight.training.alarm import Alarm
 from selfsight.verbs.evaluate import show
@@ -137,16 +138,17 @@ def probes(top1: float, few: dict[str, tuple[float, float]]) -> dict[str, Any]:
     return {"knn": scores, "linear": scores, "few_shot": {k: {"mean": m, "std": s} for k, (m, s) in few.items()}}
 
 
-EVALUATION = {
+MEASURED = {
     "encoder": probes(0.9, {"1": (0.55, 0.1), "5": (0.80, 0.02), "all": (0.9, 0.0)}),
     "random": probes(0.7, {"1": (0.50, 0.1), "5": (0.677, 0.02), "all": (0.7, 0.0)}),
     "pixels": probes(0.6, {"1": (0.60, 0.1), "5": (0.60, 0.02), "all": (0.6, 0.0)}),
     "about": {"classes": ["<b>a</b>", "b"], "train_items": 60, "test_items": 20, "seeds": 3, "notes": ["a & b"]},
 }
+EVALUATION = Evaluation.of(MEASURED)
 
 
 def test_what_pretraining_bought_is_said_with_its_certainty() -> None:
-    said = {gain["text"]: (gain["points"], gain["sure"]) for gain in gains(EVALUATION)}
+    said = {gain.text: (gain.points, gain.sure) for gain in gains(EVALUATION)}
     assert said["points over random weights with 5 labels per class"] == ("+12.3", True)
     assert said["points over random weights with 1 label per class"] == ("+5.0", False)
     assert beaten_by(EVALUATION) == ["Raw pixels are better than this encoder with 1 label per class (by 5.0 points)."]
@@ -154,10 +156,10 @@ def test_what_pretraining_bought_is_said_with_its_certainty() -> None:
 
 def test_the_best_of_each_column_is_marked_and_null_is_a_dash() -> None:
     table = evaluation_table(EVALUATION)
-    columns = {title: [row["cells"][i] for row in table["rows"]] for i, title in enumerate(table["columns"])}
-    assert [cell["best"] for cell in columns["1/class"]] == [False, False, True]
-    assert columns["5/class"][0] == {"text": "80.0 ± 2.0", "best": True}
-    assert [cell["text"] for cell in columns["AUROC"]] == ["–", "–", "–"]
+    columns = {title: [row.cells[i] for row in table.rows] for i, title in enumerate(table.columns)}
+    assert [cell.best for cell in columns["1/class"]] == [False, False, True]
+    assert columns["5/class"][0] == Cell("80.0 ± 2.0", True)
+    assert [cell.text for cell in columns["AUROC"]] == ["–", "–", "–"]
 
 
 def test_the_terminal_says_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,9 +167,9 @@ def test_the_terminal_says_what_the_page_says(capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr().out
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if "│" in line]
     table = evaluation_table(EVALUATION)
-    for i, title in enumerate(table["columns"]):
-        assert [title, *(row["cells"][i]["text"] for row in table["rows"])] in lines
-    assert len(lines) == len(table["columns"])
+    for i, title in enumerate(table.columns):
+        assert [title, *(row.cells[i].text for row in table.rows)] in lines
+    assert len(lines) == len(table.columns)
     for sentence in ("+12.3 points over random weights with 5 labels per class.", "Note: a & b.", "over 3 draws"):
         assert sentence in said
 
@@ -191,7 +193,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("SELFSIGHT_CACHE", str(folder / "cache"))
         out = folder / "run"
         selfsight.pretrain(str(images), out=str(out), steps=60, batch_size=8, encoder="test_resnet")
-        (out / "evaluation.json").write_text(json.dumps(EVALUATION))
+        (out / "evaluation.json").write_text(json.dumps(MEASURED))
         yield out
 
 

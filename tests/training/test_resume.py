@@ -37,7 +37,7 @@ loop.CHECKPOINT_SECONDS = float(sys.argv[3])
 source, out = sys.argv[1:3]
 try:
     result = selfsight.pretrain(source, out=out, recipe=source + ".yaml", **json.loads(sys.argv[4]))
-    print(json.dumps(result))
+    print(json.dumps(result.to_dict()))
 except KeyboardInterrupt as stop:
     print(stop)
     sys.exit(130)

@@ -38,10 +38,10 @@ def test_the_more_directions_the_better(photos: str):
     for keep in (2, 8, 32):
         narrowed(f"keep{keep}", keep)
     result = selfsight.compare("keep2", "keep32", "keep8", images=photos)
-    assert result["runs"][-1]["run"] == "keep2"
-    ranks = {row["run"]: row["rankme"] for row in result["runs"]}
+    assert result.runs[-1].run == "keep2"
+    ranks = {row.run: row.rankme for row in result.runs}
     assert ranks["keep2"] <= 2.001 < ranks["keep8"] <= 8.001 and ranks["keep8"] < ranks["keep32"]
-    assert "correlations" not in result and "knn" not in result["runs"][0]
+    assert result.correlations is None and result.runs[0].knn is None
 
 
 def test_runs_checkpoints_and_labels(photos: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -56,13 +56,13 @@ def test_runs_checkpoints_and_labels(photos: str, tmp_path: Path, capsys: pytest
     narrowed("flat", 1)
     checkpoint = "run/checkpoints/step-00000003"
     result = selfsight.compare("run", checkpoint, "flat", probe="labelled")
-    by_name = {row["run"]: row for row in result["runs"]}
-    assert result["images"] == photos and result["runs"][-1]["run"] == "flat"
+    by_name = {row.run: row for row in result.runs}
+    assert result.images == photos and result.runs[-1].run == "flat"
     assert by_name[checkpoint]["rankme"] != by_name["flat"]["rankme"]
     for figure in ("rankme", "lidar", "alpha_req", "neighbour_stability", "knn"):  # the run whitened what it ended with
         assert by_name["run"][figure] == pytest.approx(by_name[checkpoint][figure], rel=1e-3)
-    assert all(0 <= row["knn"] <= 1 for row in result["runs"])
-    assert set(result["correlations"]) == {"rankme", "lidar", "alpha_req", "neighbour_stability", "mean_rank"}
+    assert all(0 <= row.knn <= 1 for row in result.runs)
+    assert set(result.correlations) == {"rankme", "lidar", "alpha_req", "neighbour_stability", "mean_rank"}
     show(result)
     assert "ranks as k-NN does" in capsys.readouterr().out
 

@@ -15,7 +15,6 @@ from helpers import tiny_encoder
 import selfsight
 from selfsight.encoders.store import read_folder, save
 from selfsight.files import to_numpy
-from selfsight.verbs.embed import summary
 
 
 @pytest.fixture
@@ -30,7 +29,7 @@ def test_every_format_holds_the_same(images: Callable[..., Path], tmp_path: Path
         suffix: selfsight.embed(str(photos), model=str(encoder), out=str(tmp_path / f"f{suffix}"))
         for suffix in (".parquet", ".npy", ".csv", ".lance")
     }
-    wanted = to_numpy(tables[".parquet"]["features"])
+    wanted = tables[".parquet"].features
     assert wanted.shape == (7, read_folder(encoder).dim)
     assert np.array_equal(to_numpy(pq.read_table(tmp_path / "f.parquet")["features"]), wanted)
     assert np.array_equal(np.load(tmp_path / "f.npy"), wanted)
@@ -50,9 +49,7 @@ def test_where_features_cannot_be_kept_they_are_given_all_the_same(
     selfsight.import_(str(photos), out=str(tmp_path / "kept" / "c.lance"))
     (tmp_path / "kept" / "c.features").write_text("in the way")  # root, as whom tests may run, writes read-only folders
     table = selfsight.embed(str(tmp_path / "kept" / "c.lance"), model=str(encoder))
-    assert np.array_equal(
-        to_numpy(table["features"]), to_numpy(selfsight.embed(str(photos), model=str(encoder))["features"])
-    )
+    assert np.array_equal(table.features, selfsight.embed(str(photos), model=str(encoder)).features)
     assert "Features are not kept for the next time" in capsys.readouterr().err
     with pytest.raises(selfsight.SelfsightError, match="in the folder of the images"):
         selfsight.embed(str(photos), model=str(encoder), out=str(photos / "f.parquet"))
@@ -64,7 +61,7 @@ def test_features_belong_to_their_images(images: Callable[..., Path], encoder: P
     photos = images(5)
     table = selfsight.embed(str(photos), model=str(encoder))
     model = read_folder(encoder)
-    for uri, features in zip(table["uri"].to_pylist(), to_numpy(table["features"]), strict=True):
+    for uri, features in zip(table.uris, table.features, strict=True):
         size = model.geometry.size
         image = Image.open(photos / uri).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
         with torch.inference_mode():
@@ -74,15 +71,15 @@ def test_features_belong_to_their_images(images: Callable[..., Path], encoder: P
 
 def test_patches_average_to_the_pooled_features(images: Callable[..., Path], encoder: Path) -> None:
     photos = images(3)  # the tiny encoder pools by the mean and has no whitening
-    pooled = to_numpy(selfsight.embed(str(photos), model=str(encoder))["features"])
-    patches = to_numpy(selfsight.embed(str(photos), model=str(encoder), tokens="patches")["features"])
+    pooled = selfsight.embed(str(photos), model=str(encoder)).features
+    patches = selfsight.embed(str(photos), model=str(encoder), tokens="patches").features
     assert patches.ndim == 3 and patches.mean(1) == pytest.approx(pooled, abs=1e-4)
 
 
 def test_set_aside_is_counted(images: Callable[..., Path], encoder: Path) -> None:
     photos = images(4)
     (photos / "broken.png").write_bytes(b"no picture")
-    assert summary(selfsight.embed(str(photos), model=str(encoder)))["set_aside"] == 1
+    assert selfsight.embed(str(photos), model=str(encoder)).set_aside == 1
 
 
 def test_unknown_format_and_model(images: Callable[..., Path], tmp_path: Path, encoder: Path) -> None:

@@ -18,6 +18,7 @@ from selfsight.encoders import store
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.store import save
 from selfsight.encoders.whitening import whitened, whitening
+from selfsight.probing.evaluation import Evaluation
 from selfsight.verbs.evaluate import parse_shots
 
 
@@ -43,16 +44,18 @@ def test_contract(tmp_path: Path, encoder: str) -> None:
     result = selfsight.evaluate(
         encoder, train=str(train), test=str(test), shots="1,5,30,all", seeds=3, out=str(tmp_path / "out")
     )
-    for side in ("encoder", "random", "pixels"):
-        assert set(result[side]) == {"knn", "linear", "few_shot"}
-        for probe in ("knn", "linear"):
+    assert list(result.sides) == ["encoder", "random", "pixels"]
+    for side in result.sides.values():
+        for probe in (side.knn, side.linear):
             for metric in ("top1", "balanced", "top2", "macro_f1", "auroc"):
-                assert 0.0 <= result[side][probe][metric] <= 1.0
-        assert list(result[side]["few_shot"]) == ["1", "5", "30", "all"]
-    assert result["encoder"]["knn"]["top1"] == 1.0  # brightness is plain to see
-    assert result["encoder"]["few_shot"]["30"]["std"] == 0.0  # all 12 of each class in every draw
-    assert any("30 labels per class: bright, dark" in note for note in result["about"]["notes"])
-    assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == result
+                assert 0.0 <= probe[metric] <= 1.0
+        assert list(side.few_shot) == ["1", "5", "30", "all"]
+    assert result.encoder.knn["top1"] == 1.0  # brightness is plain to see
+    assert result.encoder.few_shot["30"].std == 0.0  # all 12 of each class in every draw
+    assert any("30 labels per class: bright, dark" in note for note in result.about.notes)
+    kept = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert kept == result.to_dict() and Evaluation.of(kept) == result
+    assert list(kept) == ["encoder", "random", "pixels", "about"]
     assert "encoder,knn,top1,1.0," in (tmp_path / "out" / "evaluation.csv").read_text()
 
 
@@ -74,7 +77,7 @@ def test_a_stock_model_is_not_asked_for_its_start(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(store, "stock", stock)
     train, test = stripes(tmp_path / "train", 3, 0), stripes(tmp_path / "test", 3, 1)
     result = selfsight.evaluate("resnet18", train=str(train), test=str(test), shots="1", seeds=1)
-    assert "start" not in result and not any("starting weights" in note for note in result["about"]["notes"])
+    assert result.start is None and not any("starting weights" in note for note in result.about.notes)
 
 
 def test_unreadable_files_do_not_shift_the_labels(tmp_path: Path, encoder: str) -> None:
@@ -84,8 +87,8 @@ def test_unreadable_files_do_not_shift_the_labels(tmp_path: Path, encoder: str) 
         broken = good[:60] + bytes(200) + good[260:] if i % 2 else good[: len(good) // 2]
         (train / "bright" / f"{i:02d}.png").write_bytes(broken)
     result = selfsight.evaluate(encoder, train=str(train), test=str(test), shots="1", seeds=1)
-    assert result["encoder"]["knn"]["top1"] == 1.0 and result["pixels"]["knn"]["top1"] == 1.0
-    assert result["about"]["train_items"] == 20
+    assert result.encoder.knn["top1"] == 1.0 and result.pixels.knn["top1"] == 1.0
+    assert result.about.train_items == 20
 
 
 def test_images_without_a_label_are_left_out_and_counted(tmp_path: Path, encoder: str) -> None:
@@ -97,19 +100,19 @@ def test_images_without_a_label_are_left_out_and_counted(tmp_path: Path, encoder
     row = items.usable.to_pylist()[0]
     decision = items.decisions.decide(row["id"], row["content_hash"], "label", None, old=row["uri"].partition("/")[0])
     result = selfsight.evaluate(encoder, train=str(train), test=str(test), shots="1", seeds=1)
-    assert f"{train}: 2 of 14 images have no label and are left out" in result["about"]["notes"]
-    assert f"{test}: 1 of 8 images have no label and are left out" in result["about"]["notes"]
-    assert (result["about"]["train_items"], result["about"]["test_items"]) == (12, 7)
+    assert f"{train}: 2 of 14 images have no label and are left out" in result.about.notes
+    assert f"{test}: 1 of 8 images have no label and are left out" in result.about.notes
+    assert (result.about.train_items, result.about.test_items) == (12, 7)
     items.decisions.undo(decision)
     again = selfsight.evaluate(encoder, train=str(train), test=str(test), shots="1", seeds=1)
-    assert again["encoder"] == wanted["encoder"]
+    assert again.encoder == wanted.encoder
 
 
 def test_the_same_image_on_both_sides_is_said(tmp_path: Path, encoder: str) -> None:
     train, test = stripes(tmp_path / "train", 4, 0), stripes(tmp_path / "test", 4, 1)
     (test / "dark" / "again.png").write_bytes((train / "dark" / "00.png").read_bytes())
     result = selfsight.evaluate(encoder, train=str(train), test=str(test), shots="1", seeds=1)
-    assert any("1 image" in note and "both train and test" in note for note in result["about"]["notes"])
+    assert any("1 image" in note and "both train and test" in note for note in result.about.notes)
 
 
 def test_mistakes(tmp_path: Path, encoder: str) -> None:

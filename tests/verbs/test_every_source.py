@@ -25,7 +25,6 @@ from PIL import Image
 
 import selfsight
 from selfsight.encoders.store import load
-from selfsight.files import to_numpy
 from selfsight.verbs.import_ import import_
 
 COUNT = 8
@@ -42,7 +41,7 @@ def pretrain(tmp_path: Path) -> Callable[..., Path]:
         recipe.write_text(yaml.safe_dump({"resolved": {"encoder_args": NARROW, "views": views, "precision": "no"}}))
         given = {"encoder": "resnet18", "size": SIDE, "batch_size": 4, "recipe": str(recipe)}
         result = selfsight.pretrain(source, out=str(tmp_path / name), steps=2, **given)
-        assert (result["steps"], result["set_aside"]) == (2, 0)
+        assert (result.steps, result.set_aside) == (2, 0)
         return tmp_path / name
 
     return run
@@ -50,10 +49,9 @@ def pretrain(tmp_path: Path) -> Callable[..., Path]:
 
 def embed(source: str | Path, run: Path) -> dict[str, np.ndarray]:
     """Features by the name of the file without its suffix, and its page."""
-    table = selfsight.embed(str(source), model=str(run))
-    features = to_numpy(table["features"])
-    assert np.isfinite(features).all()
-    return {f"{Path(u).stem} {i}": f for i, (u, f) in enumerate(zip(table["uri"].to_pylist(), features, strict=True))}
+    result = selfsight.embed(str(source), model=str(run))
+    assert np.isfinite(result.features).all()
+    return {f"{Path(u).stem} {i}": f for i, (u, f) in enumerate(zip(result.uris, result.features, strict=True))}
 
 
 def check(source: str, pretrain: Callable[..., Path], count: int) -> Path:

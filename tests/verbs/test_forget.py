@@ -151,7 +151,7 @@ def test_the_table_that_the_cache_keeps_of_a_folder(album: Path, cache: Path):
     assert found(things, cache / "collections") == set(things)
     assert selfsight.forget("photos", SECRET).items == 6
     assert found(things, cache / "collections") == set()
-    assert SECRET not in selfsight.embed("photos", model="encoder")["uri"].to_pylist()
+    assert SECRET not in selfsight.embed("photos", model="encoder").uris
     assert SECRET in Collection.open(album).table["uri"].to_pylist()  # which is another collection
 
 

@@ -169,7 +169,7 @@ def test_a_part_of_a_collection(ward: Path, tmp_path: Path):
     with pytest.raises(selfsight.SelfsightError, match="exists and is no part of"):
         imported(tmp_path / "other.lance", tmp_path / "part.lance")
     features = selfsight.embed(str(tmp_path / "part.lance"), model=str(tmp_path / "encoder"))
-    assert features["uri"].to_pylist() == ["south/c.png"]  # read from where the whole was imported
+    assert features.uris == ["south/c.png"]  # read from where the whole was imported
 
 
 def test_what_was_asked_for_and_is_not_there_is_said(ward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -164,7 +164,7 @@ def test_a_recipe_counts_by_what_it_says(photos: str):
     train(photos, "run")
     shutil.rmtree("run/encoder")  # as if it had been stopped before its end
     shutil.copy("small.yaml", "renamed.yaml")
-    assert train(photos, "run", recipe="renamed.yaml")["steps"] == 2
+    assert train(photos, "run", recipe="renamed.yaml").steps == 2
     shutil.rmtree("run/encoder")
     Path("small.yaml").write_text(SMALL_RECIPE + "  learning_rate: 0.1\n")
     with pytest.raises(SelfsightError, match="other values of recipe_digest"):
@@ -182,7 +182,7 @@ def test_a_run_written_before_views_had_draws_is_read(photos: str):
     file.write_text(yaml.safe_dump(content))
     assert Run.open("run").read_recipe()[1].views.groups[0].draws == 0
     assert Path(selfsight.report("run").report).exists()
-    assert train(photos, "again", recipe="run/recipe.yaml", steps=1)["steps"] == 1
+    assert train(photos, "again", recipe="run/recipe.yaml", steps=1).steps == 1
 
 
 def test_what_an_attempt_measured_of_other_images_is_measured_again(photos: str, tmp_path: Path):
@@ -224,7 +224,7 @@ def test_an_extension_begins_at_the_newest_whole_checkpoint(photos: str, monkeyp
     (newest / "module.safetensors").write_bytes(data)
     result = train(photos, "run", steps=2, extend=True)
     rows = Run(Path("run")).read_metrics()
-    assert result["steps"] == 4
+    assert result.steps == 4
     assert [row["step"] for row in rows] == [1, 4] and all(0 <= row["learning_rate"] < 1 for row in rows)
     assert [e.kind for e in Run(Path("run")).read_log()].count("damaged") == 1
 

@@ -16,7 +16,6 @@ from PIL import Image
 
 import selfsight
 from selfsight.data.importers import open_source
-from selfsight.files import to_numpy
 from selfsight.training.recipe import Budget
 from selfsight.training.settle import choose, write_recipe
 
@@ -31,7 +30,7 @@ def test_dark_sixteen_bit_images_stay_different(tmp_path: Path) -> None:
         coarse = rng.integers(0, 200, (5, 5)).astype(np.uint16)
         Image.fromarray(coarse.repeat(8, 0).repeat(8, 1)).save(tmp_path / "dark" / f"{i}.png")
     selfsight.pretrain(str(tmp_path / "dark"), out=str(tmp_path / "run"), **FEW)
-    features = to_numpy(selfsight.embed(str(tmp_path / "dark"), model=str(tmp_path / "run"))["features"])
+    features = selfsight.embed(str(tmp_path / "dark"), model=str(tmp_path / "run")).features
     assert len(np.unique(features.round(4), axis=0)) == 8
 
 
@@ -42,9 +41,9 @@ def test_other_families_train_with_the_defaults(images: Callable[..., Path], tmp
     size = 64 if encoder.startswith(("vit", "conv", "deit")) else 224
     photos = images(4, size=(size, size))
     run = str(tmp_path / "run")
-    told = selfsight.pretrain(str(photos), out=run, encoder=encoder, size=size, **FEW)["notes"]
+    told = selfsight.pretrain(str(photos), out=run, encoder=encoder, size=size, **FEW).notes
     assert [text[:30] for text in told] == ["Features are kept as they are:"] * encoder.startswith("deit")  # two heads
-    assert np.isfinite(to_numpy(selfsight.embed(str(photos), model=run)["features"])).all()
+    assert np.isfinite(selfsight.embed(str(photos), model=run).features).all()
 
 
 def test_a_run_has_one_trainer(images: Callable[..., Path], tmp_path: Path) -> None:
@@ -74,7 +73,7 @@ def test_a_typing_slip_does_not_occupy_the_folder(images: Callable[..., Path], t
     photos, run = images(6), tmp_path / "run"
     with pytest.raises(selfsight.SelfsightError, match=r"simclr.*vicreg"):
         selfsight.pretrain(str(photos), out=str(run), objective="simcrl", **FEW)
-    assert selfsight.pretrain(str(photos), out=str(run), objective="simclr", **FEW)["steps"] == 2
+    assert selfsight.pretrain(str(photos), out=str(run), objective="simclr", **FEW).steps == 2
 
 
 @pytest.mark.parametrize(
@@ -170,4 +169,4 @@ def test_one_elongated_image_does_not_blow_up_a_batch(images: Callable[..., Path
     photos = images(4)
     Image.fromarray(np.zeros((5, 4000, 3), np.uint8)).save(photos / "flat.png")
     Image.fromarray(np.zeros((4000, 5, 3), np.uint8)).save(photos / "tall.png")
-    assert selfsight.pretrain(str(photos), out=str(tmp_path / "run"), steps=2, batch_size=6)["items"] == 6
+    assert selfsight.pretrain(str(photos), out=str(tmp_path / "run"), steps=2, batch_size=6).items == 6

@@ -146,12 +146,12 @@ def test_a_licence_is_inherited_over_generations_and_told(photos: str, capsys: p
 def test_a_run_from_random_weights_gives_none_of_it(photos: str, capsys: pytest.CaptureFixture[str]):
     result = train(photos, "run", weights=None, encoder="resnet18")
     show(result)
-    assert "licence" not in capsys.readouterr().out and result["licence"] == "none: trained from random weights"
+    assert "licence" not in capsys.readouterr().out and result.licence == "none: trained from random weights"
     assert not Path("run/start").exists() and not Path("run/adaptation.json").exists()
     assert "drift" not in Run.open("run").read_metrics()[0]
     assert "Before and after" not in Path(selfsight.report("run").report).read_text()
     child = train(photos, "child", weights="run")
-    assert child["licence"] == "none: trained from random weights" and child["starting_weights"] == "run"
+    assert child.licence == "none: trained from random weights" and child.starting_weights == "run"
 
 
 def test_an_evaluation_has_the_start_beside_it_without_any_download(photos: str, tmp_path: Path):
@@ -161,11 +161,11 @@ def test_an_evaluation_has_the_start_beside_it_without_any_download(photos: str,
     train(photos, "run")
     shutil.rmtree("hub")
     result = selfsight.evaluate("run", train="labelled/train", test="labelled/test", shots="1,all", seeds=2)
-    assert {"encoder", "random", "start", "pixels"} <= result.keys()
+    assert list(result.sides) == ["encoder", "random", "start", "pixels"]
     page = Path(selfsight.report("run").report).read_text()
     assert "k-NN, %" in page and "over starting weights" in page
     shutil.rmtree("run/start")
-    notes = selfsight.evaluate("run", train="labelled/train", test="labelled/test", shots="all")["about"]["notes"]
+    notes = selfsight.evaluate("run", train="labelled/train", test="labelled/test", shots="all").about.notes
     assert any("no folder start" in note for note in notes)
 
 
@@ -252,9 +252,9 @@ def test_a_recipe_of_the_former_format_is_read(photos: str):
     content["resolved"]["pretrained"] = False
     file.write_text(yaml.safe_dump(content))
     assert Run.open("run").read_recipe()[1].weights == "random"
-    assert selfsight.report("run") and train(photos, "again", recipe="run/recipe.yaml", weights=None)["steps"] == 4
+    assert selfsight.report("run") and train(photos, "again", recipe="run/recipe.yaml", weights=None).steps == 4
     shutil.rmtree("run/encoder")  # stopped before its end, it goes on
-    assert train(photos, "run", weights=None, encoder="resnet18")["steps"] == 4
+    assert train(photos, "run", weights=None, encoder="resnet18").steps == 4
     content["resolved"]["pretrained"] = content["asked"]["pretrained"] = True
     file.write_text(yaml.safe_dump(content))
     asked, recipe, _ = Run.open("run").read_recipe()

@@ -7,6 +7,8 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from selfsight.probing.evaluation import Evaluation
+
 Row = Mapping[str, float | None]  # of metrics
 
 
@@ -163,22 +165,21 @@ def _short(values: np.ndarray) -> list[float]:
     return [round(float(value), 4) for value in values]
 
 
-def label_curve(evaluation: dict[str, Any], titles: dict[str, str]) -> Figure | None:
+def label_curve(evaluation: Evaluation, titles: dict[str, str]) -> Figure | None:
     """Accuracy in % over labels per class, with a bar of one deviation; None where fewer than two can be placed."""
-    about = evaluation.get("about", {})
-    per_class = about.get("train_items", 0) / max(1, len(about.get("classes", [])))
+    per_class = evaluation.about.train_items / max(1, len(evaluation.about.classes))
     traces, places = [], set()
     for slot, (key, title) in enumerate(titles.items()):
-        few = evaluation.get(key, {}).get("few_shot", {})
+        few = evaluation.sides[key].few_shot if key in evaluation.sides else {}
         points = [(per_class if count == "all" else float(count), value) for count, value in few.items()]
-        points = sorted((x, value) for x, value in points if x > 0 and value.get("mean") is not None)
+        points = sorted((point for point in points if point[0] > 0), key=lambda point: point[0])
         if not points:
             continue
         places |= {x for x, _ in points}
-        error = {"type": "data", "array": [100 * (value.get("std") or 0.0) for _, value in points], "visible": True}
+        error = {"type": "data", "array": [100 * value.std for _, value in points], "visible": True}
         traces.append(
             {"type": "scatter", "mode": "lines+markers", "name": title, "meta": {"slot": slot}, "error_y": error}
-            | {"x": [x for x, _ in points], "y": [100 * value["mean"] for _, value in points]}
+            | {"x": [x for x, _ in points], "y": [100 * value.mean for _, value in points]}
             | {"hovertemplate": "%{x:.4~g} labels per class: %{y:.1f} %<extra>" + title + "</extra>"}
         )
     if len(places) < 2:

@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 from selfsight.data.collection import Collection
 from selfsight.encoders.store import about_of
 from selfsight.errors import SelfsightError
+from selfsight.probing.evaluation import Evaluation
 from selfsight.report import atlas, charts, pictures, tables
 from selfsight.report.verdict import Verdict, judge
 from selfsight.training.adaptation import read_adaptation
@@ -61,16 +62,14 @@ def build(run: Run, thumbnails: bool = True) -> tuple[str, Verdict, int]:
     return _render(content), verdict, int(data["items"])
 
 
-def _evaluation(run: Run) -> dict[str, Any] | None:
+def _evaluation(run: Run) -> Evaluation | None:
     path = run.path / "evaluation.json"
     if not path.exists():
         return None
     try:
-        evaluation = json.loads(path.read_text(encoding="utf-8"))
-        evaluation["encoder"]["few_shot"]
-    except (ValueError, KeyError, TypeError):
+        return Evaluation.of(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise SelfsightError(f"{path} cannot be read. Make it again with: selfsight evaluate {run.path}") from None
-    return dict(evaluation)
 
 
 def _collection(data: dict[str, Any]) -> tuple[Collection | None, list[str]]:
@@ -127,13 +126,12 @@ def evaluate_command(run: Run) -> str:
     return f"selfsight evaluate {shlex.quote(str(run.path))} --train LABELLED/train --test LABELLED/test"
 
 
-def _evaluated(run: Run, evaluation: dict[str, Any] | None) -> dict[str, Any]:
+def _evaluated(run: Run, evaluation: Evaluation | None) -> dict[str, Any]:
     if evaluation is None:
         return {"evaluation": None, "evaluate_command": evaluate_command(run), "label_curve": None}
     return {
         "evaluation": tables.evaluation_table(evaluation),
-        "about": {"classes": [], "train_items": 0, "test_items": 0, "seeds": 0, "notes": []}
-        | evaluation.get("about", {}),
+        "about": evaluation.about,
         "gains": tables.gains(evaluation),
         "beaten_by": tables.beaten_by(evaluation),
         "label_curve": charts.label_curve(evaluation, tables.ROWS),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from selfsight.data.collection import Collection
 from selfsight.encoders.licences import concern
+from selfsight.probing.evaluation import Accuracy, Evaluation, Probes
 from selfsight.training.recipe import Recipe
 from selfsight.training.run import Run
 
@@ -32,28 +34,71 @@ COLUMNS = (
 )
 
 
-def evaluation_table(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """{columns: [title], rows: [{name, title, cells: [{text, best}]}]}, in %; the best of each column is marked."""
-    counts = list(evaluation["encoder"].get("few_shot", {}))
+@dataclass(frozen=True)
+class Cell:
+    """text: in %. best: whether no row has more in this column."""
+
+    text: str
+    best: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """name: of `ROWS`."""
+
+    name: str
+    title: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Table:
+    """columns: their titles, one a cell of each row."""
+
+    columns: list[str]
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What pretraining bought. points: with their sign; text: over what, with how many labels. sure: the difference is
+    larger than the joint deviation of the draws of labels. good: it is above 0."""
+
+    points: str
+    text: str
+    sure: bool
+    good: bool
+
+
+def evaluation_table(evaluation: Evaluation) -> Table:
+    """The table of an evaluation, in %; the best of each column is marked."""
+    counts = list(evaluation.encoder.few_shot)
     columns = [title for title, _, _ in COLUMNS] + [_shots(count, short=True) for count in counts]
-    values = {name: _values(evaluation[name], counts) for name in ROWS if name in evaluation}
+    sides = evaluation.sides
+    values = {name: _values(sides[name], counts) for name in ROWS if name in sides}
     rows = []
     for name, cells in values.items():
         marked = []
         for i, (mean, std) in enumerate(cells):
             known = [value for other in values.values() if (value := other[i][0]) is not None]
             best = mean is not None and len(known) > 1 and f"{mean:.3f}" == f"{max(known):.3f}"
-            marked.append({"text": percent(mean, std), "best": best})
-        rows.append({"name": name, "title": ROWS[name], "cells": marked})
-    return {"columns": columns, "rows": rows}
+            marked.append(Cell(percent(mean, std), best))
+        rows.append(Row(name, ROWS[name], marked))
+    return Table(columns, rows)
 
 
-def _values(probes: dict[str, Any], counts: list[str]) -> list[tuple[float | None, float | None]]:
+def _metric(probes: Probes, probe: str, metric: str) -> float | None:
+    return (probes.knn if probe == "knn" else probes.linear).get(metric)
+
+
+def _values(probes: Probes, counts: list[str]) -> list[tuple[float | None, float | None]]:
     """(value, spread) of every column."""
-    plain: list[tuple[float | None, float | None]] = [(probes.get(p, {}).get(key), None) for _, p, key in COLUMNS]
-    few = [probes.get("few_shot", {}).get(count) or {} for count in counts]
-    spreads = [None if count == "all" else f.get("std") for count, f in zip(counts, few, strict=True)]
-    return plain + [(f.get("mean"), spread) for f, spread in zip(few, spreads, strict=True)]
+    plain: list[tuple[float | None, float | None]] = [(_metric(probes, p, name), None) for _, p, name in COLUMNS]
+    return plain + [_share(probes.few_shot.get(count), count != "all") for count in counts]
+
+
+def _share(accuracy: Accuracy | None, spread: bool) -> tuple[float | None, float | None]:
+    return (None, None) if accuracy is None else (accuracy.mean, accuracy.std if spread else None)
 
 
 def percent(value: float | None, spread: float | None = None) -> str:
@@ -69,36 +114,30 @@ def _shots(count: str, short: bool = False) -> str:
     return f"{count}/class" if short else f"{count} label{'' if count == '1' else 's'} per class"
 
 
-def gains(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
-    """What pretraining bought: {points, text, sure} for each number of labels, over random and starting weights.
-
-    sure: the difference is larger than the joint deviation of the draws of labels.
-    """
+def gains(evaluation: Evaluation) -> list[Gain]:
+    """What pretraining bought, for each number of labels, over random and starting weights."""
     out = []
     for control in ("random", "start"):
-        for count, mine in evaluation["encoder"].get("few_shot", {}).items():
-            theirs = evaluation.get(control, {}).get("few_shot", {}).get(count)
-            if not theirs or mine.get("mean") is None or theirs.get("mean") is None:
+        probes = evaluation.sides.get(control)
+        for count, mine in evaluation.encoder.few_shot.items():
+            if probes is None or (theirs := probes.few_shot.get(count)) is None:
                 continue
-            gain = mine["mean"] - theirs["mean"]
-            noise = math.hypot(mine.get("std") or 0.0, theirs.get("std") or 0.0)
+            gain, noise = mine.mean - theirs.mean, math.hypot(mine.std, theirs.std)
             unit = "point" if f"{abs(100 * gain):.1f}" == "1.0" else "points"
             text = f"{unit} over {ROWS[control]} with {_shots(count)}"
-            out.append({"points": f"{100 * gain:+.1f}", "text": text, "sure": abs(gain) > noise, "good": gain > 0})
+            out.append(Gain(f"{100 * gain:+.1f}", text, abs(gain) > noise, gain > 0))
     return out
 
 
-def beaten_by(evaluation: dict[str, Any]) -> list[str]:
+def beaten_by(evaluation: Evaluation) -> list[str]:
     """A sentence for each control that does better than the encoder with some number of labels."""
     out = []
     for control, title in ROWS.items():
-        if control == "encoder" or control not in evaluation:
-            continue
-        where = []
-        for count, mine in evaluation["encoder"].get("few_shot", {}).items():
-            theirs = evaluation[control].get("few_shot", {}).get(count) or {}
-            if mine.get("mean") is not None and (theirs.get("mean") or 0.0) > mine["mean"]:
-                where.append(f"{_shots(count)} (by {100 * (theirs['mean'] - mine['mean']):.1f} points)")
+        probes, where = evaluation.sides.get(control), []
+        for count, mine in evaluation.encoder.few_shot.items():
+            theirs = probes and probes.few_shot.get(count)
+            if theirs and theirs.mean > mine.mean:
+                where.append(f"{_shots(count)} (by {100 * (theirs.mean - mine.mean):.1f} points)")
         if where:
             out.append(f"{title.capitalize()} are better than this encoder with {', '.join(where)}.")
     return out
@@ -119,7 +158,7 @@ def drift_in_words(drift: float | None) -> str | None:
 
 
 def adaptation(
-    content: dict[str, Any] | None, about: dict[str, Any], evaluation: dict[str, Any] | None
+    content: dict[str, Any] | None, about: dict[str, Any], evaluation: Evaluation | None
 ) -> dict[str, Any] | None:
     """What the page says of a run with starting weights: {origin, licence, warning, drift, images, columns, rows}, the
     starting weights and the encoder side by side; None for a run from random weights."""
@@ -138,11 +177,11 @@ def adaptation(
         columns.append("drift")
         cells["start"].append("0")
         cells["encoder"].append(f"{drift:.2f}")
-    if evaluation is not None and "start" in evaluation:
-        for title, probe, key in COLUMNS[:2]:
+    if evaluation is not None and evaluation.start is not None:
+        for title, probe, metric in COLUMNS[:2]:
             columns.append(f"{title}, %")
             for row, values in cells.items():
-                values.append(percent(evaluation[row].get(probe, {}).get(key)))
+                values.append(percent(_metric(evaluation.sides[row], probe, metric)))
     licence = str(about.get("licence", "unknown"))
     return {
         "origin": about["starting_weights"], "licence": licence, "warning": concern(licence), "columns": columns,

@@ -10,9 +10,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 # In the order of `selfsight --help`; the groups come behind them. A trailing underscore is for a keyword of Python.
 VERBS = (
@@ -20,29 +20,6 @@ VERBS = (
     *("runs", "cache", "forget"),
 )
 SHORT = {"out": "-o"}  # short names of options, the same for every verb that has the option
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a verb found: fields for Python, and `to_dict`, the object that `--json` prints. A field that `if_any` names
-    is left out there where it is None."""
-
-    if_any: ClassVar[tuple[str, ...]] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values by name, for JSON."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: _plain(v) for name, v in values.items() if v is not None or name not in self.if_any}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Result):
-        return value.to_dict()
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True)

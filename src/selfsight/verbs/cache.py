@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from selfsight.errors import SelfsightError
-from selfsight.verbs import Result
+from selfsight.results import Result
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 from selfsight.errors import SelfsightError
+from selfsight.results import Result
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +21,32 @@ ITEMS, VIEWS, BATCH = 512, 8, 64
 CRITERIA = {"rankme": 1, "lidar": 1, "alpha_req": 0, "neighbour_stability": 1}
 
 
-def compare(*runs: str, images: str | None = None, probe: str | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Compared(Result):
+    """A run, its criteria, the k-NN accuracy if there is a probe, and the mean of its ranks, 1 for the best."""
+
+    if_any: ClassVar = ("knn",)
+    run: str
+    rankme: float
+    lidar: float
+    alpha_req: float
+    neighbour_stability: float
+    knn: float | None
+    mean_rank: float
+
+
+@dataclass(frozen=True)
+class Comparison(Result):
+    """images: where they are. runs: best first. correlations: of each criterion, and of the mean rank, with k-NN; None
+    without a probe or with two runs."""
+
+    if_any: ClassVar = ("correlations",)
+    images: str
+    runs: list[Compared]
+    correlations: dict[str, float] | None
+
+
+def compare(*runs: str, images: str | None = None, probe: str | None = None) -> Comparison:
     """Rank runs and checkpoints by four criteria that need no labels, all on the same images and the same views.
 
     RankMe: in how many directions the features vary. LiDAR: in how many they tell images apart, measured against how
@@ -34,13 +62,8 @@ def compare(*runs: str, images: str | None = None, probe: str | None = None) -> 
         Images to compare on, if not those of the first run.
     probe
         Labelled images (CLASS/image.jpg), only to show k-NN accuracy; nothing learns from them.
-
-    Returns
-    -------
-    dict
-        runs: [{run, rankme, lidar, alpha_req, neighbour_stability, mean_rank, knn}], best first; correlations:
-        {criterion: with k-NN}, if there is a probe.
     """
+    import numpy as np
     from scipy.stats import rankdata, spearmanr
 
     from selfsight.console import track
@@ -52,24 +75,26 @@ def compare(*runs: str, images: str | None = None, probe: str | None = None) -> 
         raise SelfsightError("Give two or more runs to compare: selfsight compare runs/first runs/second")
     items = open_source(images if images is not None else _images_of(runs[0]))
     labelled = open_source(probe) if probe else None
-    rows: list[dict[str, Any]] = []
+    measured: list[dict[str, float]] = []
+    accuracies: list[float] = []
     for run in track(list(runs), "Comparing", len(runs)):
         encoder = unwhitened(_encoder(run, items)).to(best_device())
-        rows.append({"run": run} | _criteria(_features(encoder, items)))
+        measured.append(_criteria(_features(encoder, items)))
         if labelled is not None:
-            rows[-1]["knn"] = _knn(encoder, labelled)
+            accuracies.append(_knn(encoder, labelled))
     ranks = {}
     for name, best in CRITERIA.items():
-        worth = [best * row[name] if best else -abs(row[name] - 1.0) for row in rows]
+        worth = [best * row[name] if best else -abs(row[name] - 1.0) for row in measured]
         ranks[name] = rankdata([-value for value in worth])
-    for i, row in enumerate(rows):
-        row["mean_rank"] = float(sum(rank[i] for rank in ranks.values()) / len(ranks))
-    result: dict[str, Any] = {"images": items.about.location, "runs": sorted(rows, key=lambda row: row["mean_rank"])}
+    ranks["mean_rank"] = np.mean(list(ranks.values()), axis=0)
+    rows = [
+        Compared(run, **row, knn=knn, mean_rank=float(rank))
+        for run, row, knn, rank in zip_longest(runs, measured, accuracies, ranks["mean_rank"])
+    ]
+    correlations = None
     if labelled is not None and len(rows) > 2:
-        knn = [row["knn"] for row in rows]
-        judged = ranks | {"mean_rank": [row["mean_rank"] for row in rows]}
-        result["correlations"] = {name: -float(spearmanr(rank, knn).statistic) for name, rank in judged.items()}
-    return result
+        correlations = {name: -float(spearmanr(rank, accuracies).statistic) for name, rank in ranks.items()}
+    return Comparison(items.about.location, sorted(rows, key=lambda row: row.mean_rank), correlations)
 
 
 def _images_of(run: str) -> str:
@@ -147,24 +172,24 @@ def _knn(encoder: Encoder, labelled: Collection) -> float:
     return online_knn(encoder, labelled)(0.0, -1.0)["knn"]
 
 
-def show(result: dict[str, Any]) -> None:
+def show(result: Comparison) -> None:
     """Print the ranking."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False)
-    with_knn = "knn" in result["runs"][0]
+    with_knn = result.runs[0].knn is not None
     table = Table(
         "run", "RankMe", "LiDAR", "alpha-ReQ", "stability", "mean rank", *(["k-NN, %"] if with_knn else []), box=None
     )
-    for row in result["runs"]:
-        figures = [f"{row['rankme']:.1f}", f"{row['lidar']:.1f}", f"{row['alpha_req']:.2f}"]
-        figures += [f"{row['neighbour_stability']:.2f}", f"{row['mean_rank']:.2f}"]
-        table.add_row(escape(row["run"]), *figures, *([f"{100 * row['knn']:.1f}"] if with_knn else []))
+    for row in result.runs:
+        figures = [f"{row.rankme:.1f}", f"{row.lidar:.1f}", f"{row.alpha_req:.2f}"]
+        figures += [f"{row.neighbour_stability:.2f}", f"{row.mean_rank:.2f}"]
+        table.add_row(escape(row.run), *figures, *([] if row.knn is None else [f"{100 * row.knn:.1f}"]))
     console.print(table)
-    for name, value in result.get("correlations", {}).items():
+    for name, value in (result.correlations or {}).items():
         console.print(
             f"{name.replace('_', ' ')} ranks as k-NN does by {value:+.2f} (1 the same, 0 unrelated, -1 reversed)"
         )
-    console.print(f"Next: selfsight report {escape(result['runs'][0]['run'])}", soft_wrap=True)
+    console.print(f"Next: selfsight report {escape(result.runs[0].run)}", soft_wrap=True)

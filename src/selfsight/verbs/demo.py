@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from selfsight.verbs import Result
+from selfsight.probing.evaluation import Evaluation
+from selfsight.results import Result
 
 # What someone who knows the data would say of it: a mirrored digit is another sign, and a quarter of a
 # digit is none. Chosen on a fifth of the training images.
@@ -24,7 +24,7 @@ resolved:
 class Demo(Result):
     """evaluation: what `evaluate` measured. report, run, images: where they are."""
 
-    evaluation: dict[str, Any]
+    evaluation: Evaluation
     report: str
     run: str
     images: str

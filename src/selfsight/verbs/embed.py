@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from selfsight.errors import SelfsightError
+from selfsight.results import Result
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
     import pyarrow as pa
 
     from selfsight.data.collection import Collection
     from selfsight.encoders.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class Embedding(Result):
+    """Features of images, one row an image: `table` with columns id, uri and features. set_aside: how many items cannot
+    be read, with their reasons."""
+
+    table: pa.Table
+    set_aside: int
+    reasons: dict[str, int]
+
+    @property
+    def ids(self) -> list[str]:
+        """The id of each row."""
+        return self.table["id"].to_pylist()  # type: ignore[no-any-return]
+
+    @property
+    def uris(self) -> list[str]:
+        """The place of each row's image in its source."""
+        return self.table["uri"].to_pylist()  # type: ignore[no-any-return]
+
+    @property
+    def features(self) -> npt.NDArray[np.float32]:
+        """[N, D], or [N, P, D] with patches, in the order of the rows."""
+        from selfsight.files import to_numpy
+
+        return to_numpy(self.table["features"])
+
+    def to_dict(self) -> dict[str, Any]:
+        shape = list(self.features.shape)
+        return {"items": shape[0], "shape": shape, "set_aside": self.set_aside, "reasons": self.reasons}
 
 
 def embed(
@@ -25,7 +58,7 @@ def embed(
     out: str | None = None,
     tokens: Literal["pooled", "patches"] = "pooled",
     collection: str | None = None,
-) -> pa.Table:
+) -> Embedding:
     """Turn images into features, one row an image: id, uri, features.
 
     Parameters
@@ -62,27 +95,27 @@ def embed(
     if (takes.mode, takes.depth) != (format.mode, format.depth):
         console().print(f"The encoder takes {takes}; these images are {format}, and are translated.", soft_wrap=True)
     if tokens == "patches":
-        table = _patches(encoder, items)
+        result = _patches(encoder, items)
     else:
         rows, features, bad = pooled(encoder, items)
-        table = _table(rows, features, items, bad.values())
+        result = _embedding(rows, features, items, bad.values())
     if out is not None:
-        save_table(table, out)
-    return table
+        save_table(result.table, out)
+    return result
 
 
-def _table(rows: pa.Table, features: Any, items: Collection, bad: Iterable[str]) -> pa.Table:
-    """A table of id, uri and features; the reasons of the items set aside, `bad` while decoding, in its metadata."""
+def _embedding(rows: pa.Table, features: npt.NDArray[Any], items: Collection, bad: Iterable[str]) -> Embedding:
+    """The features of `rows`; `bad`: the reasons of what was set aside while decoding."""
     import pyarrow as pa
 
     from selfsight.files import as_vectors
 
     table = pa.table({"id": rows["id"], "uri": rows["uri"], "features": as_vectors(features)})
     reasons = Counter([*items.set_aside["reason"].to_pylist(), *bad])
-    return table.replace_schema_metadata({"set_aside": json.dumps(dict(reasons.most_common()))})
+    return Embedding(table, reasons.total(), dict(reasons.most_common()))
 
 
-def _patches(encoder: Encoder, items: Collection) -> pa.Table:
+def _patches(encoder: Encoder, items: Collection) -> Embedding:
     """Patch features [N, P, Dp], not kept: they are large."""
     from selfsight.console import console
     from selfsight.data.canvases import nothing_decoded
@@ -102,20 +135,11 @@ def _patches(encoder: Encoder, items: Collection) -> pa.Table:
     numbers, features, bad = gathered(told(), rows)
     if not len(numbers):
         raise nothing_decoded(items, list(bad.values()))
-    return _table(rows.take(numbers), features, items, bad.values())
+    return _embedding(rows.take(numbers), features, items, bad.values())
 
 
-def summary(table: pa.Table) -> dict[str, Any]:
-    """What `--json` says of the table."""
-    from selfsight.files import to_numpy
-
-    shape = to_numpy(table["features"]).shape
-    reasons = json.loads(table.schema.metadata[b"set_aside"])
-    return {"items": shape[0], "shape": list(shape), "set_aside": sum(reasons.values()), "reasons": reasons}
-
-
-def show(result: dict[str, Any]) -> None:
+def show(result: Embedding) -> None:
     """Print what was made."""
-    shape = " x ".join(f"{n:,}" for n in result["shape"])
-    reasons = "; ".join(f"{count:,} {reason}" for reason, count in result["reasons"].items())
-    print(f"Features {shape}, {result['set_aside']:,} items set aside{f' ({reasons})' if reasons else ''}.")
+    shape = " x ".join(f"{n:,}" for n in result.features.shape)
+    reasons = "; ".join(f"{count:,} {reason}" for reason, count in result.reasons.items())
+    print(f"Features {shape}, {result.set_aside:,} items set aside{f' ({reasons})' if reasons else ''}.")

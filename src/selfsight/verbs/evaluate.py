@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from selfsight.errors import SelfsightError
+from selfsight.probing.evaluation import About, Accuracy, Evaluation, Probes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +37,7 @@ def evaluate(
     shots: str = "1,5,30,all",
     seeds: int = 5,
     out: str | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Measure an encoder with labels: k-NN, linear and few-shot accuracy, beside controls.
 
     The controls are the same encoder with random weights (its batch norms with the statistics of the data), raw
@@ -85,23 +86,21 @@ def evaluate(
         encoders["start"] = read_folder(Path(model) / "start").to(device)
     elif encoder.about.get("starting_weights") and Path(model).exists():  # a stock model is its own start
         notes.append(f"{model} has no folder start, so its starting weights are not among the controls")
-    result: dict[str, Any] = {}
+    measured: dict[str, Probes] = {}
     for name, candidate in encoders.items():
         data = [_labelled(candidate, *side, classes, notes) for side in zip(collections, sides, strict=True)]
         if name != "encoder" and encoder.net.num_classes:
             data = _changed(data, whitened)
-        result[name] = _probe(data, len(classes), counts, seeds)
+        measured[name] = _probe(data, len(classes), counts, seeds)
     pixels = [_pixels(*side, format, classes) for side in zip(collections, sides, strict=True)]
-    result["pixels"] = _probe(_changed(pixels, reduced), len(classes), counts, seeds)
+    measured["pixels"] = _probe(_changed(pixels, reduced), len(classes), counts, seeds)
     sizes = np.bincount(data[0].labels, minlength=len(classes))
     for count in counts:
         if count != "all" and int(count) > sizes.min():
             small = [c for c, size in zip(classes, sizes, strict=True) if size < int(count)]
             notes.append(f"{count} labels per class: {', '.join(small)} has fewer, all of its labels are used")
-    result["about"] = {
-        "model": str(model), "classes": classes, "train_items": len(data[0].labels), "test_items": len(data[1].labels),
-        "seeds": seeds, "notes": notes,
-    }  # fmt: skip
+    about = About(str(model), classes, len(data[0].labels), len(data[1].labels), seeds, notes)
+    result = Evaluation(measured["encoder"], measured["random"], measured.get("start"), measured["pixels"], about)
     folder = Path(out) if out else Path(model) if (Path(model) / "recipe.yaml").exists() else None
     if folder is not None:
         _write(result, folder)
@@ -175,7 +174,7 @@ def _probe(
     classes: int,
     counts: list[str],
     seeds: int,
-) -> dict[str, Any]:
+) -> Probes:
     """All probes of one set of features."""
     import numpy as np
 
@@ -185,22 +184,25 @@ def _probe(
 
     (train, labels, groups), (test, truth, _) = data
     probe = fit_linear(train, labels, classes, groups=groups)
-    linear = metrics(probe.scores(test), truth)
-    few: dict[str, Any] = {}
+    scores = probe.scores(test)
+    few: dict[str, Accuracy] = {}
     for count in counts:
         if count == "all":
-            few[count] = {"mean": linear["top1"], "std": 0.0}
+            few[count] = Accuracy(_top1(scores, truth), 0.0)
             continue
         runs = [
-            float((fit_few_shot(train, labels, classes, int(count), seed).scores(test).argmax(1) == truth).mean())
-            for seed in range(seeds)
+            _top1(fit_few_shot(train, labels, classes, int(count), seed).scores(test), truth) for seed in range(seeds)
         ]
-        few[count] = {"mean": float(np.mean(runs)), "std": float(np.std(runs, ddof=1)) if seeds > 1 else 0.0}
+        few[count] = Accuracy(float(np.mean(runs)), float(np.std(runs, ddof=1)) if seeds > 1 else 0.0)
     knn = metrics(fit_knn(train, labels, classes).scores(test), truth)
-    return {"knn": knn, "linear": linear | {"C": probe.strength}, "few_shot": few}
+    return Probes(knn, metrics(scores, truth) | {"C": probe.strength}, few)
 
 
-def _write(result: dict[str, Any], folder: Path) -> None:
+def _top1(scores: np.ndarray, truth: np.ndarray) -> float:
+    return float((scores.argmax(1) == truth).mean())
+
+
+def _write(result: Evaluation, folder: Path) -> None:
     import csv
     import io
     import json
@@ -208,21 +210,19 @@ def _write(result: dict[str, Any], folder: Path) -> None:
     from selfsight.files import write_whole
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "evaluation.json", json.dumps(result, indent=2))
+    write_whole(folder / "evaluation.json", json.dumps(result.to_dict(), indent=2))
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["features", "probe", "metric", "value", "spread"])
-    for name, probes in result.items():
-        if name == "about":
-            continue
-        for probe in ("knn", "linear"):
-            writer.writerows([name, probe, metric, value, ""] for metric, value in probes[probe].items())
-        for count, value in probes["few_shot"].items():
-            writer.writerow([name, f"few_shot {count}", "top1", value["mean"], value["std"]])
+    for name, probes in result.sides.items():
+        for probe, metrics in (("knn", probes.knn), ("linear", probes.linear)):
+            writer.writerows([name, probe, metric, value, ""] for metric, value in metrics.items())
+        for count, value in probes.few_shot.items():
+            writer.writerow([name, f"few_shot {count}", "top1", value.mean, value.std])
     write_whole(folder / "evaluation.csv", text.getvalue())
 
 
-def show(result: dict[str, Any]) -> None:
+def show(result: Evaluation) -> None:
     """Print the table and what pretraining bought."""
     from rich.console import Console
     from rich.table import Table
@@ -230,16 +230,16 @@ def show(result: dict[str, Any]) -> None:
     from selfsight.report.tables import evaluation_table, gains
 
     console = Console()
-    about, content = result["about"], evaluation_table(result)
-    table = Table(title=f"Accuracy in % on {about['test_items']:,} test images, {len(about['classes'])} classes")
-    for column in ["", *(row["title"] for row in content["rows"])]:
+    about, content = result.about, evaluation_table(result)
+    table = Table(title=f"Accuracy in % on {about.test_items:,} test images, {len(about.classes)} classes")
+    for column in ["", *(row.title for row in content.rows)]:
         table.add_column(column, justify="right" if column else "left")
-    for i, title in enumerate(content["columns"]):
-        table.add_row(title, *(row["cells"][i]["text"] for row in content["rows"]))
+    for i, title in enumerate(content.columns):
+        table.add_row(title, *(row.cells[i].text for row in content.rows))
     console.print(table)
     for gain in gains(result):
-        console.print(f"Pretraining bought {gain['points']} {gain['text']}.")
-    for note in about["notes"]:
+        console.print(f"Pretraining bought {gain.points} {gain.text}.")
+    for note in about.notes:
         console.print(f"Note: {note}.")
     console.print("Balanced to AUROC are of the linear probe.", style="dim")
-    console.print(f"± is the standard deviation over {about['seeds']} draws of the labels.", style="dim")
+    console.print(f"± is the standard deviation over {about.seeds} draws of the labels.", style="dim")

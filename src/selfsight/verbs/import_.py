@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfsight.errors import SelfsightError
-from selfsight.verbs import Result
+from selfsight.results import Result
 
 if TYPE_CHECKING:
     from selfsight.data.collection import Collection

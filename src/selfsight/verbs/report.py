@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from selfsight.verbs import Result
+from selfsight.results import Result
 
 if TYPE_CHECKING:
     from selfsight.report.verdict import Verdict

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from selfsight.errors import SelfsightError
-from selfsight.verbs import Result
+from selfsight.results import Result
 
 if TYPE_CHECKING:
     from selfsight.training.run import Run
