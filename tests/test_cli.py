@@ -45,18 +45,21 @@ def test_json_is_one_object_and_nothing_else(images: Callable[..., Path], tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "code", "said"),
     [
-        (("pretrain", "nowhere", "-o", "run"), "nowhere does not exist"),
-        (("pretrain", ".", "-o", "../run"), "No readable image"),
-        (("pretrain", ".", "-o", "run"), "stays as it is"),
-        (("report", "nowhere"), "not a run"),
-        (("embed", ".", "--model", "resnet18", "-o", "f.xls"), "f.xls"),
+        (("pretrain", "nowhere", "-o", "run"), 2, "nowhere does not exist"),
+        (("pretrain", ".", "-o", "../run"), 3, "No readable image"),
+        (("pretrain", ".", "-o", "run"), 2, "stays as it is"),
+        (("report", "nowhere"), 2, "not a run"),
+        (("embed", ".", "--model", "resnet18", "-o", "f.xls"), 2, "f.xls"),
+        (("import", "a.png", "-o", "/dev/null/photos.lance"), 4, "/dev/null"),
     ],
 )
-def test_a_mistake_is_one_sentence(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+def test_a_mistake_is_one_sentence_and_the_code_of_its_kind(
+    arguments: tuple[str, ...], code: int, said: str, tmp_path: Path
+) -> None:
     done = selfsight(*arguments, cwd=tmp_path)
-    assert done.returncode == 2 and not done.stdout
+    assert done.returncode == code and not done.stdout
     assert said in done.stderr and "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 

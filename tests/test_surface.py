@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
+
+import selfsight
 
 SRC = Path(__file__).parent.parent / "src"
 TASK = '''
@@ -41,6 +46,52 @@ def classify_images(source: str, *, head_size: int = 3, out: str | None = None) 
 def show(result: Learnt) -> None:
     """Print it."""
     print(f"learnt from {result.source}")
+'''
+
+
+USER = '''
+"""What a user writes who never looks into selfsight."""
+
+from typing import assert_type
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+import selfsight
+
+try:
+    imported = selfsight.import_("photos", out="photos.lance")
+except selfsight.SelfsightError as error:
+    raise SystemExit(error.exit_code) from None
+assert_type(imported.set_aside, int)
+assert_type(imported.labels, dict[str, int])
+planned = selfsight.plan("photos.lance", minutes=20, objective="vicreg")
+assert_type(planned.estimate.seconds, float)
+pretrained = selfsight.pretrain("photos.lance", out="runs/first", minutes=20, views="crop-only")
+assert_type(pretrained.evidence.effective_rank, float | None)
+assert_type(pretrained.alarms, list[str])
+extended = selfsight.pretrain("photos.lance", out="runs/first", steps=100, extend=True)
+assert_type(extended.items + extended.skipped, int)
+embedding = selfsight.embed("photos.lance", model="runs/first")
+assert_type(embedding.features, npt.NDArray[np.float32])
+assert_type(embedding.uris, list[str])
+encoder = selfsight.load("runs/first")
+assert_type(encoder, selfsight.Encoder)
+assert_type(encoder.dim, int)
+images = encoder.geometry.to_input(np.zeros((2, 64, 64, 3), np.uint8))
+assert_type(encoder(images).pooled, Tensor)
+evaluation = selfsight.evaluate("runs/first", train="labelled/train", test="labelled/test")
+assert_type(evaluation.encoder.few_shot["5"].mean, float)
+assert_type(evaluation.about.notes, list[str])
+comparison = selfsight.compare("runs/first", "runs/second", probe="labelled/test")
+assert_type(comparison.runs[0].knn, float | None)
+assert_type(selfsight.report("runs/first").verdict.sentence, str)
+assert_type([entry.bytes for entry in selfsight.cache("list").entries or []], list[int])
+assert_type([run.licence for run in selfsight.runs("list").runs or []], list[str | None])
+assert_type(selfsight.forget("photos.lance", "a.jpg").items, int)
+assert_type(selfsight.demo(seeds=2).evaluation.encoder.knn["top1"], float | None)
+assert_type([task.when for task in selfsight.objectives().objectives], list[str])
 '''
 
 
@@ -131,3 +182,31 @@ def test_completion_is_installed_only_when_asked_for(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     written = "\n".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
     assert "pretrain" in written and "--batch-size" in written
+
+
+def test_a_type_checker_knows_every_result_of_the_installed_package(tmp_path: Path) -> None:
+    pytest.importorskip("mypy", reason="mypy is a development tool: pip install -e '.[dev]'")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    [site] = (tmp_path / "venv").glob("lib/python*/site-packages")
+    shutil.copytree(SRC / "selfsight", site / "selfsight")
+    (site / "rest.pth").write_text(sysconfig.get_path("purelib"))
+
+    def mypy(name: str, text: str) -> str:
+        (tmp_path / name).write_text(text)
+        line = [sys.executable, "-m", "mypy", "--strict", "--python-executable", tmp_path / "venv/bin/python", name]
+        return subprocess.run(line, capture_output=True, text=True, cwd=tmp_path).stdout
+
+    assert mypy("user.py", USER) == "Success: no issues found in 1 source file\n"
+    wrong = mypy("wrong.py", 'import selfsight\nselfsight.pretrain("photos", out="run", minuts=3)\n')
+    assert 'Unexpected keyword argument "minuts"' in wrong and wrong.endswith("(checked 1 source file)\n")
+
+
+def test_choices_are_spelt_out_for_people_and_checked() -> None:
+    spelt = list(inspect.signature(selfsight.pretrain).parameters)
+    assert spelt[:4] == ["source", "out", "minutes", "epochs"] and spelt[-2:] == ["energy", "strict"]
+    assert list(inspect.signature(selfsight.plan).parameters) == spelt[:-5]
+    words = inspect.getdoc(selfsight.plan) or ""
+    assert [line for line in words.splitlines() if line in spelt] == spelt[:-5]
+    for verb in (selfsight.plan, selfsight.pretrain):
+        with pytest.raises(TypeError, match="minuts"):
+            verb("photos", out="run", minuts=3)  # type: ignore[call-arg]

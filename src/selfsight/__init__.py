@@ -3,8 +3,10 @@
     import selfsight
     selfsight.pretrain("photos/", out="runs/first", minutes=20)
     encoder = selfsight.load("runs/first")
-    table = selfsight.embed("photos/", model="runs/first")
+    features = selfsight.embed("photos/", model="runs/first").features
     result = selfsight.evaluate("runs/first", train="labelled/train", test="labelled/test")
+
+Verbs give frozen dataclasses; `to_dict()` is what `--json` prints.
 
 Every name is resolved when it is first used: importing selfsight imports nothing heavy.
 """

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from selfsight import __version__
-from selfsight.errors import SelfsightError, in_words
+from selfsight.errors import MachineError, SelfsightError, in_words
 from selfsight.verbs import SHORT, VERBS, Verb, groups
 
 app = App(
@@ -63,12 +63,12 @@ for _group, _verbs in groups().items():
 
 
 def main() -> None:
-    """Run the command line. A user's mistake is one sentence on stderr and exit code 2."""
+    """Run the command line. An error is one sentence on stderr and the exit code of its kind."""
     try:
         app(result_action="return_value")
     except SelfsightError as error:
         print(f"selfsight: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt as stop:
         print(f"selfsight: {str(stop) or 'stopped'}", file=sys.stderr)
         sys.exit(130)
@@ -76,7 +76,7 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:  # a full disk, a folder that may not be written
         print(f"selfsight: {in_words(error)}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(MachineError.exit_code)
 
 
 if __name__ == "__main__":

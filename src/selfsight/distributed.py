@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
-from selfsight.errors import SelfsightError
+from selfsight.errors import MachineError
 from selfsight.machine import best_device
 
 WAIT = timedelta(hours=24)  # for the main process, which may decode for long before the others have anything to do
@@ -25,7 +25,7 @@ WAIT = timedelta(hours=24)  # for the main process, which may decode for long be
 GLOO = re.compile(r"\[\S*gloo[/\\]transport[/\\]")
 
 
-class ProcessLost(SelfsightError):
+class ProcessLost(MachineError):
     """Another process of the run has ended, so that this one waits for it in vain."""
 
     def __init__(self) -> None:

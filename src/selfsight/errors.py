@@ -1,12 +1,35 @@
-"""The one error a user's mistake raises. The command line prints its sentence and exits with 2."""
+"""What ends a verb, told in one sentence, and the exit code that the command line gives it."""
 
 from __future__ import annotations
 
 import re
+from typing import ClassVar
 
 
 class SelfsightError(Exception):
-    """Names the thing, the value and the way out, in one sentence."""
+    """Names the thing, the value and the way out, in one sentence. Of this class itself: something that was asked for
+    is wrong, such as a name, a value or a place."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class DataError(SelfsightError):
+    """Images, labels, or a file of selfsight's own are missing, damaged or not enough for what was asked."""
+
+    exit_code = 3
+
+
+class MachineError(SelfsightError):
+    """This machine lacks something: memory, disk, a package, the network, a process that died; or another process is at
+    work on the same. Once that is mended, the same command works, or goes on."""
+
+    exit_code = 4
+
+
+class TrainingError(SelfsightError):
+    """A training that ran came to nothing: its values were not finite, or its time too short."""
+
+    exit_code = 5
 
 
 def first_line(error: BaseException) -> str:

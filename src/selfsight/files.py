@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from psutil import pid_exists
 
-from selfsight.errors import SelfsightError, first_line, in_words
+from selfsight.errors import DataError, MachineError, SelfsightError, first_line, in_words
 
 Place = str | os.PathLike[str]  # a path, or a URI that fsspec knows such as s3://bucket/name
 CSV_ROWS = 4096  # made into text at a time
@@ -183,7 +183,7 @@ def open_lance(path: Place, version: int | None = None) -> Any:
     try:
         return lance.dataset(str(path), version=version)
     except (ValueError, OSError) as error:
-        raise SelfsightError(
+        raise DataError(
             f"{path} is not a collection ({first_line(error)}). Give a folder of images, or a .lance folder."
         ) from None
 
@@ -265,7 +265,7 @@ def writing(path: Place) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise SelfsightError(
+        raise MachineError(
             f"{path} cannot be written: {in_words(error)}. What was there is as it was; mend that and try again."
         ) from None
 

@@ -31,7 +31,7 @@ from selfsight.data.geometry import Geometry
 from selfsight.data.importers import refusal
 from selfsight.data.pixels import MOST_ELONGATED, PixelFormat
 from selfsight.data.threads import ordered
-from selfsight.errors import SelfsightError, in_words
+from selfsight.errors import DataError, MachineError, SelfsightError, in_words
 
 PAGES = 16  # of one file read in one go: a video is then decoded forward, not sought for each frame
 COLUMNS = ["uri", "page", "mode", "bytes", "modified_ns"]  # what reading an item takes
@@ -113,7 +113,7 @@ class Resident(Canvases):
             try:
                 self._decode_all(folder)
             except OSError as error:  # a full disk, most likely
-                raise SelfsightError(
+                raise MachineError(
                     f"Canvases cannot be written to {folder.parent}: {in_words(error)}. "
                     "Make room, set SELFSIGHT_CACHE to another disk, or give --canvases stream."
                 ) from None
@@ -320,7 +320,7 @@ def announce(canvases: str, rows: pa.Table, format: PixelFormat, short_side: int
         f"Canvases of {len(rows):,} items take {need / 1e6:,.0f} MB in {where}: {reason}.", style="dim", soft_wrap=True
     )
     if need > free:
-        raise SelfsightError(
+        raise MachineError(
             f"The canvases need {need / 1e9:.1f} GB and {where} has {free / 1e9:.1f} GB free. "
             "Free some, set SELFSIGHT_CACHE to a larger disk, or give --canvases stream."
         )
@@ -337,4 +337,4 @@ def free_bytes() -> int:
 def nothing_decoded(collection: Collection, reasons: list[str]) -> SelfsightError:
     """The error of a collection none of whose items can be decoded."""
     most = max(set(reasons), key=reasons.count)
-    return SelfsightError(f"None of the {len(reasons)} images in {collection.about.location} can be decoded ({most}).")
+    return DataError(f"None of the {len(reasons)} images in {collection.about.location} can be decoded ({most}).")

@@ -25,7 +25,7 @@ from selfsight.data.pixels import PixelFormat, common_format
 from selfsight.data.sources.choose import make_source
 from selfsight.data.sources.source import Options, Source
 from selfsight.data.threads import in_one_thread
-from selfsight.errors import SelfsightError
+from selfsight.errors import DataError, SelfsightError
 from selfsight.files import append_lance, lance_exists, open_lance, remove_rows, write_lance
 
 FORMAT_VERSION = 3
@@ -116,13 +116,13 @@ class Collection:
         """Read a collection. Raises `SelfsightError` if there is none or its format is newer."""
         path = Path(path)
         if not lance_exists(path):
-            raise SelfsightError(f"{path} is not a collection. Give a folder of images, or a .lance collection.")
+            raise DataError(f"{path} is not a collection. Give a folder of images, or a .lance collection.")
         dataset = open_lance(path)
         if not {"id", "uri", "status", "reason"} <= set(dataset.schema.names):
-            raise SelfsightError(f"{path} is a Lance table but not a collection. Give a folder of images.")
+            raise DataError(f"{path} is a Lance table but not a collection. Give a folder of images.")
         version = int((dataset.schema.metadata or {}).get(b"format_version", b"1"))
         if version > FORMAT_VERSION:
-            raise SelfsightError(f"{path} was written by a newer selfsight. Run: pip install -U selfsight")
+            raise DataError(f"{path} was written by a newer selfsight. Run: pip install -U selfsight")
         return cls(path, dataset)
 
     @staticmethod
@@ -203,7 +203,7 @@ class Collection:
         try:
             return make_source(self.about.location, self.about.options)
         except SelfsightError as error:
-            raise SelfsightError(f"{self.path} was imported from what is not there any more: {error}") from None
+            raise DataError(f"{self.path} was imported from what is not there any more: {error}") from None
 
     @property
     def pixel_format(self) -> PixelFormat:

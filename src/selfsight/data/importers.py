@@ -28,7 +28,7 @@ from selfsight.data.manifest import beside
 from selfsight.data.sources.choose import make_source
 from selfsight.data.sources.source import KNOWN_COLUMNS, Entry, Options, Source
 from selfsight.data.threads import ordered
-from selfsight.errors import SelfsightError
+from selfsight.errors import DataError, SelfsightError
 
 T = TypeVar("T")
 LISTED = 4096  # files looked up at a time
@@ -130,7 +130,7 @@ def _listing(source: Source) -> tuple[int, str]:
         count += len(chunk)
     digest.update(json.dumps(source.others, sort_keys=True).encode("utf-8", "backslashreplace"))
     if len(np.unique(np.concatenate(keys))) < count:
-        raise SelfsightError(f"{source.location} lists two files under one name. Rename one of them.")
+        raise DataError(f"{source.location} lists two files under one name. Rename one of them.")
     return count, digest.hexdigest()
 
 
@@ -320,7 +320,7 @@ def _nothing(source: Source, others: Counter[str], rows: list[pa.RecordBatch]) -
         way = f"Only what {' '.join(patterns)} lets through was looked at: change or leave out these patterns."
     elif source.kind == "table" and reasons:
         way = "Name the folder that its paths are relative to: --root FOLDER; or another column: --columns path=COLUMN."
-    return SelfsightError(
+    return DataError(
         f"No readable image in {source.location}; what is there: {', '.join(seen) or 'nothing'}{example}. {way}"
     )
 
@@ -334,7 +334,7 @@ def _checked(items: Collection, strict: bool) -> Collection:
 
 def refusal(uri: str, reason: str) -> SelfsightError:
     """The error of `strict`."""
-    return SelfsightError(f"{uri}: {reason}. Mend or remove it, or leave --strict out to set such files aside.")
+    return DataError(f"{uri}: {reason}. Mend or remove it, or leave --strict out to set such files aside.")
 
 
 def check_outside(out: str, location: str) -> None:

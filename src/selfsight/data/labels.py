@@ -23,7 +23,7 @@ from selfsight.data.boxes import Box
 from selfsight.data.collection import Collection, item_id
 from selfsight.data.sources.columns import as_text
 from selfsight.data.sources.table import open_table
-from selfsight.errors import SelfsightError
+from selfsight.errors import DataError, SelfsightError
 
 Kind: TypeAlias = Literal["class", "classes", "grade", "number", "boxes", "masks", "none"]
 # class, grade: text. classes: texts in order. number: float. boxes: `Box`es. masks: the path of a mask, relative to the
@@ -115,11 +115,9 @@ class Labels:
         Raises `SelfsightError` if there are none, or, of one class an item, fewer than `least` classes.
         """
         if self.kind == "none":
-            raise SelfsightError(f"No item of {self.location} has a label. {_WAY}")
+            raise DataError(f"No item of {self.location} has a label. {_WAY}")
         if self.kind in ("class", "grade") and len(self.classes) < least:
-            raise SelfsightError(
-                f"{self.location} has one class only, {self.classes[0]!r}; {least} or more are needed."
-            )
+            raise DataError(f"{self.location} has one class only, {self.classes[0]!r}; {least} or more are needed.")
         return self.take(np.flatnonzero(self.known))
 
     def numbers(self, classes: Sequence[str]) -> np.ndarray:
@@ -130,12 +128,10 @@ class Labels:
         if self.kind not in ("class", "grade", "none"):
             several = next((value for value in self.values if isinstance(value, tuple) and len(value) > 1), None)
             such = f", such as {'|'.join(map(str, several))!r}" if self.kind == "classes" and several else ""
-            raise SelfsightError(
-                f"{self.location} has labels of the kind {self.kind}{such}; one class an item is needed."
-            )
+            raise DataError(f"{self.location} has labels of the kind {self.kind}{such}; one class an item is needed.")
         places: dict[Any, int] = {name: i for i, name in enumerate(classes)}
         if strange := sorted(set(self.classes) - set(places)):
-            raise SelfsightError(f"{self.location} has classes that are not known: {', '.join(strange)}.")
+            raise DataError(f"{self.location} has classes that are not known: {', '.join(strange)}.")
         return np.array([-1 if value is None else places[value] for value in self.values], dtype=np.int64)
 
     # -- splits that keep a group on one side: the same for the same (seed, ids), in whatever order rows lie --
@@ -176,7 +172,7 @@ class Labels:
             for stratum, n in counts:
                 filled[stratum][part] += n
         if not sizes.all():
-            raise SelfsightError(
+            raise DataError(
                 f"{self.location} cannot be split in {len(shares)}: its {int(self.known.sum())} labelled items lie in "
                 f"{len(units)} groups, which stay together. Label more items, or of more groups."
             )
@@ -209,7 +205,7 @@ def common_classes(train: Labels, test: Labels) -> list[str]:
     others."""
     known, asked = train.labelled(least=2).classes, test.labelled().classes
     if strange := sorted(set(asked) - set(known)):
-        raise SelfsightError(f"{test.location} has classes that {train.location} has not: {', '.join(strange)}.")
+        raise DataError(f"{test.location} has classes that {train.location} has not: {', '.join(strange)}.")
     for labels in (train, test):
         labels.numbers(known)
     return known
@@ -255,7 +251,7 @@ def _in_table(items: Collection, rows: pa.Table, path: str) -> list[Any]:
         unknown = {name for name in unknown if identity(name) not in forgotten}
     if unknown:
         examples = ", ".join(sorted(unknown)[:3]) + (", …" if len(unknown) > 3 else "")
-        raise SelfsightError(
+        raise DataError(
             f"{path} has labels for {len(unknown)} items that are not in {items.about.location}: {examples}. "
             "Give each item's path relative to the source, or its id."
         )
@@ -270,21 +266,21 @@ def _read_table(path: str) -> tuple[dict[str, str], Literal["id", "uri"]]:
     with open_table(path, path) as table:
         if "label" not in table.header:
             columns = ", ".join(repr(name[:40]) for name in table.header[:30])
-            raise SelfsightError(
+            raise DataError(
                 f"{path} has no column label. Its columns: {columns}. Rename the one that holds the labels."
             )
         key = next((name for name in ("id", "path") if name in table.header), None)
         if key is None:
-            raise SelfsightError(f"{path} has no column path or id, so it does not say whose labels these are.")
+            raise DataError(f"{path} has no column path or id, so it does not say whose labels these are.")
         for number, cells, problem in table.rows([key, "label"]):
             if problem:
-                raise SelfsightError(f"{path}, row {number}: {problem}. Correct it.")
+                raise DataError(f"{path}, row {number}: {problem}. Correct it.")
             name, label = as_text(cells[key]), as_text(cells["label"])
             if name is None or label is None:
                 continue
             name = name if key == "id" else name.replace("\\", "/").removeprefix("./")
             if named.setdefault(name, label) != label:
-                raise SelfsightError(f"{path} gives {name} two labels, {named[name]!r} and {label!r}. Leave one.")
+                raise DataError(f"{path} gives {name} two labels, {named[name]!r} and {label!r}. Leave one.")
     return named, "id" if key == "id" else "uri"
 
 
@@ -311,7 +307,7 @@ def _parsed(given: list[Any], rows: pa.Table, kind: Kind) -> list[Value | None]:
         found = None if value is None else parser(value)
         if found is None and value is not None and kind in ("number", "grade"):
             one = "a number" if kind == "number" else "one grade"
-            raise SelfsightError(f"The label of {uri} is {value!r}, not {one}. Correct it, or leave it blank.")
+            raise DataError(f"The label of {uri} is {value!r}, not {one}. Correct it, or leave it blank.")
         values.append(found)
     return values
 

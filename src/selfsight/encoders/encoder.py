@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -41,6 +42,8 @@ class Encoder(nn.Module):
     whitening, so plain timm gives the same pooled features. `about` is saved with the weights: the
     licence of the starting weights, the view size of training.
     """
+
+    __call__: Callable[..., Features]  # what forward gives, which torch does not say
 
     def __init__(self, net: nn.Module, geometry: Geometry, about: dict[str, Any] | None = None) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from selfsight.data.geometry import Geometry
 from selfsight.data.pixels import PixelFormat
 from selfsight.encoders.encoder import FORMAT_VERSION, Encoder
 from selfsight.encoders.licences import NONE, UNKNOWN
-from selfsight.errors import SelfsightError, first_line
+from selfsight.errors import DataError, SelfsightError, first_line
 
 # Arguments of timm's that are none of a model's. By the first it reads a file, whatever that is, over all weights.
 NOT_OF_A_MODEL = ("checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
@@ -146,15 +146,15 @@ def read_folder(folder: str | os.PathLike[str]) -> Encoder:
         mean, std, rule = tuple(cfg["mean"]), tuple(cfg["std"]), about.get("rule", "squash")
         geometry = Geometry(channels, size, window, mean, std, depth, mode, rule)
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise SelfsightError(f"{folder} holds no encoder ({type(error).__name__}: {error}).") from None
+        raise DataError(f"{folder} holds no encoder ({type(error).__name__}: {error}).") from None
     if about.get("format_version", 1) > FORMAT_VERSION:
-        raise SelfsightError(f"{folder} was written by a newer selfsight. Run: pip install -U selfsight")
+        raise DataError(f"{folder} was written by a newer selfsight. Run: pip install -U selfsight")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             net = timm.create_model(f"local-dir:{folder}", pretrained=True)
         except Exception as error:  # a damaged file raises many kinds
-            raise SelfsightError(f"The encoder in {folder} cannot be read: {first_line(error)}") from None
+            raise DataError(f"The encoder in {folder} cannot be read: {first_line(error)}") from None
     rest = {k: v for k, v in about.items() if k not in ("format_version", "window", "depth", "mode", "rule")}
     return Encoder(net, geometry, rest).eval()
 

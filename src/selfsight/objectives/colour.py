@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from selfsight.distributed import all_mean, gather
 from selfsight.encoders.encoder import Encoder
-from selfsight.errors import SelfsightError
+from selfsight.errors import DataError, SelfsightError
 from selfsight.objectives.facts import Rule
 from selfsight.objectives.objective import Loss, Objective, in_float32, register
 from selfsight.objectives.patches import only_group
@@ -118,7 +118,7 @@ class ColourBins(Objective):
     def check(cls, encoder: str, channels: int, views: ViewPlan) -> None:
         super().check(encoder, channels, views)
         if channels != 3:
-            raise SelfsightError(
+            raise DataError(
                 f"colour predicts the colours of RGB images, and these have {channels} channel{'s' * (channels > 1)}: "
                 "choose another --objective, for example inpaint."
             )

@@ -43,11 +43,11 @@ class Evaluation(Result):
     """encoder: the features in question. Controls: random, the same encoder with random weights; start, with the
     weights that it started from, None if these were random; pixels, no encoder."""
 
-    if_any: ClassVar = ("random", "start", "pixels")
+    if_any: ClassVar = ("start",)
     encoder: Probes
-    random: Probes | None
+    random: Probes
     start: Probes | None
-    pixels: Probes | None
+    pixels: Probes
     about: About
 
     @property
@@ -60,10 +60,11 @@ class Evaluation(Result):
     def of(cls, content: dict[str, Any]) -> Evaluation:
         """From what `to_dict` gave, of this version or an older one; names that are not known are left out. Raises
         `KeyError`, `TypeError` or `AttributeError` for anything else."""
-        sides = {name: _probes(content[name]) if name in content else None for name in ("random", "start", "pixels")}
         known = {f.name for f in fields(About)}
         about = About(**{name: value for name, value in content.get("about", {}).items() if name in known})
-        return cls(encoder=_probes(content["encoder"]), about=about, **sides)
+        start = _probes(content["start"]) if "start" in content else None
+        encoder, random, pixels = (_probes(content[name]) for name in ("encoder", "random", "pixels"))
+        return cls(encoder, random, start, pixels, about)
 
 
 def _probes(content: dict[str, Any]) -> Probes:

@@ -11,7 +11,7 @@ from selfsight.data.collection import Collection
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.features import pooled
 from selfsight.encoders.store import load
-from selfsight.errors import SelfsightError, first_line
+from selfsight.errors import DataError, SelfsightError, first_line
 from selfsight.machine import best_device
 from selfsight.probing.neighbours import nearest
 from selfsight.report.pictures import data_uri, data_uris, thumbnails_of
@@ -43,13 +43,13 @@ def draw(run: Run, collection: Collection, thumbnails: bool) -> Atlas:
     try:
         collection.source  # noqa: B018
     except SelfsightError as error:
-        raise SelfsightError(f"the images are not there: {error}") from None
+        raise DataError(f"the images are not there: {error}") from None
     encoder = load(run.path).to(best_device())
     usable = collection.usable
     rows, features, bad = pooled(encoder, collection, spaced(usable, MOST_ITEMS))
     if not len(rows):
         reason = first_line(Exception(next(iter(bad.values()), "no item")))
-        raise SelfsightError(f"the images are not there: none in {collection.about.location} can be read ({reason})")
+        raise DataError(f"the images are not there: none in {collection.about.location} can be read ({reason})")
     names = rows["uri"].to_pylist()
     pictures, gallery = [], []
     if thumbnails:

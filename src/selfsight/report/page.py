@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from selfsight.data.collection import Collection
 from selfsight.encoders.store import about_of
-from selfsight.errors import SelfsightError
+from selfsight.errors import DataError, SelfsightError
 from selfsight.probing.evaluation import Evaluation
 from selfsight.report import atlas, charts, pictures, tables
 from selfsight.report.verdict import Verdict, judge
@@ -35,7 +35,7 @@ def build(run: Run, thumbnails: bool = True) -> tuple[str, Verdict, int]:
     """
     rows = run.read_metrics()
     if not rows:
-        raise SelfsightError(
+        raise DataError(
             f"{run.path} has measured nothing yet, so there is nothing to report. "
             "Wait for its first steps, or give its selfsight pretrain command again."
         )
@@ -69,7 +69,7 @@ def _evaluation(run: Run) -> Evaluation | None:
     try:
         return Evaluation.of(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise SelfsightError(f"{path} cannot be read. Make it again with: selfsight evaluate {run.path}") from None
+        raise DataError(f"{path} cannot be read. Make it again with: selfsight evaluate {run.path}") from None
 
 
 def _collection(data: dict[str, Any]) -> tuple[Collection | None, list[str]]:
@@ -86,7 +86,7 @@ def _collection(data: dict[str, Any]) -> tuple[Collection | None, list[str]]:
 
 def _drawn(run: Run, collection: Collection, thumbnails: bool) -> atlas.Atlas:
     if not run.finished:
-        raise SelfsightError("they need the finished encoder, and this run has not ended")
+        raise DataError("they need the finished encoder, and this run has not ended")
     return atlas.draw(run, collection, thumbnails)
 
 

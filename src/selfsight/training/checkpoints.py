@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from selfsight.errors import SelfsightError, first_line
+from selfsight.errors import DataError, first_line
 
 KEPT = 2
 TENSORS = ("module.safetensors", "optimiser.safetensors")
@@ -59,7 +59,7 @@ def load_checkpoint(
     state, weights, tensors, damaged = read_checkpoint(folder)
     if state is not None:
         if odd := set(weights) ^ set(_unshared(module)):
-            raise SelfsightError(
+            raise DataError(
                 f"The checkpoints in {folder} are of another version of selfsight, whose objective has other parts "
                 f"({', '.join(sorted(odd)[:3])}). Start in another -o, or go on with that version."
             )

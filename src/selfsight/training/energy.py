@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Protocol, TypedDict
 
 from selfsight.console import console
-from selfsight.errors import SelfsightError
+from selfsight.errors import MachineError, SelfsightError
 from selfsight.files import write_whole
 from selfsight.training.run import Run
 from selfsight.training.trackers import installed
@@ -26,7 +26,7 @@ def check_energy(asked: bool) -> None:
     if not asked:
         return
     if not installed("codecarbon"):
-        raise SelfsightError("--energy needs one package more. Run: pip install 'selfsight[energy]'")
+        raise MachineError("--energy needs one package more. Run: pip install 'selfsight[energy]'")
     _price()
     if country := _country():
         from codecarbon.input import DataSource

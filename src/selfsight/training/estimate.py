@@ -17,7 +17,7 @@ from torch import Tensor
 from selfsight.data.batches import Batch, Batches
 from selfsight.data.geometry import Geometry
 from selfsight.distributed import processes
-from selfsight.errors import SelfsightError
+from selfsight.errors import MachineError
 from selfsight.machine import free_memory, memory_errors
 from selfsight.objectives.objective import Objective
 from selfsight.training.build import computing
@@ -101,7 +101,7 @@ def _saved_bytes(trial: Objective, batch: Batch, normalise: Geometry, recipe: Re
 def check_memory(memory: Memory, recipe: Recipe) -> None:
     """Raise `SelfsightError`, with a batch that fits, where a step would need more memory than there is."""
     if memory.needed(recipe.batch_size) > ROOM * memory.free:
-        raise SelfsightError(out_of_memory(memory, recipe))
+        raise MachineError(out_of_memory(memory, recipe))
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def memory_told(memory: Memory, recipe: Recipe) -> Iterator[None]:
         with memory_errors():
             yield
     except MemoryError:
-        raise SelfsightError(f"Out of memory. {out_of_memory(memory, recipe)}") from None
+        raise MachineError(f"Out of memory. {out_of_memory(memory, recipe)}") from None
 
 
 def out_of_memory(memory: Memory, recipe: Recipe) -> str:

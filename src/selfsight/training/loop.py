@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from selfsight.console import console
 from selfsight.distributed import agreed
-from selfsight.errors import SelfsightError
+from selfsight.errors import DataError, TrainingError
 from selfsight.training.checkpoints import load_checkpoint, remove_after, save_checkpoint
 from selfsight.training.clock import Clock
 from selfsight.training.recorder import Recorder
@@ -134,7 +134,7 @@ def fit(task: Task, run: Run, clock: Clock, accelerator: Accelerator, recorder: 
                 recorder.write(row | rates | {"gradient_norm": step.norm}, task.evidence(), spent)
             if step.broken and state.bad >= BAD_STEPS:
                 save()
-                raise SelfsightError(_not_finite(step.broken, state.step, run, task.remedy))
+                raise TrainingError(_not_finite(step.broken, state.step, run, task.remedy))
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 save()
         save()
@@ -162,7 +162,7 @@ def _resume(run: Run, task: Task, clock: Clock, main: bool) -> State:
     found, damaged = load_checkpoint(run.checkpoints, task.module, task.optimiser)
     state = State.of(found or {})
     if damaged and not found:
-        raise SelfsightError(f"No checkpoint of {run.path} can be read ({'; '.join(damaged)}). Start in another -o.")
+        raise DataError(f"No checkpoint of {run.path} can be read ({'; '.join(damaged)}). Start in another -o.")
     clock.before = state.seconds
     if main:
         run.go_back_to(state.step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from selfsight.errors import SelfsightError
+from selfsight.errors import DataError, SelfsightError
 from selfsight.views.plan import Colour, ViewGroup, ViewPlan
 
 FORMAT_VERSION = 3  # 2: a view's `draws` in place of `grid` and `keep`; 3: `weights` in place of `pretrained`
@@ -98,7 +98,7 @@ class Recipe:
         try:
             return cls(**typed(values))
         except TypeError as error:
-            raise SelfsightError(f"This recipe does not fit this version of selfsight: {error}.") from None
+            raise DataError(f"This recipe does not fit this version of selfsight: {error}.") from None
 
 
 def check_numbers(values: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from selfsight.data.lock import Busy, holder, locked
-from selfsight.errors import SelfsightError
+from selfsight.errors import DataError, MachineError, SelfsightError
 from selfsight.files import write_whole
 from selfsight.training.recipe import FORMAT_VERSION, Recipe, plain
 
@@ -99,11 +99,9 @@ class Run:
             if asked.pop("pretrained", None):  # before format 3
                 asked["weights"] = f"timm:{values['encoder']}"
         except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-            raise SelfsightError(
-                f"{self.recipe_file} is damaged ({type(error).__name__}). Start in another -o."
-            ) from None
+            raise DataError(f"{self.recipe_file} is damaged ({type(error).__name__}). Start in another -o.") from None
         if newer:
-            raise SelfsightError(f"{self.path} was written by a newer selfsight. Run: pip install -U selfsight")
+            raise DataError(f"{self.path} was written by a newer selfsight. Run: pip install -U selfsight")
         return asked, Recipe.from_dict(values), data
 
     def write_normalisation(self, values: dict[str, tuple[float, ...]]) -> None:
@@ -130,7 +128,7 @@ class Run:
             with locked(self.path / "lock"):
                 yield
         except Busy as other:
-            raise SelfsightError(
+            raise MachineError(
                 f"{self.path} is being trained by process {other}. Wait for it, or give another -o."
             ) from None
 

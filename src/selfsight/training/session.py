@@ -17,7 +17,7 @@ from selfsight.data.geometry import Geometry
 from selfsight.distributed import gathered, main_first
 from selfsight.encoders.store import read_folder, save
 from selfsight.encoders.whitening import whiten
-from selfsight.errors import SelfsightError
+from selfsight.errors import TrainingError
 from selfsight.files import write_whole
 from selfsight.machine import environment
 from selfsight.training.adaptation import Adaptation
@@ -84,7 +84,7 @@ class Session:
         with self._set_aside(), Show(run, recipe) as show, memory_told(self.memory, recipe):
             done = train(*what, show, self.watches, trackers)
         if done.step == 0:
-            raise SelfsightError(
+            raise TrainingError(
                 f"{recipe.budget.minutes:g} minutes are too few: {clock.seconds:.0f} s went by before the first step, "
                 f"and {clock.reserve:.0f} s are kept for measuring the features in the end. "
                 "Give another -o and more --minutes."
@@ -101,7 +101,7 @@ class Session:
             self.adaptation.keep(run)
         features = canvas_features(self.encoder, self.batches, self.normalise)
         if not torch.isfinite(features).all():
-            raise SelfsightError(
+            raise TrainingError(
                 f"The encoder of {run.path} gives values that are not finite, and is not kept. Start anew, in another "
                 f"folder, with a --learning-rate below {recipe.learning_rate:.2g}."
             )

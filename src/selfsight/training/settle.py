@@ -18,7 +18,7 @@ from selfsight.data.formats.format import usual_mode
 from selfsight.data.pixels import PixelFormat
 from selfsight.encoders.store import check_name
 from selfsight.encoders.weights import RANDOM, Weights, find_weights, read
-from selfsight.errors import SelfsightError
+from selfsight.errors import DataError, SelfsightError
 from selfsight.files import write_whole
 from selfsight.objectives.objective import find
 from selfsight.training.build import check_sizes
@@ -92,7 +92,7 @@ def choose(
         asked["view_style"] = asked.pop("views")
         asked |= {"views": given["views"]} if "views" in given else {}
     if asked.get("positives") == "group" and items.usable["group"].null_count == len(items.usable):
-        raise SelfsightError(
+        raise DataError(
             f"--positives group needs to know which images belong together, and no item of {items.about.location} "
             "has a group. Name it: selfsight import --columns group=COLUMN"
         )
@@ -144,9 +144,7 @@ def settle(
     data |= {"items": len(items.usable), "id_hash": items.id_hash(), "processes": processes}
     if run.begun:
         if not run.recipe_file.exists():
-            raise SelfsightError(
-                f"{run.path} has checkpoints but no recipe.yaml. Give another -o, or remove the folder."
-            )
+            raise DataError(f"{run.path} has checkpoints but no recipe.yaml. Give another -o, or remove the folder.")
         return _go_on(run, asked, wanted, data, extend)
     if extend:
         raise SelfsightError(f"{run.path} is not a finished run, so there is nothing to extend. Leave --extend out.")
@@ -178,7 +176,7 @@ def _go_on(run: Run, asked: dict[str, Any], wanted: dict[str, Any], data: dict[s
             "Give the same command to go on with it, or another -o to start anew."
         )
     if pinned["id_hash"] != data["id_hash"]:
-        raise SelfsightError(f"The images of {data['source']} changed since {run.path} was started. Give another -o.")
+        raise DataError(f"The images of {data['source']} changed since {run.path} was started. Give another -o.")
     if pinned.get("processes", 1) != data["processes"]:
         raise SelfsightError(
             f"{run.path} was started with {pinned.get('processes', 1)} processes and cannot go on with "
@@ -199,7 +197,7 @@ def _extend(run: Run, wanted: dict[str, Any], recipe: Recipe, pinned: dict[str, 
     one that ends at once, as it did before."""
     state, *_ = read_checkpoint(run.checkpoints)
     if state is None:
-        raise SelfsightError(f"No checkpoint of {run.path} can be read. Start in another -o.")
+        raise DataError(f"No checkpoint of {run.path} can be read. Start in another -o.")
     begin = {"step": state["step"], "seconds": state["seconds"]}
     shutil.rmtree(run.path / "encoder.before", ignore_errors=True)
     os.replace(run.path / "encoder", run.path / "encoder.before")
@@ -229,4 +227,4 @@ def _given(recipe_file: str) -> tuple[dict[str, Any], dict[str, str]]:
         content = yaml.safe_load(Path(recipe_file).read_text(encoding="utf-8"))
         return typed(content["resolved"]), {str(k): str(v) for k, v in (content.get("reasons") or {}).items()}
     except (OSError, KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
-        raise SelfsightError(f"{recipe_file} is not a recipe.yaml of a run ({type(error).__name__}).") from None
+        raise DataError(f"{recipe_file} is not a recipe.yaml of a run ({type(error).__name__}).") from None

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from selfsight.console import console
-from selfsight.errors import SelfsightError, in_words
+from selfsight.errors import MachineError, SelfsightError, in_words
 from selfsight.files import write_whole
 from selfsight.training.run import Run
 
@@ -45,7 +45,7 @@ def check(names: Sequence[str]) -> None:
         if name == "mlflow" and "MLFLOW_TRACKING_URI" not in os.environ:
             needed.append("sqlalchemy")  # its local database; mlflow-skinny comes without
         if not all(installed(package) for package in needed):
-            raise SelfsightError(f"--track {name} needs one package more. Run: pip install 'selfsight[{name}]'")
+            raise MachineError(f"--track {name} needs one package more. Run: pip install 'selfsight[{name}]'")
 
 
 def installed(package: str) -> bool:
@@ -117,7 +117,7 @@ class Metrics:
                     _remember(self.run, name, other.active_run.info.run_id)
                 other.store_init_configuration(_flat(config))
         except Exception as error:
-            raise SelfsightError(f"--track {name} cannot be started: {_words(error)}.") from None
+            raise MachineError(f"--track {name} cannot be started: {_words(error)}.") from None
 
     def _default(self, name: str, value: str) -> bool:
         """Set an environment variable for the time of this run, if the user has not; whether it was set."""

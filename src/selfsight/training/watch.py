@@ -10,7 +10,7 @@ from selfsight.data.collection import Collection
 from selfsight.data.labels import Labels
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.features import BATCH, encode, input_batches
-from selfsight.errors import SelfsightError
+from selfsight.errors import DataError
 from selfsight.probing.neighbours import fit_knn
 
 MOST = 2000  # images; half of them are the neighbours, half are asked
@@ -42,7 +42,7 @@ def online_knn(encoder: Encoder, items: Collection) -> Callable[[float, float], 
     names = given.classes
     labels = given.numbers(names)
     if len(names) < 2 or len(squares) < 4:
-        raise SelfsightError(f"{items.about.location} has too few labelled images: --probe needs two classes.")
+        raise DataError(f"{items.about.location} has too few labelled images: --probe needs two classes.")
 
     def measure(progress: float, before: float) -> dict[str, float]:
         if not is_due(progress, before):

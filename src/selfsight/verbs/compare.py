@@ -7,7 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from selfsight.errors import SelfsightError
+from selfsight.errors import DataError, SelfsightError
 from selfsight.results import Result
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _encoder(run: str, items: Collection) -> Encoder:
     _, recipe, data = of.read_recipe()
     kept = of.read_normalisation()
     if kept is None:
-        raise SelfsightError(f"{of.path} has no normalisation.json, without which its checkpoints cannot be used.")
+        raise DataError(f"{of.path} has no normalisation.json, without which its checkpoints cannot be used.")
     format = PixelFormat(data["format"]["mode"], data["format"]["depth"], tuple(data["format"]["window"]))
     geometry = Geometry(
         format.channels, recipe.size, format.window, kept["mean"], kept["std"], format.depth, format.mode

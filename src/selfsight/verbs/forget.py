@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selfsight.errors import SelfsightError
+from selfsight.errors import DataError, MachineError, SelfsightError
 from selfsight.results import Result
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def forget(collection: str, *ids: str) -> Forgotten:
             shutil.rmtree(beside(items.path, ".lance.partial"), ignore_errors=True)  # of a stopped import
             left = items.forget([item for item, _ in gone])
     except Busy as busy:
-        raise SelfsightError(f"{items.path} is being imported by process {busy}. Wait for it, and try again.") from None
+        raise MachineError(f"{items.path} is being imported by process {busy}. Wait for it, and try again.") from None
     for table in sorted((cache_folder() / "collections").glob("*/items.lance")):  # of the same source, by other verbs
         if Collection.exists(table) and table.resolve() != items.path.resolve():
             other = Collection.open(table)
@@ -108,7 +108,7 @@ def _names(given: str) -> list[str]:
     try:
         lines = Path(given[1:]).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise SelfsightError(f"{given[1:]} cannot be read as a list of ids ({type(error).__name__}).") from None
+        raise DataError(f"{given[1:]} cannot be read as a list of ids ({type(error).__name__}).") from None
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfsight.errors import SelfsightError
+from selfsight.errors import DataError, SelfsightError
 from selfsight.results import Result
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def import_(
     for name in counts.empty_columns:
         if name in items.source.keywords:
             keyword = options.columns[name]
-            raise SelfsightError(
+            raise DataError(
                 f"--columns {name}={keyword} fills nothing: no file of {source} has a DICOM keyword {keyword!r}. "
                 f"Make it from the path, for example {name}={{0}}."
             )
@@ -146,7 +146,7 @@ def _copy(source: str, out: Path, options: Options, strict: bool) -> Collection:
     rows = items.table
     rows = rows.filter([options.wanted(uri) for uri in rows["uri"].to_pylist()])
     if not pc.any(pc.equal(rows["status"], "ok")).as_py():
-        raise SelfsightError(f"No readable item of {source} matches --include and --exclude.")
+        raise DataError(f"No readable item of {source} matches --include and --exclude.")
     return Collection.write(out, rows, rows.schema, replace(items.about, listing="", others={}))
 
 

@@ -67,7 +67,7 @@ def plan(source: str, *, out: str | None = None, **choices: Unpack[Choices]) -> 
     from pathlib import Path
 
     from selfsight.data.importers import check_outside, open_source
-    from selfsight.errors import SelfsightError
+    from selfsight.errors import DataError, SelfsightError
     from selfsight.training.settle import asked_of, check_weights, choose, write_recipe
 
     if out is not None and (Path(out).is_dir() or not Path(out).parent.is_dir()):
@@ -82,7 +82,7 @@ def plan(source: str, *, out: str | None = None, **choices: Unpack[Choices]) -> 
     if out is not None:
         check_outside(out, items.about.location)
     if len(items.usable) < 2:
-        raise SelfsightError(f"{source} holds one image that can be read. Learning compares images: give two or more.")
+        raise DataError(f"{source} holds one image that can be read. Learning compares images: give two or more.")
     recipe, format = choose(asked, recipe_file, items)
     estimate = _estimate(recipe, format, items, started)
     if out is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from selfsight.errors import SelfsightError, in_words
+from selfsight.errors import DataError, MachineError, SelfsightError, in_words
 from selfsight.results import Result
 from selfsight.verbs.choices import Choices, spelt_out
 
@@ -117,7 +117,7 @@ def pretrain(
             items = open_source(source, collection, strict)
             check_outside(out, items.about.location)
             if len(items.usable) < 2:
-                raise SelfsightError(
+                raise DataError(
                     f"{source} holds one image that can be read. Learning compares images: give two or more."
                 )
             watched = open_source(probe) if probe else None  # before anything of the run is changed
@@ -148,7 +148,7 @@ def _mendable(run: Run) -> Iterator[None]:
             if kept
             else "Mend that, and give"
         )
-        raise SelfsightError(f"{in_words(error)}. {way} the same command to go on.") from None
+        raise MachineError(f"{in_words(error)}. {way} the same command to go on.") from None
 
 
 def _hold(settled: Settled, items: Collection, strict: bool) -> Canvases:

@@ -39,7 +39,7 @@ def report(run: str, *, out: str | None = None, thumbnails: bool = True) -> Repo
     """
     from pathlib import Path
 
-    from selfsight.errors import SelfsightError
+    from selfsight.errors import MachineError, SelfsightError
     from selfsight.files import write_whole
     from selfsight.report.page import build
     from selfsight.training.run import Run
@@ -54,7 +54,7 @@ def report(run: str, *, out: str | None = None, thumbnails: bool = True) -> Repo
     try:
         write_whole(path, page)
     except OSError as error:
-        raise SelfsightError(f"Cannot write {path}: {error.strerror}. Give another -o.") from None
+        raise MachineError(f"Cannot write {path}: {error.strerror}. Give another -o.") from None
     return Report(str(path), verdict, items)
 
 

@@ -27,7 +27,7 @@ from selfsight.data.sources.columns import Columns, plain_columns
 from selfsight.data.sources.folder import in_words, open_file
 from selfsight.data.sources.names import Names, in_utf8, known_suffixes, mask_folders, stem_of, suffix_of
 from selfsight.data.sources.source import Entry, Member, Options, Source
-from selfsight.errors import SelfsightError, first_line
+from selfsight.errors import DataError, first_line
 
 MAX_BYTES = 2 * 2**30  # of a member, unpacked: it is held in memory
 _MAX_NAME = 4096  # letters of a path; a hostile one of 65,535 may name a folder with every second
@@ -122,7 +122,7 @@ class ZipSource(_Archive):
             with self._lock:
                 self._read_index()
         except Unreadable as reason:
-            raise SelfsightError(f"{self.location} is not a zip archive that can be read ({reason}).") from None
+            raise DataError(f"{self.location} is not a zip archive that can be read ({reason}).") from None
         columns = Columns(self)
         masks = _mask_folders(self._members)
         self.others.update({"listed before": self._doubled} if self._doubled else {})
@@ -348,9 +348,7 @@ def _members(path: str, size: int) -> Iterator[tarfile.TarInfo]:
     damaged, block, last = "the archive is damaged from here on", b"", -1
     with open_file(path) as file:
         if file.read(6).startswith(_COMPRESSED):
-            raise SelfsightError(
-                f"{path} is compressed, so that its images cannot be read one by one. Unpack it first."
-            )
+            raise DataError(f"{path} is compressed, so that its images cannot be read one by one. Unpack it first.")
         file.seek(0)
         try:
             with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:

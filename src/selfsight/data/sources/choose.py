@@ -19,7 +19,7 @@ from selfsight.data.sources.folder import FileSource, FolderSource, in_words
 from selfsight.data.sources.names import known_suffixes, suffix_of
 from selfsight.data.sources.source import Options, Source
 from selfsight.data.sources.table import LISTS, TableSource
-from selfsight.errors import SelfsightError
+from selfsight.errors import DataError, SelfsightError
 
 ACCEPTED = (
     "Give a folder, an image or video file, a list (.txt) or table (.csv, .tsv, .parquet) of paths, a .zip or .tar "
@@ -59,7 +59,7 @@ def make_source(location: str, options: Options) -> Source:
     try:
         mode = os.stat(path).st_mode
     except PermissionError as error:
-        raise SelfsightError(f"{location} cannot be read ({in_words(error)}).") from None
+        raise DataError(f"{location} cannot be read ({in_words(error)}).") from None
     except OSError:  # nothing of this name: perhaps a pattern
         found = _matching(path)
         if found is None:
@@ -77,7 +77,7 @@ def _of_folder(path: str, options: Options) -> Source:
         with os.scandir(path) as found:
             inside = {file.name: file.is_dir(follow_symlinks=False) for file in found if file.name[0] != "."}
     except OSError as error:
-        raise SelfsightError(f"{path} cannot be read ({in_words(error)}).") from None
+        raise DataError(f"{path} cannot be read ({in_words(error)}).") from None
     if any(saved <= inside.keys() for saved in _SAVED):
         return HuggingFaceSource(path, os.path.basename(path), options)
     shards = sorted(name for name in inside if name.lower().endswith(".tar"))
@@ -103,7 +103,7 @@ def _of_files(location: str, paths: list[str], root: str, options: Options) -> S
     if kind == "image":
         return FileSource(location, options)
     if _COMPRESSED_TAR.search(paths[0]):
-        raise SelfsightError(
+        raise DataError(
             f"{paths[0]} is compressed, so that its images cannot be read one by one. Unpack it: tar -xf {paths[0]}"
         )
     raise SelfsightError(f"{paths[0]} is no file that selfsight reads. {ACCEPTED}")

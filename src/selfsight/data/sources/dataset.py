@@ -19,7 +19,7 @@ from selfsight.data.formats.format import Unreadable
 from selfsight.data.sources.columns import Columns, first_of, missing_column
 from selfsight.data.sources.folder import open_file
 from selfsight.data.sources.source import Entry, Options, Source
-from selfsight.errors import SelfsightError, first_line
+from selfsight.errors import DataError, MachineError, SelfsightError, first_line
 
 _PATIENCE = 5.0  # seconds for a server to answer
 # Splits of torchvision's data sets; of those that overlap others only where the others are missing.
@@ -76,7 +76,7 @@ class HuggingFaceSource(_Dataset):
         try:
             import datasets
         except ImportError:
-            raise SelfsightError(
+            raise MachineError(
                 f"{self.location} is read by the datasets package. Run: pip install 'selfsight[huggingface]'"
             ) from None
         name = self.location.removeprefix("hf:")
@@ -87,11 +87,11 @@ class HuggingFaceSource(_Dataset):
             loaded = datasets.load_from_disk(name) if name == self.location else datasets.load_dataset(name)
         except Exception as error:
             if offline:
-                raise SelfsightError(
+                raise MachineError(
                     f"{self.location} is not on this machine and the hub does not answer. Fetch it where there is a "
                     "network, save it with save_to_disk, and give that folder."
                 ) from None
-            raise SelfsightError(f"{self.location} cannot be loaded ({first_line(error)}).") from None
+            raise DataError(f"{self.location} cannot be loaded ({first_line(error)}).") from None
         finally:
             datasets.config.HF_HUB_OFFLINE = before
         splits = loaded if isinstance(loaded, dict) else {str(loaded.split or ""): loaded}
@@ -110,7 +110,7 @@ class HuggingFaceSource(_Dataset):
                 try:
                     size, cells = next(rows)
                 except Exception as error:
-                    raise SelfsightError(f"{self.location} is damaged ({first_line(error)}).") from None
+                    raise DataError(f"{self.location} is damaged ({first_line(error)}).") from None
                 uri = _uri(name, number)
                 if self.options.wanted(uri):
                     known = {"split": name} if name else {}
@@ -157,7 +157,7 @@ class _Split:
         try:
             self.rows = rows.cast_column(self.image, datasets.Image(decode=False))
         except Exception as error:
-            raise SelfsightError(f"Column {self.image!r} of {called} holds no images ({first_line(error)}).") from None
+            raise DataError(f"Column {self.image!r} of {called} holds no images ({first_line(error)}).") from None
         self.images = self.rows.select_columns([self.image])
         files = [file["filename"] for file in rows.cache_files]
         self.modified_ns = max((Path(file).stat().st_mtime_ns for file in files), default=None)
@@ -191,7 +191,7 @@ def _image_column(features: Any, asked: str | None, called: str) -> str:
         return "image" if "image" in images else images[0]
     if images:
         raise SelfsightError(f"{called} has several columns of images: {', '.join(images)}. Add --columns path=COLUMN")
-    raise SelfsightError(f"{called} has no column of images. Its columns: {', '.join(features)}.")
+    raise DataError(f"{called} has no column of images. Its columns: {', '.join(features)}.")
 
 
 # -- torchvision --

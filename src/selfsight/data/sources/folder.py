@@ -18,7 +18,7 @@ from selfsight.data.formats.format import Unreadable
 from selfsight.data.sources.columns import Columns, plain_columns
 from selfsight.data.sources.names import in_utf8, known_suffixes, mask_folders, suffix_of
 from selfsight.data.sources.source import Entry, Options, Source
-from selfsight.errors import SelfsightError
+from selfsight.errors import DataError
 
 
 class FolderSource(Source):
@@ -72,7 +72,7 @@ class FileSource(FolderSource):
         try:
             yield _entry(self._file, os.stat(self.location))
         except OSError as error:
-            raise SelfsightError(f"{self.location} cannot be read ({in_words(error)}).") from None
+            raise DataError(f"{self.location} cannot be read ({in_words(error)}).") from None
 
     def holds(self, uri: str) -> bool:
         return os.path.isfile(os.path.join(self._folder, uri))
@@ -98,7 +98,7 @@ def list_folder(root: str, options: Options, others: Counter[str]) -> Iterator[E
             found = _scan(os.path.join(root, prefix), known, others)
         except OSError as error:
             if not prefix:
-                raise SelfsightError(f"{root} cannot be read ({in_words(error)}).") from None
+                raise DataError(f"{root} cannot be read ({in_words(error)}).") from None
             yield Entry(in_utf8(prefix[:-1]), reason=f"folder: {in_words(error)}")
             continue
         below = []

@@ -19,7 +19,7 @@ from selfsight.data.sources.columns import Columns, as_text, first_of, missing_c
 from selfsight.data.sources.folder import in_words, list_folder, open_file
 from selfsight.data.sources.names import Names, Seen, stem_of
 from selfsight.data.sources.source import Entry, Options, Source
-from selfsight.errors import SelfsightError, first_line
+from selfsight.errors import DataError, SelfsightError, first_line
 
 # Columns that may hold the path, if none is named.
 PATH_COLUMNS = ("path", "file_path", "filepath", "filename", "file_name", "file", "image", "image_path", "img", "uri")
@@ -82,7 +82,7 @@ class TableSource(Source):
                             entry.columns = columns.fill(entry.uri, cells, stem_of(os.path.basename(manifest)))
                         yield entry
         except OSError as error:
-            raise SelfsightError(f"{manifest} cannot be read ({in_words(error)}).") from None
+            raise DataError(f"{manifest} cannot be read ({in_words(error)}).") from None
 
     def holds(self, uri: str) -> bool:
         try:
@@ -292,7 +292,7 @@ class _Csv(Table):
         row = next((row for row, _ in self._read() if row), None)
         if row is None:
             self.close()
-            raise SelfsightError(f"{called} is empty. Its first row is to name the columns, one of them path.")
+            raise DataError(f"{called} is empty. Its first row is to name the columns, one of them path.")
         self.header = [name.strip() for name in row]
 
     def _read(self) -> Iterator[tuple[list[str], str]]:
@@ -334,9 +334,7 @@ class _Parquet(Table):
             self._file = pq.ParquetFile(open_manifest(path))
             self.header = self._file.schema_arrow.names
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise SelfsightError(
-                f"{called} is not a Parquet file that can be read ({first_line(error)[:200]})."
-            ) from None
+            raise DataError(f"{called} is not a Parquet file that can be read ({first_line(error)[:200]}).") from None
 
     def rows(self, columns: Iterable[str]) -> Iterator[Row]:
         import pyarrow as pa
@@ -345,7 +343,7 @@ class _Parquet(Table):
         for name in names:
             kind = self._file.schema_arrow.field(name).type
             if pa.types.is_nested(kind):
-                raise SelfsightError(f"Column {name!r} of {self._called} holds {str(kind)[:60]}, not text or numbers.")
+                raise DataError(f"Column {name!r} of {self._called} holds {str(kind)[:60]}, not text or numbers.")
         number = 0
         try:
             for batch in self._file.iter_batches(8192, columns=names):
@@ -364,4 +362,4 @@ def open_manifest(path: str) -> BinaryIO:
     try:
         return open_file(path)
     except Unreadable as reason:
-        raise SelfsightError(f"{path} cannot be read ({reason}).") from None
+        raise DataError(f"{path} cannot be read ({reason}).") from None
