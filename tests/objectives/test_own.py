@@ -27,7 +27,7 @@ def distance(z):
 @register("mine")
 class Mine(Objective):
     family, when, least_views = "contrastive", "For whom it is.", 2
-    rules = {"views": quarters, "objective_options": lambda f, r: ({"width": 8}, "small is enough")}
+    rules = {"views": quarters, "objective_options": lambda facts, chosen: ({"width": 8}, "small is enough")}
 
     def __init__(self, encoder, views, width: int = 16):
         super().__init__(encoder, views)

@@ -48,8 +48,8 @@ class BarlowTwins(Objective):
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
-        "objective_options": lambda f, r: (
-            {"redundancy": round(0.0204 * r["batch_size"] / 512, 5), "scale": 0.1, "hidden": 1024, "width": 512},
+        "objective_options": lambda facts, chosen: (
+            {"redundancy": round(0.0204 * chosen["batch_size"] / 512, 5), "scale": 0.1, "hidden": 1024, "width": 512},
             "what chance correlates in a batch of B weighs D / B times the weight against the first term: as much as "
             "in the paper, 0.0204",
         ),

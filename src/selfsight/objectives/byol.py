@@ -54,7 +54,7 @@ class BYOL(Objective):
     rate = 0.25
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
-        "objective_options": lambda f, r: (
+        "objective_options": lambda facts, chosen: (
             {"momentum": 0.99, "hidden": 1024, "width": 256},
             "a momentum for hundreds to thousands of steps (0.99 on CIFAR: da Costa et al., solo-learn, JMLR 2022); "
             "a projector a quarter as wide as the paper's",

@@ -93,7 +93,7 @@ class ColourBins(Objective):
     )
     rules: ClassVar[dict[str, Rule]] = {
         "views": one_crop(),
-        "objective_options": lambda f, r: (
+        "objective_options": lambda facts, chosen: (
             {"step": 10, "mix": 0.5},
             "bins of 10 by 10 and half of the uniform frequency, as in the paper (Zhang et al., ECCV 2016)",
         ),

@@ -47,8 +47,8 @@ def dino_targets(scores: Tensor, centre: Tensor, temperature: float) -> Tensor:
     return torch.softmax((scores - centre.float()) / temperature, dim=2)
 
 
-def _options(f: Facts, r: Chosen) -> tuple[Options, str]:
-    count, why = prototype_count(f.items, r["batch_size"])
+def _options(facts: Facts, chosen: Chosen) -> tuple[Options, str]:
+    count, why = prototype_count(facts.items, chosen["batch_size"])
     options = {"prototypes": count, "hidden": 512, "bottleneck": 128, "centring": "sinkhorn", "momentum": 0.99}
     options |= {"temperature": 0.1, "teacher_temperature": 0.015}
     reason = f"centred by Sinkhorn's codes, with which the teacher may forget its random weights at once ({MEASURED}), "
@@ -72,7 +72,7 @@ class DINO(Objective):
     rules: ClassVar[dict[str, Rule]] = {
         "views": quick_crops,
         "objective_options": _options,
-        "clip": lambda f, r: (3.0, "the norm at which Caron et al., ICCV 2021, clip gradients"),
+        "clip": lambda facts, chosen: (3.0, "the norm at which Caron et al., ICCV 2021, clip gradients"),
     }
 
     centre: Tensor

@@ -88,19 +88,19 @@ def gram_loss(patches: Tensor, anchors: Tensor) -> Tensor:
     return (x @ x.transpose(1, 2) - y @ y.transpose(1, 2)).square().mean()
 
 
-def _views(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
+def _views(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
     """As `quick_crops`, unless quarters would be a patch or two a side; those of the first group with numbers for the
     masks."""
-    choose = quick_crops if part_side(r, 2) > 2 * patch_side(r) else multi_crop
-    plan, reason = choose(f, r)
+    choose = quick_crops if part_side(chosen, 2) > 2 * patch_side(chosen) else multi_crop
+    plan, reason = choose(facts, chosen)
     large, *small = plan.groups
-    draws = 2 + (large.size // patch_side(r)) ** 2
+    draws = 2 + (large.size // patch_side(chosen)) ** 2
     hidden = f"patches are hidden in one of the {large.count} of {large.size} px"
     return ViewPlan((replace(large, draws=draws), *small)), f"{reason}; {hidden}"
 
 
-def _options(f: Facts, r: Chosen) -> tuple[Options, str]:
-    count, why = prototype_count(f.items, r["batch_size"])
+def _options(facts: Facts, chosen: Chosen) -> tuple[Options, str]:
+    count, why = prototype_count(facts.items, chosen["batch_size"])
     options = {"prototypes": count, "hidden": 512, "bottleneck": 128, "momentum": 0.99, "koleo": 0.1, "gram": 0.0}
     options |= {"temperature": 0.1, "teacher_temperature": 0.02}
     reason = f"a teacher that is fast, as a short run has few steps, and sharper than in the paper ({MEASURED}); the "
@@ -122,7 +122,7 @@ class DINOv2(Objective):
     rules: ClassVar[dict[str, Rule]] = {
         "views": _views,
         "objective_options": _options,
-        "clip": lambda f, r: (3.0, "the norm at which Oquab et al., 2023, clip gradients"),
+        "clip": lambda facts, chosen: (3.0, "the norm at which Oquab et al., 2023, clip gradients"),
     }
 
     anchored: Tensor

@@ -50,8 +50,8 @@ class EMP(Objective):
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": patches,
-        "objective_options": lambda f, r: (
-            {"weight": 200.0, "eps": 0.2, "hidden": 1024, "width": _width(r)},
+        "objective_options": lambda facts, chosen: (
+            {"weight": 200.0, "eps": 0.2, "hidden": 1024, "width": _width(chosen)},
             "weight and eps of the paper; a projector no wider than the batch, whose coding rate it is",
         ),
     }
@@ -78,5 +78,5 @@ class EMP(Objective):
         return Loss(total, {"coding_rate": rate.detach(), "cosine": agreed.detach()}, embeddings.detach())
 
 
-def _width(r: Chosen) -> int:
-    return int(min(256, max(64, r["batch_size"] // 32 * 32)))
+def _width(chosen: Chosen) -> int:
+    return int(min(256, max(64, chosen["batch_size"] // 32 * 32)))

@@ -85,16 +85,16 @@ def sizes(grid: int) -> tuple[list[list[int]], int]:
     return targets, min(grid, round(0.925**0.5 * grid))
 
 
-def one_view(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
+def one_view(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
     """A crop with random numbers for the places of five blocks and one for each patch."""
-    plan: tuple[ViewPlan, str] = one_crop(draws=10 + patches_a_side(r) ** 2)(f, r)
+    plan: tuple[ViewPlan, str] = one_crop(draws=10 + patches_a_side(chosen) ** 2)(facts, chosen)
     return plan
 
 
-def options(f: Facts, r: Chosen) -> tuple[Options, str]:
+def options(facts: Facts, chosen: Chosen) -> tuple[Options, str]:
     """Blocks for the encoder's grid; a predictor in proportion to the encoder that the rules choose for the device."""
-    targets, context = sizes(patches_a_side(r))
-    width = 192 if f.device == "cuda" else 128
+    targets, context = sizes(patches_a_side(chosen))
+    width = 192 if facts.device == "cuda" else 128
     return (
         {"targets": targets, "context": context, "width": width, "depth": 4, "heads": 4, "momentum": 0.99},
         "four targets of 0.15 to 0.2 of the image and nearly all of it as context (Assran et al., CVPR 2023); a "

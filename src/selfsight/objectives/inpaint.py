@@ -82,7 +82,7 @@ class Inpaint(Objective):
     )
     rules: ClassVar[dict[str, Rule]] = {
         "views": one_crop(draws=2 * BLOCKS),
-        "objective_options": lambda f, r: (
+        "objective_options": lambda facts, chosen: (
             {"blocks": BLOCKS, "grid": 8, "side": 2, "width": 64},
             "blocks of a quarter of the side that hide up to a quarter of the view (Pathak et al., CVPR 2016); a "
             "decoder that costs a fraction of the encoder",

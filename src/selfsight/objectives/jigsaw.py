@@ -95,8 +95,8 @@ class Jigsaw(Objective):
     resized = "tile"
     rules: ClassVar[dict[str, Rule]] = {
         "views": arrangement(DRAWS, grey=0.3),
-        "objective_options": lambda f, r: (
-            {"permutations": 64, "tile": part_size(r, 3), "width": 128, "hidden": 512},
+        "objective_options": lambda facts, chosen: (
+            {"permutations": 64, "tile": part_size(chosen, 3), "width": 128, "hidden": 512},
             "64 permutations instead of 1000, for runs of minutes; a tile keeps 64 of 75 pixels of its cell's side "
             "(Noroozi and Favaro, ECCV 2016) and is enlarged no more than the encoder needs, as small ones are cheap "
             f"({MEASURED})",

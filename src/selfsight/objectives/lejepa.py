@@ -74,7 +74,7 @@ class LeJEPA(Objective):
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
-        "objective_options": lambda f, r: (
+        "objective_options": lambda facts, chosen: (
             {"weight": 0.05, "test": "sigreg", "slices": 256, "hidden": 1024, "width": 64},
             "weight 0.05 for batches of hundreds, as the test grows with the batch; 64 dimensions, which 256 "
             "directions cover",

@@ -54,15 +54,15 @@ def masked_error(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return ((error * mask).sum(1) / mask.sum(1)).mean()
 
 
-def one_view(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
+def one_view(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
     """A crop with a random number for each patch."""
-    plan: tuple[ViewPlan, str] = one_crop(draws=patches_a_side(r) ** 2)(f, r)
+    plan: tuple[ViewPlan, str] = one_crop(draws=patches_a_side(chosen) ** 2)(facts, chosen)
     return plan
 
 
-def options(f: Facts, r: Chosen) -> tuple[Options, str]:
+def options(facts: Facts, chosen: Chosen) -> tuple[Options, str]:
     """The paper's ratio; a decoder in proportion to the encoder that the rules choose for the device."""
-    width, depth = (256, 4) if f.device == "cuda" else (64, 2)
+    width, depth = (256, 4) if facts.device == "cuda" else (64, 2)
     return (
         {"hidden": 0.75, "width": width, "depth": depth, "heads": 4},
         "three quarters hidden (He et al., CVPR 2022, figure 5); a decoder narrower than the encoder, as it sees four "

@@ -58,9 +58,9 @@ class MoCo(Objective):
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
-        "objective_options": lambda f, r: (
+        "objective_options": lambda facts, chosen: (
             {"temperature": 0.2, "momentum": 0.99, "hidden": 1024, "width": 128},
-            f"temperature of the paper; chance is {0.8 * math.log(max(2, r['batch_size'])):.1f} here",
+            f"temperature of the paper; chance is {0.8 * math.log(max(2, chosen['batch_size'])):.1f} here",
         ),
     }
 

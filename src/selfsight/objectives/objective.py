@@ -306,21 +306,21 @@ def joint(name: str) -> type[Joint]:
             raise SelfsightError(f"{part!r} of --objective {name} is not WEIGHT*NAME.") from None
     classes = {member: find(member) for member in weights}
 
-    def plans(f: Facts, r: Chosen) -> dict[str, ViewPlan]:
-        return {member: cls.rules["views"](f, r)[0] for member, cls in classes.items()}
+    def plans(facts: Facts, chosen: Chosen) -> dict[str, ViewPlan]:
+        return {member: cls.rules["views"](facts, chosen)[0] for member, cls in classes.items()}
 
-    def views(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
-        union = functools.reduce(ViewPlan.union, plans(f, r).values())
+    def views(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
+        union = functools.reduce(ViewPlan.union, plans(facts, chosen).values())
         return union, f"what {' and '.join(classes)} look at, shared where it is the same"
 
-    def options(f: Facts, r: Chosen) -> tuple[Options, str]:
-        union = functools.reduce(ViewPlan.union, plans(f, r).values())
+    def options(facts: Facts, chosen: Chosen) -> tuple[Options, str]:
+        union = functools.reduce(ViewPlan.union, plans(facts, chosen).values())
         out = {}
-        for member, plan in plans(f, r).items():
+        for member, plan in plans(facts, chosen).items():
             rule = classes[member].rules.get("objective_options")
             like = [next(i for i, u in enumerate(union.groups) if same_but_count(u, g)) for g in plan.groups]
             groups = [[i, g.count] for i, g in zip(like, plan.groups, strict=True)]
-            out[member] = (rule(f, r)[0] if rule else {}) | {"groups": groups}
+            out[member] = (rule(facts, chosen)[0] if rule else {}) | {"groups": groups}
         return out, "those of each by itself"
 
     class Several(Joint):

@@ -15,15 +15,15 @@ from selfsight.views.make import View
 from selfsight.views.plan import ViewGroup, ViewPlan
 
 
-def patch_side(r: Chosen, otherwise: int = 16) -> int:
+def patch_side(chosen: Chosen, otherwise: int = 16) -> int:
     """Pixels a side of a patch of the encoder that a recipe's values so far name; `otherwise` if it has none."""
-    named = re.search(r"patch(\d+)", r["encoder"])
-    return int((r.get("encoder_args") or {}).get("patch_size") or (named[1] if named else otherwise))
+    named = re.search(r"patch(\d+)", chosen["encoder"])
+    return int((chosen.get("encoder_args") or {}).get("patch_size") or (named[1] if named else otherwise))
 
 
-def patches_a_side(r: Chosen) -> int:
+def patches_a_side(chosen: Chosen) -> int:
     """Of that encoder's grid on a view of the recipe's size."""
-    return int(max(1, r["size"] // patch_side(r)))
+    return int(max(1, chosen["size"] // patch_side(chosen)))
 
 
 def token_grid(encoder: Encoder, size: int) -> tuple[int, int]:

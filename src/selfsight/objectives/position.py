@@ -66,10 +66,10 @@ class Position(Objective):
     resized = "patch"
     rules: ClassVar[dict[str, Rule]] = {
         "views": arrangement(DRAWS),
-        "objective_options": lambda f, r: (
-            {"patch": part_size(r, 2), "hidden": 512, "project": f.format.channels == 3},
+        "objective_options": lambda facts, chosen: (
+            {"patch": part_size(chosen, 2), "hidden": 512, "project": facts.format.channels == 3},
             "patches of a quarter of the view, enlarged, so that the encoder's last map has a few cells"
-            + ("; without green, against colour fringes (Doersch et al., ICCV 2015)" * (f.format.channels == 3)),
+            + ("; without green, against colour fringes (Doersch et al., ICCV 2015)" * (facts.format.channels == 3)),
         ),
     }
 

@@ -20,26 +20,26 @@ from selfsight.views.plan import ViewGroup, ViewPlan
 def arrangement(draws: int, grey: float = 0.0) -> Rule:
     """A rule for one view whose parts are to be placed: most of the image, never mirrored; `grey`: share of views."""
 
-    def rule(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
+    def rule(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
         colour = replace(PLAIN, grey=grey)
-        group = ViewGroup(count=1, size=r["size"], scale=(0.5, 1.0), flip=0.0, colour=colour, draws=draws)
+        group = ViewGroup(count=1, size=chosen["size"], scale=(0.5, 1.0), flip=0.0, colour=colour, draws=draws)
         return ViewPlan((group,)), "one crop of half to all of the image, not mirrored: where its parts are is the task"
 
     return rule
 
 
-def part_size(r: Chosen, parts: int) -> int:
+def part_size(chosen: Chosen, parts: int) -> int:
     """Pixels a side to which a part is resized for the encoder: about its size over `parts`, in whole patches of a ViT.
 
     Of a convolutional encoder not below 32, or half of its size if that is less: most end with a stride of 32, the
     rules' narrow ResNet, which has no last stage, with 16.
     """
-    name = r["encoder"]
+    name = chosen["encoder"]
     if not is_fixed_size(name):
-        layers = r["encoder_args"].get("layers")
+        layers = chosen["encoder_args"].get("layers")
         narrow = isinstance(layers, list | tuple) and list(layers)[-1:] == [0]
-        return max(part_side(r, parts), 0 if narrow else min(32, part_side(r, 2)))
-    return part_side(r, parts) if takes_any_size(name) else int(r["size"])
+        return max(part_side(chosen, parts), 0 if narrow else min(32, part_side(chosen, 2)))
+    return part_side(chosen, parts) if takes_any_size(name) else int(chosen["size"])
 
 
 def up_to(draws: Tensor, count: int) -> Tensor:

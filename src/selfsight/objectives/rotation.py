@@ -41,7 +41,7 @@ class Rotation(Objective):
     )
     rules: ClassVar[dict[str, Rule]] = {
         "views": one_crop(),
-        "objective_options": lambda f, r: (
+        "objective_options": lambda facts, chosen: (
             {},
             "none to choose: all four turns in the batch and a linear layer (Gidaris et al., ICLR 2018)",
         ),

@@ -14,50 +14,51 @@ from selfsight.views.plan import Colour, ViewGroup, ViewPlan
 MEASURED = "measured, benchmarks/README.md"
 
 
-def quarters(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
+def quarters(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
     """Four quarters of an image, for objectives that compare any number of views."""
-    if _one_size(r):
-        return _two(r), f"{r['encoder']} takes one size only: two crops (Chen et al., ICML 2020){_colours(f)}"
-    group = ViewGroup(count=4, size=part_side(r, 2), scale=(0.25, 0.25), ratio=(1.0, 1.0), colour=Colour())
+    if _one_size(chosen):
+        reason = f"{chosen['encoder']} takes one size only: two crops (Chen et al., ICML 2020){_colours(facts)}"
+        return _two(chosen), reason
+    group = ViewGroup(count=4, size=part_side(chosen, 2), scale=(0.25, 0.25), ratio=(1.0, 1.0), colour=Colour())
     reason = "several quarters of the image at the magnification of use: small, so many are seen in a minute"
-    return ViewPlan((group,)), f"{reason} ({MEASURED}; Tong et al., EMP-SSL, 2023){_colours(f)}"
+    return ViewPlan((group,)), f"{reason} ({MEASURED}; Tong et al., EMP-SSL, 2023){_colours(facts)}"
 
 
-def patches(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
+def patches(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
     """Eight quarters of an image: as `quarters`, and twice as many."""
-    plan, _ = quarters(f, r)
+    plan, _ = quarters(facts, chosen)
     (group,) = plan.groups
-    count = group.count if _one_size(r) else 8
+    count = group.count if _one_size(chosen) else 8
     return ViewPlan((replace(group, count=count),)), "many small parts of each image are the method (Tong et al., 2023)"
 
 
-def two_crops(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
+def two_crops(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
     """Two crops of a fifth to all of an image, for objectives of pairs."""
-    return _two(r), f"two crops of a fifth to all of the image, as in the paper{_colours(f)}"
+    return _two(chosen), f"two crops of a fifth to all of the image, as in the paper{_colours(facts)}"
 
 
-def multi_crop(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
+def multi_crop(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
     """Two large crops, whose targets are predicted, and four small ones (Caron et al., SwAV, 2020, section 3.2)."""
-    if _one_size(r):
-        return _two(r), f"{r['encoder']} takes one size only: no small crops{_colours(f)}"
-    large = ViewGroup(count=2, size=r["size"], scale=(0.3, 1.0), colour=Colour())
-    small = ViewGroup(count=4, size=part_side(r, 2), scale=(0.08, 0.3), colour=Colour())
+    if _one_size(chosen):
+        return _two(chosen), f"{chosen['encoder']} takes one size only: no small crops{_colours(facts)}"
+    large = ViewGroup(count=2, size=chosen["size"], scale=(0.3, 1.0), colour=Colour())
+    small = ViewGroup(count=4, size=part_side(chosen, 2), scale=(0.08, 0.3), colour=Colour())
     return ViewPlan(
         (large, small)
-    ), f"two large crops and four of half the side, a quarter of the cost each{_colours(f)}"
+    ), f"two large crops and four of half the side, a quarter of the cost each{_colours(facts)}"
 
 
-def quick_crops(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
+def quick_crops(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
     """Multi-crop on CUDA. Elsewhere quarters, each of which predicts and is predicted: two to three times as many steps
     for the same operations, and more learnt in a short run."""
-    return multi_crop(f, r) if f.device == "cuda" else quarters(f, r)
+    return multi_crop(facts, chosen) if facts.device == "cuda" else quarters(facts, chosen)
 
 
 def one_crop(draws: int = 0, colour: Colour | None = None, scale: tuple[float, float] = (0.3, 1.0)) -> Any:
     """A rule for one crop without colour changes, with `draws` random numbers (a function of the grid, if callable)."""
 
-    def rule(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
-        group = ViewGroup(count=1, size=r["size"], scale=scale, colour=colour or PLAIN, draws=draws)
+    def rule(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
+        group = ViewGroup(count=1, size=chosen["size"], scale=scale, colour=colour or PLAIN, draws=draws)
         return ViewPlan((group,)), "one crop and its mirror image, colours as they are: what is hidden is the task"
 
     return rule
@@ -79,19 +80,19 @@ def restyled(plan: ViewPlan, style: str, positives: str) -> ViewPlan:
     return plan
 
 
-def part_side(r: Chosen, parts: int) -> int:
+def part_side(chosen: Chosen, parts: int) -> int:
     """The encoder's size over `parts`, in whole steps of 16 px or of a ViT's patches."""
-    step = patch_side(r) if takes_any_size(r["encoder"]) else 16
-    return int(max(step, r["size"] // parts // step * step))
+    step = patch_side(chosen) if takes_any_size(chosen["encoder"]) else 16
+    return int(max(step, chosen["size"] // parts // step * step))
 
 
-def _two(r: Chosen) -> ViewPlan:
-    return ViewPlan((ViewGroup(count=2, size=r["size"], scale=(0.2, 1.0), colour=Colour()),))
+def _two(chosen: Chosen) -> ViewPlan:
+    return ViewPlan((ViewGroup(count=2, size=chosen["size"], scale=(0.2, 1.0), colour=Colour()),))
 
 
-def _one_size(r: Chosen) -> bool:
-    return is_fixed_size(r["encoder"]) and not takes_any_size(r["encoder"])
+def _one_size(chosen: Chosen) -> bool:
+    return is_fixed_size(chosen["encoder"]) and not takes_any_size(chosen["encoder"])
 
 
-def _colours(f: Facts) -> str:
-    return "" if f.format.channels == 3 else "; brightness and contrast change, colour does not, as there is none"
+def _colours(facts: Facts) -> str:
+    return "" if facts.format.channels == 3 else "; brightness and contrast change, colour does not, as there is none"

@@ -53,7 +53,7 @@ class SimCLR(Objective):
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
-        "objective_options": lambda f, r: (
+        "objective_options": lambda facts, chosen: (
             {"decoupled": True, "temperature": 0.2, "hidden": 1024, "width": 128},
             "a positive outside the denominator serves batches of hundreds (Yeh et al., ECCV 2022); temperature 0.2 "
             f"beat 0.1 ({MEASURED}); a projector of one hidden layer to 128 (Chen et al., ICML 2020)",

@@ -43,15 +43,15 @@ def squares_mask(draws: Tensor, squares: int, count: int, size: int) -> Tensor:
     return mask[:, :, at[:, None], at[None, :]]
 
 
-def squares_a_side(r: Chosen) -> int:
+def squares_a_side(chosen: Chosen) -> int:
     """Four to eight squares a side, of whole patches (of 8 px for a convolutional encoder), if there are such."""
-    cells = r["size"] // patch_side(r, otherwise=8)
+    cells = chosen["size"] // patch_side(chosen, otherwise=8)
     return max((n for n in range(4, 9) if cells % n == 0), default=8)
 
 
-def one_view(f: Facts, r: Chosen) -> tuple[ViewPlan, str]:
+def one_view(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
     """A crop with a random number for each square."""
-    plan: tuple[ViewPlan, str] = one_crop(draws=squares_a_side(r) ** 2)(f, r)
+    plan: tuple[ViewPlan, str] = one_crop(draws=squares_a_side(chosen) ** 2)(facts, chosen)
     return plan
 
 
@@ -63,8 +63,8 @@ class SimMIM(Objective):
     when = "A start to fine-tune from, with colours and scale untouched, for convolutional encoders as for ViTs."
     rules: ClassVar[dict[str, Rule]] = {
         "views": one_view,
-        "objective_options": lambda f, r: (
-            {"hidden": 0.6, "squares": squares_a_side(r)},
+        "objective_options": lambda facts, chosen: (
+            {"hidden": 0.6, "squares": squares_a_side(chosen)},
             "0.6 of the image hidden, in squares of a seventh or so of its side: large enough that they cannot be "
             "copied from beside them (Xie et al., CVPR 2022, table 1)",
         ),

@@ -97,8 +97,8 @@ class SimSiam(Objective):
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
-        "objective_options": lambda f, r: (
-            {"hidden": 512, "bottleneck": 128, "decorrelated": group_size(r["batch_size"])},
+        "objective_options": lambda facts, chosen: (
+            {"hidden": 512, "bottleneck": 128, "decorrelated": group_size(chosen["batch_size"])},
             "projector and predictor a quarter as wide as the paper's, in its proportion; several views make it learn "
             "sooner (Pototzky et al., FastSiam, GCPR 2022); decorrelated in groups, as it may fall into few "
             "directions otherwise, and in ones much smaller than the batch (Hua et al., ICCV 2021; measured, "

@@ -37,8 +37,8 @@ def swav_loss(scores: Tensor, large: int, temperature: float, epsilon: float) ->
     return swapped_prediction(scores, codes, temperature), codes
 
 
-def _options(f: Facts, r: Chosen) -> tuple[Options, str]:
-    count, why = prototype_count(f.items, r["batch_size"])
+def _options(facts: Facts, chosen: Chosen) -> tuple[Options, str]:
+    count, why = prototype_count(facts.items, chosen["batch_size"])
     options = {"prototypes": count, "temperature": 0.1, "epsilon": 0.03, "hidden": 512, "width": 128}
     return options, (
         f"{why}; no queue; codes harder than the paper's (Caron et al., NeurIPS 2020), which hardly moved in a short "

@@ -52,10 +52,10 @@ class VICReg(Objective):
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
-        "objective_options": lambda f, r: (
+        "objective_options": lambda facts, chosen: (
             {"invariance": 25.0, "variance": 25.0, "covariance": 1.0, "hidden": 1024, "width": 512},
             "weights 25, 25, 1 (Bardes et al., ICLR 2022); a projector a sixteenth as wide as theirs, as a batch of "
-            f"{r['batch_size']} cannot decorrelate thousands of dimensions",
+            f"{chosen['batch_size']} cannot decorrelate thousands of dimensions",
         ),
     }
 

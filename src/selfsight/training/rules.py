@@ -61,43 +61,43 @@ BATCH = 256
 NARROW = {"layers": [1, 1, 1, 0], "channels": [64, 128, 256, 256]}
 
 
-def _encoder(f: Facts, r: Chosen) -> tuple[Any, str]:
-    if find(r["objective"]).tokens:
-        name = "vit_small_patch16_224" if f.device == "cuda" else "vit_tiny_patch16_224"
+def _encoder(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
+    if find(chosen["objective"]).tokens:
+        name = "vit_small_patch16_224" if facts.device == "cuda" else "vit_tiny_patch16_224"
         return name, "this pretext task needs tokens; a plain ViT" + (
-            "" if f.device == "cuda" else ", made small for a CPU"
+            "" if facts.device == "cuda" else ", made small for a CPU"
         )
-    if f.device == "cuda":
+    if facts.device == "cuda":
         return "resnet50", "a GPU has room for it, and most published figures are of it"
     return "resnet18", f"narrowed to three stages of one block: learns most a minute on a CPU ({MEASURED})"
 
 
-def _size(f: Facts, r: Chosen) -> tuple[Any, str]:
-    if f.start is not None and is_fixed_size(r["encoder"]):
-        if not takes_any_size(r["encoder"]):
-            return f.start.size, "the one size that these weights take"
-        side = f.side if f.side < SMALL else min(224 if f.device == "cuda" else 128, f.side)
-        step = 2 * patch_side(r)  # views are of half the size, in whole patches
-        return max(step, round(side / step) * step), f"the images' {f.side} px, in whole patches of the weights"
-    if f.side < SMALL and takes_any_size(r["encoder"]):
-        return max(32, round(f.side / 16) * 16), f"the images' {f.side} px, in whole patches"
-    if f.side < SMALL:
-        size = max(32, 2 * round(f.side / 16) * 16)
-        return size, f"twice the images' {f.side} px, since the first two layers halve them ({MEASURED})"
-    largest = 224 if f.device == "cuda" else 128
-    size = min(largest, round(f.side / 32) * 32)
-    return (
-        size,
-        f"the images' median shorter side is {f.side} px; at most {largest} px on {f.device}, to see more of them",
+def _size(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
+    if facts.start is not None and is_fixed_size(chosen["encoder"]):
+        if not takes_any_size(chosen["encoder"]):
+            return facts.start.size, "the one size that these weights take"
+        side = facts.side if facts.side < SMALL else min(224 if facts.device == "cuda" else 128, facts.side)
+        step = 2 * patch_side(chosen)  # views are of half the size, in whole patches
+        return max(step, round(side / step) * step), f"the images' {facts.side} px, in whole patches of the weights"
+    if facts.side < SMALL and takes_any_size(chosen["encoder"]):
+        return max(32, round(facts.side / 16) * 16), f"the images' {facts.side} px, in whole patches"
+    if facts.side < SMALL:
+        size = max(32, 2 * round(facts.side / 16) * 16)
+        return size, f"twice the images' {facts.side} px, since the first two layers halve them ({MEASURED})"
+    largest = 224 if facts.device == "cuda" else 128
+    size = min(largest, round(facts.side / 32) * 32)
+    return size, (
+        f"the images' median shorter side is {facts.side} px; at most {largest} px on {facts.device}, to see more of "
+        "them"
     )
 
 
-def _encoder_args(f: Facts, r: Chosen) -> tuple[Any, str]:
+def _encoder_args(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
     """Of an encoder that was chosen by these rules; one that was asked for is as timm has it."""
-    if takes_any_size(r["encoder"]):
-        small = {} if f.device == "cuda" else {"embed_dim": 128, "depth": 6, "num_heads": 4}
-        patch, pool = min(16, r["size"] // 8), find(r["objective"]).pool
-        a_side = r["size"] // patch
+    if takes_any_size(chosen["encoder"]):
+        small = {} if facts.device == "cuda" else {"embed_dim": 128, "depth": 6, "num_heads": 4}
+        patch, pool = min(16, chosen["size"] // 8), find(chosen["objective"]).pool
+        a_side = chosen["size"] // patch
         reason = f"{a_side} by {a_side} patches of at most 16 px, as in most published ViTs"
         if pool == "avg":
             return small | {
@@ -105,49 +105,52 @@ def _encoder_args(f: Facts, r: Chosen) -> tuple[Any, str]:
                 "global_pool": pool,
             }, f"{reason}; features are their mean, which is what this task trains"
         return small | {"patch_size": patch}, reason
-    return (NARROW if f.device != "cuda" else {}), "see encoder"
+    return (NARROW if facts.device != "cuda" else {}), "see encoder"
 
 
-def _batch_size(f: Facts, r: Chosen) -> tuple[Any, str]:
-    if f.items < BATCH:
-        size = f.items // f.processes * f.processes
-        return size, f"all {size} items" if size == f.items else f"all {f.items} items, evenly over the processes"
-    size = BATCH // f.processes * f.processes
-    views = r["views"].count * size
-    return size, f"{r['views'].count} views each give {views:,} a step, which did best of those tried ({MEASURED})"
+def _batch_size(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
+    if facts.items < BATCH:
+        size = facts.items // facts.processes * facts.processes
+        return (
+            size,
+            f"all {size} items" if size == facts.items else f"all {facts.items} items, evenly over the processes",
+        )
+    size = BATCH // facts.processes * facts.processes
+    views = chosen["views"].count * size
+    return size, f"{chosen['views'].count} views each give {views:,} a step, which did best of those tried ({MEASURED})"
 
 
-def _precision(f: Facts, r: Chosen) -> tuple[Any, str]:
-    if f.bf16:
-        return "bf16", f"this {f.device} computes it in hardware, 1.5 to 3.4 times as fast (measured)"
-    return "no", f"no bf16 hardware on this {f.device}"
+def _precision(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
+    if facts.bf16:
+        return "bf16", f"this {facts.device} computes it in hardware, 1.5 to 3.4 times as fast (measured)"
+    return "no", f"no bf16 hardware on this {facts.device}"
 
 
-def _canvas_side(f: Facts, r: Chosen) -> tuple[Any, str]:
+def _canvas_side(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
     """Enough pixels that no view is enlarged, never more than the images have."""
-    smallest = min(group.scale[0] for group in r["views"].groups) ** 0.5
-    side = min(f.side, max(round(r["views"].largest / smallest), r["size"]))
+    smallest = min(group.scale[0] for group in chosen["views"].groups) ** 0.5
+    side = min(facts.side, max(round(chosen["views"].largest / smallest), chosen["size"]))
     return side, "so that the smallest part still fills a view"
 
 
-def _warmup(f: Facts, r: Chosen) -> tuple[Any, str]:
+def _warmup(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
     return 0.05, "of the budget, as Adam's second moments are rough at first (Liu et al., RAdam, ICLR 2020)"
 
 
-def _frozen(f: Facts, r: Chosen) -> tuple[Any, str]:
-    if f.start is None:
+def _frozen(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
+    if facts.start is None:
         return 0.0, "random weights need no protection"
     return 0.1, "of the budget the weights stand still: random heads would distort them (Kumar et al., ICLR 2022)"
 
 
-def _encoder_rate(f: Facts, r: Chosen) -> tuple[Any, str]:
-    if f.start is None:
+def _encoder_rate(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
+    if facts.start is None:
         return 1.0, "the encoder is as new as the networks around it"
     return 0.1, "of the heads' rate, as what is learnt already moves less (Howard and Ruder, ULMFiT, ACL 2018)"
 
 
-def _statistics(f: Facts, r: Chosen) -> tuple[Any, str]:
-    if f.start is None:
+def _statistics(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
+    if facts.start is None:
         return "batch", "random weights have none worth keeping"
     return (
         "kept",
@@ -159,57 +162,63 @@ RATES = {"adamw": 2e-3, "sgd": 0.06, "lars": 0.3}
 WEIGHT_DECAYS = {"adamw": 0.05, "sgd": 5e-4, "lars": 1e-4}
 
 
-def _canvases(f: Facts, r: Chosen) -> tuple[Any, str]:
+def _canvases(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
     """Decoded beforehand if that fits the disk and a fifth of the time there is, else on the way."""
-    need, side = f.size_of(r["canvas_side"]), r["canvas_side"]
-    if need > f.free / 2:
-        return "stream", f"{need / 1e9:.1f} GB of canvases is more than half of the {f.free / 1e9:.1f} GB free"
-    minutes, seconds = r["budget"].minutes, f.decoding(side)
+    need, side = facts.size_of(chosen["canvas_side"]), chosen["canvas_side"]
+    if need > facts.free / 2:
+        return "stream", f"{need / 1e9:.1f} GB of canvases is more than half of the {facts.free / 1e9:.1f} GB free"
+    minutes, seconds = chosen["budget"].minutes, facts.decoding(side)
     if minutes is not None and seconds > 0.2 * 60 * minutes:
         return "stream", f"decoding all beforehand takes about {seconds:,.0f} s of {minutes:g} minutes"
-    return "resident", f"decoded once, in about {seconds:,.0f} s; {f.free / 1e9:,.0f} GB are free"
+    return "resident", f"decoded once, in about {seconds:,.0f} s; {facts.free / 1e9:,.0f} GB are free"
 
 
-def _threads(f: Facts, r: Chosen) -> tuple[Any, str]:
-    if r["canvases"] == "stream" and f.device == "cpu" and f.cores > 1:  # threads of both kinds starve each other
-        return min(f.threads, f.cores - f.cores // 2), f"the other {f.cores // 2} of {f.cores} cores decode"
-    return f.threads, f"measured the fastest on {f.cores} cores as busy as they were"
+def _threads(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
+    # Threads of both kinds starve each other.
+    if chosen["canvases"] == "stream" and facts.device == "cpu" and facts.cores > 1:
+        threads = min(facts.threads, facts.cores - facts.cores // 2)
+        return threads, f"the other {facts.cores // 2} of {facts.cores} cores decode"
+    return facts.threads, f"measured the fastest on {facts.cores} cores as busy as they were"
 
 
-def _learning_rate(f: Facts, r: Chosen) -> tuple[Any, str]:
-    part = find(r["objective"]).rate
-    rate = part * RATES.get(r["optimiser"], RATES["adamw"]) * (r["batch_size"] / BATCH) ** 0.5
+def _learning_rate(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
+    part = find(chosen["objective"]).rate
+    rate = part * RATES.get(chosen["optimiser"], RATES["adamw"]) * (chosen["batch_size"] / BATCH) ** 0.5
     return rate, (
-        f"{r['optimiser']}'s at a batch of {BATCH}, scaled by the root of the batch (Krizhevsky 2014; Malladi et al., "
-        "NeurIPS 2022)" + (f"; times {part}, as it collapsed at more (measured, docs/evidence.md)" if part < 1 else "")
+        f"{chosen['optimiser']}'s at a batch of {BATCH}, scaled by the root of the batch (Krizhevsky 2014; Malladi et "
+        "al., NeurIPS 2022)"
+        + (f"; times {part}, as it collapsed at more (measured, docs/evidence.md)" if part < 1 else "")
     )
 
 
 # Value, then how it is chosen when it was not asked for, in order: later rules see earlier values. An objective's own
 # rules come before these.
 RULES: dict[str, Rule] = {
-    "objective": lambda f, r: ("simclr", "led those compared at equal cost on CIFAR-10 (docs/objectives.md)"),
-    "weights": lambda f, r: (RANDOM, "nothing is downloaded, and no licence inherited, unless asked for"),
+    "objective": lambda facts, chosen: ("simclr", "led those compared at equal cost on CIFAR-10 (docs/objectives.md)"),
+    "weights": lambda facts, chosen: (RANDOM, "nothing is downloaded, and no licence inherited, unless asked for"),
     "encoder": _encoder,
-    "channels": lambda f, r: (f.format.channels, f"the data's own: {f.format}"),
+    "channels": lambda facts, chosen: (facts.format.channels, f"the data's own: {facts.format}"),
     "size": _size,
     "encoder_args": _encoder_args,
     "views": quarters,
     "canvas_side": _canvas_side,
     "batch_size": _batch_size,
-    "objective_options": lambda f, r: ({}, "the objective's own defaults"),
-    "accumulate": lambda f, r: (1, "the batch fits"),
-    "optimiser": lambda f, r: ("adamw", "robust to scale across objectives (Loshchilov and Hutter, ICLR 2019)"),
+    "objective_options": lambda facts, chosen: ({}, "the objective's own defaults"),
+    "accumulate": lambda facts, chosen: (1, "the batch fits"),
+    "optimiser": lambda facts, chosen: (
+        "adamw",
+        "robust to scale across objectives (Loshchilov and Hutter, ICLR 2019)",
+    ),
     "learning_rate": _learning_rate,
-    "weight_decay": lambda f, r: (WEIGHT_DECAYS.get(r["optimiser"], 0.0), "usual for the optimiser"),
+    "weight_decay": lambda facts, chosen: (WEIGHT_DECAYS.get(chosen["optimiser"], 0.0), "usual for the optimiser"),
     "warmup": _warmup,
     "frozen": _frozen,
     "encoder_rate": _encoder_rate,
     "statistics": _statistics,
-    "clip": lambda f, r: (0.0, "off: no run of ours needed it; steps that are not finite are skipped anyway"),
+    "clip": lambda facts, chosen: (0.0, "off: no run of ours needed it; steps that are not finite are skipped anyway"),
     "precision": _precision,
-    "seed": lambda f, r: (0, "fixed, so that a run can be repeated"),
-    "budget": lambda f, r: (Budget(minutes=20.0), "enough to see on a CPU whether it works"),
+    "seed": lambda facts, chosen: (0, "fixed, so that a run can be repeated"),
+    "budget": lambda facts, chosen: (Budget(minutes=20.0), "enough to see on a CPU whether it works"),
     "canvases": _canvases,
     "threads": _threads,
 }
