@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,8 @@ from selfsight.errors import MachineError
 from selfsight.machine import best_device
 
 WAIT = timedelta(hours=24)  # for the main process, which may decode for long before the others have anything to do
+
+T = TypeVar("T")
 
 # gloo raises a plain RuntimeError, which begins with the place in its sources: "[/…/gloo/transport/tcp/pair.cc:561] …"
 GLOO = re.compile(r"\[\S*gloo[/\\]transport[/\\]")
@@ -59,11 +61,11 @@ def start_processes() -> Accelerator:
     return Accelerator(mixed_precision="no", cpu=several and best_device() == "cpu", kwargs_handlers=handlers)
 
 
-def gathered(here: dict[str, Any]) -> dict[str, Any]:
+def gathered(here: dict[str, T]) -> dict[str, T]:
     """The entries of all processes' dictionaries."""
     if processes() == 1:
         return here
-    parts: list[dict[str, Any]] = [{}] * processes()
+    parts: list[dict[str, T]] = [{}] * processes()
     with together():
         dist.all_gather_object(parts, here)
     return {k: v for part in parts for k, v in part.items()}

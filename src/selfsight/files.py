@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,9 @@ import pyarrow.compute as pc
 from psutil import pid_exists
 
 from selfsight.errors import DataError, MachineError, SelfsightError, first_line, in_words
+
+if TYPE_CHECKING:
+    from lance import LanceDataset as LanceDataset
 
 Place = str | os.PathLike[str]  # a path, or a URI that fsspec knows such as s3://bucket/name
 CSV_ROWS = 4096  # made into text at a time
@@ -176,7 +179,7 @@ def lance_exists(path: Place) -> bool:
     return any((Path(path) / "_versions").glob("*"))
 
 
-def open_lance(path: Place, version: int | None = None) -> Any:
+def open_lance(path: Place, version: int | None = None) -> LanceDataset:
     """The Lance data set at `path`. Raises `SelfsightError` where there is none that can be read."""
     import lance
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import psutil
 import torch
@@ -85,7 +85,20 @@ def memory_errors() -> Iterator[None]:
         raise
 
 
-def environment(device: str) -> dict[str, Any]:
+class Environment(TypedDict):
+    """What `environment.json` holds. memory_gb: of the machine, in 2**30 bytes."""
+
+    python: str
+    system: str
+    machine: str
+    processor: str
+    cores: int
+    memory_gb: float
+    device: str
+    versions: dict[str, str]
+
+
+def environment(device: str) -> Environment:
     """The machine and the versions, for `environment.json`. Holds no path and no user name."""
     packages = ("selfsight", "torch", "torchvision", "timm", "pylance", "accelerate", "numpy", "scikit-learn", "pillow")
     return {

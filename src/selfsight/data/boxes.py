@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -77,11 +76,14 @@ def turned(box: Box, width: float, height: float, orientation: int) -> Box:
     return replace(box, x0=x0, y0=y0, x1=x1, y1=y1)
 
 
-def as_cell(stated: Boxes | None, row: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """What the column `boxes` holds for a row with `width`, `height` and `exif_orientation`, None for a row without."""
-    if stated is None or not row.get("width") or not row.get("height"):
+def as_cell(
+    stated: Boxes | None, width: int | None, height: int | None, orientation: int | None
+) -> list[dict[str, str | float | bool]] | None:
+    """What the column `boxes` holds of an upright image of this size in pixels, see `Boxes.upright`; None where nothing
+    is stated or the size is not known."""
+    if stated is None or not width or not height:
         return None
-    return [asdict(box) for box in stated.upright(row["width"], row["height"], row.get("exif_orientation"))]
+    return [asdict(box) for box in stated.upright(width, height, orientation)]
 
 
 def converted(boxes: pa.ChunkedArray, widths: list[int | None], heights: list[int | None]) -> pa.Array:

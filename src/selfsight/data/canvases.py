@@ -25,7 +25,7 @@ from psutil import pid_exists
 from selfsight.console import console, track
 from selfsight.data.cache import cache_folder
 from selfsight.data.collection import Collection
-from selfsight.data.decoding import read_items
+from selfsight.data.decoding import Row, read_items
 from selfsight.data.formats.format import Unreadable
 from selfsight.data.geometry import Geometry
 from selfsight.data.importers import refusal
@@ -34,7 +34,7 @@ from selfsight.data.threads import ordered
 from selfsight.errors import DataError, MachineError, SelfsightError, in_words
 
 PAGES = 16  # of one file read in one go: a video is then decoded forward, not sought for each frame
-COLUMNS = ["uri", "page", "mode", "bytes", "modified_ns"]  # what reading an item takes
+COLUMNS = ["uri", "page", "mode", "bytes", "modified_ns"]  # of a `Row`: what reading an item takes
 SAMPLE = 256  # items that the intensity window is measured on,
 SAMPLE_SIDE = 512  # at this shorter side at most, so that few of them are in memory at full size
 
@@ -200,8 +200,8 @@ class Streamed(Canvases):
         return pixels
 
     def _decode(self, index: int) -> np.ndarray | Unreadable:
-        row = {name: self.rows[name][index].as_py() for name in COLUMNS}
-        pixels = read_items(self.collection.source, [row], self.format, self.short_side)[0]
+        row = self.rows.select(COLUMNS).slice(index, 1).to_pylist()
+        pixels = read_items(self.collection.source, row, self.format, self.short_side)[0]
         return pixels if isinstance(pixels, Unreadable) else self._held(pixels)
 
 
@@ -258,7 +258,7 @@ def decoded(
     """(number of the row, pixels) of all `rows`, file by file, decoded in threads; see `read_items`."""
     source = collection.source
 
-    def read(task: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, np.ndarray | Unreadable]]:
+    def read(task: list[tuple[int, Row]]) -> list[tuple[int, np.ndarray | Unreadable]]:
         pixels = read_items(source, [row for _, row in task], format, short_side, square)
         return [(number, p) for (number, _), p in zip(task, pixels, strict=True)]
 
@@ -267,7 +267,7 @@ def decoded(
         yield from task
 
 
-def _tasks(rows: pa.Table) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+def _tasks(rows: pa.Table) -> Iterator[list[tuple[int, Row]]]:
     """Numbers and rows, those of one file together in the order of their pages."""
     numbered = rows.select(COLUMNS).append_column("number", pa.array(range(len(rows))))
     numbered = numbered.sort_by([("uri", "ascending"), ("page", "ascending")])

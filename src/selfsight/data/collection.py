@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,9 @@ from selfsight.data.sources.source import Options, Source
 from selfsight.data.threads import in_one_thread
 from selfsight.errors import DataError, SelfsightError
 from selfsight.files import append_lance, lance_exists, open_lance, remove_rows, write_lance
+
+if TYPE_CHECKING:
+    from selfsight.files import LanceDataset
 
 FORMAT_VERSION = 3
 
@@ -105,7 +108,7 @@ class About:
 class Collection:
     """A table of items on disk, opened at one version. `path` is the Lance folder."""
 
-    def __init__(self, path: Path, dataset: Any) -> None:
+    def __init__(self, path: Path, dataset: LanceDataset) -> None:
         self.path = path
         self.version: int = dataset.version
         self.about = About.from_metadata(dataset.schema.metadata or {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypedDict
 
 import numpy as np
 
@@ -66,9 +66,20 @@ def read_headers(file: BinaryIO, rate: float | None) -> list[Header]:
     return headers
 
 
+class Row(TypedDict):
+    """What reading an item takes of its row. page: None in a file that holds one image. bytes, modified_ns: of the file
+    when it was imported, by which a change is known; None where its source cannot say."""
+
+    uri: str
+    page: int | None
+    mode: str
+    bytes: int | None
+    modified_ns: int | None
+
+
 def read_items(
     source: Source,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Row],
     want: PixelFormat,
     short_side: int | None = None,
     square: int | None = None,
@@ -98,7 +109,7 @@ def read_items(
     return [failure] * len(rows)
 
 
-def _check_unchanged(file: BinaryIO, row: dict[str, Any]) -> None:
+def _check_unchanged(file: BinaryIO, row: Row) -> None:
     try:
         stat = os.fstat(file.fileno())
     except OSError:  # not a file of its own: a member of an archive, read into memory
@@ -111,7 +122,7 @@ def _check_unchanged(file: BinaryIO, row: dict[str, Any]) -> None:
 
 
 def _finish(
-    pixels: np.ndarray | Unreadable, row: dict[str, Any], want: PixelFormat, short_side: int | None, square: int | None
+    pixels: np.ndarray | Unreadable, row: Row, want: PixelFormat, short_side: int | None, square: int | None
 ) -> np.ndarray | Unreadable:
     if isinstance(pixels, Unreadable):
         return pixels

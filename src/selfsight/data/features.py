@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,9 @@ from selfsight.data.geometry import Geometry
 from selfsight.data.manifest import before, beside
 from selfsight.errors import DataError
 from selfsight.files import append_lance, as_vectors, lance_exists, open_lance, remove_rows, to_numpy
+
+if TYPE_CHECKING:
+    from selfsight.files import LanceDataset
 
 FORMAT_VERSION = 1
 COLUMNS = {"id", "content_hash", "features"}
@@ -108,14 +111,14 @@ class FeatureStore:
         return [path for path in paths if lance_exists(path) and set(open_lance(path).schema.names) == COLUMNS]
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path) -> LanceDataset:
     dataset = open_lance(path)
     if int((dataset.schema.metadata or {}).get(b"format_version", b"1")) > FORMAT_VERSION:
         raise DataError(f"{path} was written by a newer selfsight. Run: pip install -U selfsight")
     return dataset
 
 
-def _places(rows: pa.Table, dataset: Any, known: np.ndarray) -> np.ndarray:
+def _places(rows: pa.Table, dataset: LanceDataset, known: np.ndarray) -> np.ndarray:
     """Where in a table each of `rows` is, [N], -1 for those that are not there or are `known` already."""
     kept = _names(dataset.to_table(columns=["id", "content_hash"]))
     found = pc.fill_null(pc.index_in(_names(rows), value_set=kept), -1).to_numpy(zero_copy_only=False)
@@ -129,7 +132,7 @@ def _names(rows: pa.Table) -> pa.Array:
     return joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined
 
 
-def _shape(dataset: Any) -> tuple[int, ...]:
+def _shape(dataset: LanceDataset) -> tuple[int, ...]:
     """Of the features of one item."""
     type, sides = dataset.schema.field("features").type, []
     while pa.types.is_fixed_size_list(type):
@@ -138,7 +141,7 @@ def _shape(dataset: Any) -> tuple[int, ...]:
     return tuple(sides)
 
 
-def _fill(out: np.ndarray, rows: np.ndarray, places: np.ndarray, dataset: Any) -> None:
+def _fill(out: np.ndarray, rows: np.ndarray, places: np.ndarray, dataset: LanceDataset) -> None:
     """Put the features at `places` of a table into the `rows` of `out`, a piece at a time."""
     order = np.argsort(places, kind="stable")
     rows, places = rows[order], places[order]
@@ -147,7 +150,7 @@ def _fill(out: np.ndarray, rows: np.ndarray, places: np.ndarray, dataset: Any) -
         out[rows[low:high]] = features[np.searchsorted(first, places[low:high])]
 
 
-def _pieces(dataset: Any, places: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _pieces(dataset: LanceDataset, places: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(places in a table, their features), a piece at a time, in which all of the sorted `places` come."""
     total, wanted = dataset.count_rows(), np.unique(places)
     if len(wanted) * FEW < total:

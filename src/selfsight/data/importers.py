@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -155,12 +155,12 @@ def _read_unknown(source: Source, known: _Known, part: Path, schema: pa.Schema, 
             for task in _chunks(missing, CHUNK):
                 yield len(task), task
 
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     try:
         for _, fresh in track(_threaded(read, unknown()), f"Reading {source.name}", count, size=lambda chunk: chunk[0]):
             for row in fresh:
                 if strict and row["status"] == "set_aside":
-                    raise refusal(row["uri"], row["reason"])
+                    raise refusal(str(row["uri"]), str(row["reason"]))
                 failed += row["status"] == "set_aside" and row.get("content_hash") is None
             rows += fresh
             if len(rows) >= SEGMENT:
@@ -173,7 +173,7 @@ def _read_unknown(source: Source, known: _Known, part: Path, schema: pa.Schema, 
 
 
 Task = tuple[int, list[Entry]]
-Rows = tuple[int, list[dict[str, Any]]]
+Rows = tuple[int, list[dict[str, object]]]
 
 
 def _threaded(read: Callable[[Task], Rows], tasks: Iterator[Task]) -> Iterator[Rows]:
@@ -187,7 +187,7 @@ def _threaded(read: Callable[[Task], Rows], tasks: Iterator[Task]) -> Iterator[R
             yield from ordered(read, tasks, ahead=32, workers=16 if waits else 1)
 
 
-def _append(part: Path, rows: list[dict[str, Any]], schema: pa.Schema, source: Source) -> None:
+def _append(part: Path, rows: list[dict[str, object]], schema: pa.Schema, source: Source) -> None:
     about = About(source.location, source.options)
     Collection.append(part, pa.Table.from_pylist(rows, schema=schema), about)
 
@@ -198,7 +198,7 @@ def _batches(source: Source, known: _Known, schema: pa.Schema, forgotten: set[st
     for chunk in _chunks(source.entries(), LISTED):
         found = known.find(chunk)
         rows = known.take(chunk, found, schema)
-        fresh = []
+        fresh: list[dict[str, object]] = []
         for entry, positions in zip(chunk, found, strict=True):
             if positions is None:  # not opened, or changed a moment ago
                 fresh += [row_of(source, entry)] if entry.reason else rows_of(source, entry, keywords)
@@ -282,8 +282,8 @@ def _described(rows: pa.Table, entries: list[Entry], schema: pa.Schema, from_fil
             kept = [k if own and page is not None else None for k, page in zip(old.to_pylist(), pages, strict=True)]
             said = [e.columns.get(field.name) for e in entries]
             if field.name == "boxes":
-                sizes = rows.select(["width", "height", "exif_orientation"]).to_pylist()
-                said = [as_cell(boxes, row) for boxes, row in zip(said, sizes, strict=True)]
+                sizes = (rows[name].to_pylist() for name in ("width", "height", "exif_orientation"))
+                said = [as_cell(*each) for each in zip(said, *sizes, strict=True)]
             old = pa.array([k if s is None else s for s, k in zip(said, kept, strict=True)], field.type)
         columns[field.name] = old
     return pa.table(columns, schema=schema)

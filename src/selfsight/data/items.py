@@ -6,9 +6,9 @@ import hashlib
 import io
 from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
-from selfsight.data.boxes import Boxes, as_cell
+from selfsight.data.boxes import as_cell
 from selfsight.data.collection import item_id
 from selfsight.data.decoding import NoImage, read_headers
 from selfsight.data.formats.dicom import attributes
@@ -20,7 +20,7 @@ FROM_HEADER = ("format", "width", "height", "exif_orientation", "mode", "channel
 _blake = partial(hashlib.blake2b, digest_size=16)
 
 
-def rows_of(source: Source, entry: Entry, keywords: dict[str, str]) -> list[dict[str, Any]]:
+def rows_of(source: Source, entry: Entry, keywords: dict[str, str]) -> list[dict[str, object]]:
     """The rows of a file's items: one, or one a page. A file that cannot be read gives one that is set aside;
     a file that is no image and is not named like one gives one of the status "other".
 
@@ -53,25 +53,25 @@ def rows_of(source: Source, entry: Entry, keywords: dict[str, str]) -> list[dict
         return [row | {"status": "set_aside", "reason": "too large for the memory of this machine"}]
     except OSError as error:  # a disk or network that fails while reading
         return [row | {"status": "set_aside", "reason": error.strerror or str(error), "content_hash": None}]
-    return [_with_header(source, row, header, entry.columns.get("boxes")) for header in headers]
+    return [_with_header(source, entry, row, header) for header in headers]
 
 
-def row_of(source: Source, entry: Entry) -> dict[str, Any]:
+def row_of(source: Source, entry: Entry) -> dict[str, object]:
     """What the listing says of a file."""
-    row = {"id": item_id(source.name, entry.uri), "uri": entry.uri, "reason": entry.reason}
+    row: dict[str, object] = {"id": item_id(source.name, entry.uri), "uri": entry.uri, "reason": entry.reason}
     row["status"] = "set_aside" if entry.reason else "ok"
     row |= {"bytes": entry.bytes, "modified_ns": entry.modified_ns} | entry.columns
     row.pop("boxes", None)  # their pixels are known with the header
     return row
 
 
-def _with_header(source: Source, row: dict[str, Any], header: Header, boxes: Boxes | None) -> dict[str, Any]:
+def _with_header(source: Source, entry: Entry, row: dict[str, object], header: Header) -> dict[str, object]:
     row = row | {name: getattr(header, name) for name in FROM_HEADER}
-    if boxes is not None:
-        row["boxes"] = as_cell(boxes, row)
+    if (boxes := entry.columns.get("boxes")) is not None:
+        row["boxes"] = as_cell(boxes, header.width, header.height, header.exif_orientation)
     if header.frame is not None:
-        row |= {"page": header.frame, "id": item_id(source.name, row["uri"], header.frame)}
+        row |= {"page": header.frame, "id": item_id(source.name, entry.uri, header.frame)}
         row["content_hash"] = _blake(f"{row['content_hash']} {header.frame}".encode()).hexdigest()
         if row.get("frame") is None:  # a page without a place of its own is at its number in its file
-            row |= {"sequence": row.get("sequence") or row["uri"], "frame": header.frame}
+            row |= {"sequence": row.get("sequence") or entry.uri, "frame": header.frame}
     return row

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Container, Iterable, Mapping
-from typing import Any
 
 from selfsight.data.annotations import voc, yolo
 from selfsight.data.boxes import Boxes
@@ -103,10 +102,12 @@ class Columns:
                 if name not in self.cells:
                     raise SelfsightError(missing_column(called, f"{name}={spec}", names))
 
-    def fill(self, uri: str, cells: Mapping[str, Any] | None = None, table: str = "") -> dict[str, Any]:
+    def fill(
+        self, uri: str, cells: Mapping[str, object] | None = None, table: str = ""
+    ) -> dict[str, str | int | Boxes | None]:
         """The columns of one item; None where there is nothing. `cells`: its row of the manifest. `boxes` are as their
         file states them: what they are in pixels is known when the image is read."""
-        filled: dict[str, Any] = {}
+        filled: dict[str, str | None] = {}
         if cells:
             for name, spec in self.cells.items():
                 if (column := first_of(spec, cells)) is not None:
@@ -115,10 +116,11 @@ class Columns:
             parts = uri.split("/")
             for name, pieces in self._templates.items():
                 filled[name] = as_text(_formatted(pieces, parts, table))
+        read: dict[str, str | int | Boxes | None] = {}
         for name, meaning in (("mask", self._mask), ("boxes", self._boxes), ("frame", _whole)):
-            if filled.get(name) is not None:
-                filled[name] = meaning(filled[name])
-        return filled
+            if (text := filled.get(name)) is not None:
+                read[name] = meaning(text)
+        return filled | read
 
     def _mask(self, path: str) -> str | None:
         return path if self._files.holds(path) else None
@@ -171,7 +173,7 @@ def _whole(text: str) -> int | None:
     return int(value) if value.is_integer() and abs(value) < 2**53 else None
 
 
-def as_text(value: Any) -> str | None:
+def as_text(value: object) -> str | None:
     """A cell as text: stripped, None if empty, a whole number without its point."""
     if value is None or value == "":
         return None
