@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -45,7 +45,7 @@ class Encoder(nn.Module):
 
     __call__: Callable[..., Features]  # what forward gives, which torch does not say
 
-    def __init__(self, net: nn.Module, geometry: Geometry, about: dict[str, Any] | None = None) -> None:
+    def __init__(self, net: nn.Module, geometry: Geometry, about: Mapping[str, object] | None = None) -> None:
         super().__init__()
         self.net = with_written_gradients(net)
         self.geometry = geometry

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, Protocol, TypeVar, overload
+from typing import Literal, Protocol, TypeVar, overload
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +22,14 @@ from selfsight.errors import SelfsightError, in_words
 BATCH = 256
 KEEP_EVERY = 16 * BATCH  # items, after which features are kept whatever happens next
 Single = Literal["pooled", "patches"]
-Found = tuple[list[int], Any, dict[int, str]]  # row numbers, their features, {row number: reason} of the unreadable
 K = TypeVar("K")
+B = TypeVar("B")  # a batch of what an encoder takes
+F = TypeVar("F")
+Found = tuple[list[int], F, dict[int, str]]  # row numbers, their features, {row number: reason} of the unreadable
+B_contra = TypeVar("B_contra", contravariant=True)
 
 
-class Encodes(Protocol):
+class Encodes(Protocol[B_contra]):
     """What `encode` asks of an encoder, be it of images, text or tables."""
 
     @property
@@ -41,20 +44,22 @@ class Encodes(Protocol):
     def licence(self) -> str:
         """The licence that goes with what is made by it."""
 
-    def encode(self, inputs: Any, levels: bool = False) -> Features:
+    def encode(self, inputs: B_contra, levels: bool = False) -> Features:
         """Features of one batch in eval mode and without gradients, computed where the encoder is; nothing of the
         encoder changes."""
 
 
 @overload
 def encode(
-    encoder: Encodes, inputs: Iterable[tuple[K, Any]], kind: Single = "pooled"
+    encoder: Encodes[B], inputs: Iterable[tuple[K, B]], kind: Single = "pooled"
 ) -> Iterator[tuple[K, np.ndarray]]: ...
 @overload
 def encode(
-    encoder: Encodes, inputs: Iterable[tuple[K, Any]], kind: Literal["levels"]
+    encoder: Encodes[B], inputs: Iterable[tuple[K, B]], kind: Literal["levels"]
 ) -> Iterator[tuple[K, list[np.ndarray]]]: ...
-def encode(encoder: Encodes, inputs: Iterable[tuple[K, Any]], kind: str = "pooled") -> Iterator[tuple[K, Any]]:
+def encode(
+    encoder: Encodes[B], inputs: Iterable[tuple[K, B]], kind: Single | Literal["levels"] = "pooled"
+) -> Iterator[tuple[K, np.ndarray | list[np.ndarray]]]:
     """Features of each batch of `inputs`, which come as (anything that tells the batch, batch) and go as (the same,
     features), one at a time, in float32: pooled [B, D], patches [B, N, Dp], or levels, a list of [B, C, h, w].
 
@@ -110,7 +115,7 @@ def item_features(
     rows: pa.Table | None = None,
     kind: Single = "pooled",
     shard: tuple[int, int] | None = None,
-) -> Iterator[tuple[list[int], np.ndarray, dict[int, str]]]: ...
+) -> Iterator[Found[np.ndarray]]: ...
 @overload
 def item_features(
     encoder: Encoder,
@@ -119,14 +124,14 @@ def item_features(
     *,
     kind: Literal["levels"],
     shard: tuple[int, int] | None = None,
-) -> Iterator[tuple[list[int], list[np.ndarray], dict[int, str]]]: ...
+) -> Iterator[Found[list[np.ndarray]]]: ...
 def item_features(
     encoder: Encoder,
     collection: Collection,
     rows: pa.Table | None = None,
-    kind: Any = "pooled",
+    kind: Single | Literal["levels"] = "pooled",
     shard: tuple[int, int] | None = None,
-) -> Iterator[Found]:
+) -> Iterator[Found[np.ndarray | list[np.ndarray]]]:
     """Features of `rows` (all usable ones if not given), decoded as the encoder's geometry says and not kept.
 
     Batches of (row numbers, features as `encode` gives them, {row number: reason} of rows that cannot be decoded), file
@@ -159,9 +164,7 @@ def sharded(rows: pa.Table, index: int, count: int) -> np.ndarray:
     return np.asarray(order[index::count].astype(np.int64))
 
 
-def gathered(
-    found: Iterable[tuple[list[int], np.ndarray, dict[int, str]]], rows: pa.Table
-) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+def gathered(found: Iterable[Found[np.ndarray]], rows: pa.Table) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
     """What `item_features` gives of `rows`, in one array.
 
     Returns (numbers [K] of the rows that could be decoded, in order; their features [K, …]; {id: reason} of the rest).
@@ -207,7 +210,7 @@ def pooled(
     return rows.filter(pa.array(known)), whole[known], bad
 
 
-def _kept(encoder: Encoder, collection: Collection, key: Key, rows: pa.Table) -> Iterator[Found]:
+def _kept(encoder: Encoder, collection: Collection, key: Key, rows: pa.Table) -> Iterator[Found[np.ndarray]]:
     """The pooled features of `rows`, which are kept on the way."""
     done: list[int] = []
     waiting: list[np.ndarray] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 def create(
     name: str,
     geometry: Geometry,
-    args: dict[str, Any] | None = None,
+    args: Mapping[str, object] | None = None,
     pretrained: bool = False,
-    overlay: dict[str, Any] | None = None,
+    overlay: dict[str, object] | None = None,
 ) -> Encoder:
     """A timm model without classifier, fitted to the channels and, where its shape depends on it, the
     size of the data. `args` go to the model; `overlay` to its `pretrained_cfg`, such as a state to load instead of
@@ -37,16 +38,16 @@ def create(
     name = name.removeprefix("timm/")
     check_name(name)
     check_args(args or {})
-    args = {"in_chans": geometry.channels, "num_classes": 0, **(args or {})}
+    given: dict[str, Any] = {"in_chans": geometry.channels, "num_classes": 0, **(args or {})}
     if is_fixed_size(name):
-        args.setdefault("img_size", geometry.size)
+        given.setdefault("img_size", geometry.size)
         if takes_any_size(name):  # position embeddings are resampled to the views' size
-            args.setdefault("dynamic_img_size", True)
+            given.setdefault("dynamic_img_size", True)
     try:
-        net = timm.create_model(name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **args)
+        net = timm.create_model(name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **given)
     except Exception as error:  # timm, the hub and the network raise many kinds
         what = "load the weights of" if pretrained else "make"
-        raise SelfsightError(f"Cannot {what} {name!r} with {args}: {first_line(error)}") from None
+        raise SelfsightError(f"Cannot {what} {name!r} with {given}: {first_line(error)}") from None
     cfg: Any = net.pretrained_cfg
     licence = (cfg.get("license") or UNKNOWN) if pretrained else NONE
     return Encoder(net, geometry, {"starting_weights": name if pretrained else None, "licence": licence})
@@ -60,7 +61,7 @@ def check_name(name: str) -> None:
         raise SelfsightError(f"timm has no model {name!r}. {'Close: ' + ', '.join(close) if close else ''}".strip())
 
 
-def check_args(args: dict[str, Any], source: str = "The encoder_args") -> None:
+def check_args(args: Container[str], source: str = "The encoder_args") -> None:
     """Raise `SelfsightError` if one of the arguments that `source` has is not a model's, but says where timm takes the
     weights from."""
     if wrong := [name for name in NOT_OF_A_MODEL if name in args]:

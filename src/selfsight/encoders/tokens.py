@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -16,7 +15,7 @@ def is_token_model(net: nn.Module) -> bool:
 
 
 def forward_tokens(
-    net: Any,
+    net: VisionTransformer,
     images: Tensor,
     keep: Tensor | None = None,
     replace: tuple[Tensor, Tensor] | None = None,

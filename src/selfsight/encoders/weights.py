@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class Weights:
     std: tuple[float, ...]
     licence: str
     origin: str
-    net: Callable[[], Any]
+    net: Callable[[], nn.Module]
 
     def statistics(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """(mean, std) for images of so many channels: their own, or the mean over theirs for each."""
@@ -103,14 +103,14 @@ def find_weights(source: str, encoder: str | None = None) -> Weights:
     return weights
 
 
-def begin(weights: Weights, geometry: Geometry, args: dict[str, Any]) -> Encoder:
+def begin(weights: Weights, geometry: Geometry, args: Mapping[str, object]) -> Encoder:
     """An encoder with these weights and without their classifier, fitted to the channels and size of `geometry`.
 
     Grey images get the sum of the filters of each channel, other numbers of channels timm's repeated ones; position
     embeddings of ViTs are resampled. `args` go to the model. Raises `SelfsightError` where the weights cannot be read
     or do not fit.
     """
-    native = read(weights)
+    native: Any = read(weights)
     stem = native.pretrained_cfg.get("first_conv")
     for name in [stem] if isinstance(stem, str) else stem or []:
         if geometry.channels != weights.channels and not isinstance(native.get_submodule(name), nn.Conv2d):
@@ -134,7 +134,7 @@ def begin(weights: Weights, geometry: Geometry, args: dict[str, Any]) -> Encoder
     return encoder
 
 
-def read(weights: Weights) -> Any:
+def read(weights: Weights) -> nn.Module:
     """The timm model as it was trained, every tensor of it from the weights. Raises `SelfsightError`."""
     try:
         return weights.net()

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from selfsight.data.pixels import PixelFormat
 from selfsight.encoders.weights import Weights
+from selfsight.views.plan import ViewPlan
 
 Chosen: TypeAlias = dict[str, Any]  # values of a recipe by name, those that were chosen before a rule is asked
 Options: TypeAlias = dict[str, Any]  # of an objective's constructor, by name
@@ -36,3 +37,4 @@ class Facts:
 
 # From the facts and the values chosen so far to a value and the reason for it.
 Rule: TypeAlias = Callable[[Facts, Chosen], tuple[Any, str]]
+ViewRule: TypeAlias = Callable[[Facts, Chosen], tuple[ViewPlan, str]]

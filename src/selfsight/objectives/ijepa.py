@@ -87,8 +87,7 @@ def sizes(grid: int) -> tuple[list[list[int]], int]:
 
 def one_view(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
     """A crop with random numbers for the places of five blocks and one for each patch."""
-    plan: tuple[ViewPlan, str] = one_crop(draws=10 + patches_a_side(chosen) ** 2)(facts, chosen)
-    return plan
+    return one_crop(draws=10 + patches_a_side(chosen) ** 2)(facts, chosen)
 
 
 def options(facts: Facts, chosen: Chosen) -> tuple[Options, str]:

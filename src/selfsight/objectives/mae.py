@@ -56,8 +56,7 @@ def masked_error(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 def one_view(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
     """A crop with a random number for each patch."""
-    plan: tuple[ViewPlan, str] = one_crop(draws=patches_a_side(chosen) ** 2)(facts, chosen)
-    return plan
+    return one_crop(draws=patches_a_side(chosen) ** 2)(facts, chosen)
 
 
 def options(facts: Facts, chosen: Chosen) -> tuple[Options, str]:

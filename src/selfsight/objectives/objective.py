@@ -11,7 +11,19 @@ import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    ClassVar,
+    Concatenate,
+    Literal,
+    ParamSpec,
+    TypedDict,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +46,14 @@ class Loss:
     parts: dict[str, Tensor]
     embeddings: Tensor
     assignments: Tensor | None = None
+
+
+class ParameterGroup(TypedDict):
+    """Parameters, and what part of the common weight decay (0 for biases and norms) and learning rate is theirs."""
+
+    params: list[nn.Parameter]
+    weight_decay_scale: float
+    lr_scale: float
 
 
 class Objective(nn.Module):
@@ -61,7 +81,7 @@ class Objective(nn.Module):
     rules: ClassVar[dict[str, Rule]] = {}
     views: ViewPlan
 
-    def __init__(self, encoder: Encoder, views: ViewPlan, **options: Any) -> None:
+    def __init__(self, encoder: Encoder, views: ViewPlan, **options: object) -> None:
         super().__init__()
         if options:
             raise SelfsightError(f"{type(self).__name__} has no option {', '.join(options)}.")
@@ -113,9 +133,8 @@ class Objective(nn.Module):
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step."""
 
-    def parameter_groups(self, progress: float) -> list[dict[str, Any]]:
-        """Groups for the optimiser: `params`, `weight_decay_scale` (0 for biases and norms), and
-        `lr_scale`. Called once with progress 0 to build the optimiser, then each step for the scales."""
+    def parameter_groups(self, progress: float) -> list[ParameterGroup]:
+        """Groups for the optimiser. Called once with progress 0 to build it, then each step for the scales."""
         decayed: list[nn.Parameter] = []
         plain: list[nn.Parameter] = []
         for parameter in self.parameters():
@@ -233,14 +252,18 @@ def projector(widths: Sequence[int], last_norm: bool = False) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def in_float32(loss: Callable[..., Any]) -> Callable[..., Any]:
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_float32(loss: Callable[Concatenate[Tensor, P], R]) -> Callable[Concatenate[Tensor, P], R]:
     """Decorator of a loss whose first argument is its embeddings: float32 inside, whatever autocast does.
 
     Autocast would run the loss's matrix products in bfloat16 even on float32 inputs.
     """
 
     @functools.wraps(loss)
-    def run(embeddings: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def run(embeddings: Tensor, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with torch.autocast(embeddings.device.type, enabled=False):
             return loss(embeddings.float(), *args, **kwargs)
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from selfsight.encoders.encoder import Encoder, Features
 from selfsight.encoders.store import is_fixed_size, takes_any_size
-from selfsight.objectives.facts import Chosen, Facts, Rule
+from selfsight.objectives.facts import Chosen, Facts, ViewRule
 from selfsight.objectives.objective import in_float32
 from selfsight.objectives.shared import PLAIN, part_side
 from selfsight.views.plan import ViewGroup, ViewPlan
 
 
-def arrangement(draws: int, grey: float = 0.0) -> Rule:
+def arrangement(draws: int, grey: float = 0.0) -> ViewRule:
     """A rule for one view whose parts are to be placed: most of the image, never mirrored; `grey`: share of views."""
 
     def rule(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:

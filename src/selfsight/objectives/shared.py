@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from selfsight.encoders.store import is_fixed_size, takes_any_size
 from selfsight.errors import SelfsightError
-from selfsight.objectives.facts import Chosen, Facts
+from selfsight.objectives.facts import Chosen, Facts, ViewRule
 from selfsight.objectives.patches import patch_side
 from selfsight.views.plan import Colour, ViewGroup, ViewPlan
 
@@ -54,7 +53,7 @@ def quick_crops(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
     return multi_crop(facts, chosen) if facts.device == "cuda" else quarters(facts, chosen)
 
 
-def one_crop(draws: int = 0, colour: Colour | None = None, scale: tuple[float, float] = (0.3, 1.0)) -> Any:
+def one_crop(draws: int = 0, colour: Colour | None = None, scale: tuple[float, float] = (0.3, 1.0)) -> ViewRule:
     """A rule for one crop without colour changes, with `draws` random numbers (a function of the grid, if callable)."""
 
     def rule(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:

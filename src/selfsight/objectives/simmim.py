@@ -51,8 +51,7 @@ def squares_a_side(chosen: Chosen) -> int:
 
 def one_view(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
     """A crop with a random number for each square."""
-    plan: tuple[ViewPlan, str] = one_crop(draws=squares_a_side(chosen) ** 2)(facts, chosen)
-    return plan
+    return one_crop(draws=squares_a_side(chosen) ** 2)(facts, chosen)
 
 
 @register("simmim")
