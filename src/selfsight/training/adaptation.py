@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from typing import Any
 
 import numpy as np
 import torch
@@ -137,7 +136,7 @@ class Adaptation:
         return standing
 
 
-def read_adaptation(run: Run) -> dict[str, Any] | None:
+def read_adaptation(run: Run) -> dict[str, object] | None:
     """What `Adaptation.keep` wrote; None where there is nothing of it that can be read."""
     try:
         content = json.loads(run.adaptation_file.read_text(encoding="utf-8"))

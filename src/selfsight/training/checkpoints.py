@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from safetensors import SafetensorError
@@ -20,7 +21,27 @@ KEPT = 2
 TENSORS = ("module.safetensors", "optimiser.safetensors")
 
 
-def save_checkpoint(folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+class Sums(TypedDict, total=False):
+    """Figures of some steps, added up: how many steps, and the sum of each figure."""
+
+    count: int
+    sums: dict[str, float]
+
+
+class Saved(TypedDict, total=False):
+    """Where a training was, see `loop.State`; `checksums` of the tensors beside it, by the name of their file."""
+
+    step: int
+    seconds: float
+    skipped: int
+    bad: int
+    means: Sums
+    checksums: dict[str, str]
+
+
+def save_checkpoint(
+    folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer, state: Mapping[str, object]
+) -> None:
     """Write `folder`/step-XXXXXXXX. `state` is JSON and holds at least "step"."""
     final = folder / f"step-{state['step']:08d}"
     partial = folder / f"{final.name}.partial"
@@ -36,13 +57,13 @@ def save_checkpoint(folder: Path, module: nn.Module, optimiser: torch.optim.Opti
         shutil.rmtree(old)
 
 
-def _write(partial: Path, module: nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def _write(partial: Path, module: nn.Module, optimiser: torch.optim.Optimizer, state: Mapping[str, object]) -> None:
     """The files of a checkpoint, on disk when this returns; the state holds the checksums of the others."""
     partial.mkdir(parents=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in _unshared(module).items()}, partial / TENSORS[0])
     save_file(_optimiser_tensors(optimiser), partial / TENSORS[1])
-    state = state | {"checksums": {name: _checksum(partial / name) for name in TENSORS}}
-    (partial / "state.json").write_text(json.dumps(state))
+    sums = {name: _checksum(partial / name) for name in TENSORS}
+    (partial / "state.json").write_text(json.dumps({**state, "checksums": sums}))
     for file in partial.iterdir():
         with file.open("rb") as written:
             os.fsync(written.fileno())
@@ -50,7 +71,7 @@ def _write(partial: Path, module: nn.Module, optimiser: torch.optim.Optimizer, s
 
 def load_checkpoint(
     folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer
-) -> tuple[dict[str, Any] | None, list[str]]:
+) -> tuple[Saved | None, list[str]]:
     """Restore the newest whole checkpoint in place.
 
     Returns its state, None if there is none, and a sentence for each newer one that is damaged and was passed over.
@@ -70,13 +91,13 @@ def load_checkpoint(
 
 def read_checkpoint(
     folder: Path,
-) -> tuple[dict[str, Any] | None, dict[str, Tensor], dict[str, Tensor], list[str]]:
+) -> tuple[Saved | None, dict[str, Tensor], dict[str, Tensor], list[str]]:
     """(state, tensors of the module, of the optimiser) of the newest whole checkpoint, and a sentence for each newer
     one that is damaged. The state is None if there is none."""
     damaged: list[str] = []
     for path in sorted(folder.glob("step-*[0-9]"), reverse=True):
         try:
-            state: dict[str, Any] = json.loads((path / "state.json").read_text())
+            state: Saved = json.loads((path / "state.json").read_text())
             for name, checksum in state.pop("checksums", {}).items():
                 if _checksum(path / name) != checksum:
                     raise ValueError(f"the checksum of {name} does not fit")

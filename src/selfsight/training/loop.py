@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from selfsight.console import console
 from selfsight.distributed import agreed
 from selfsight.errors import DataError, TrainingError
-from selfsight.training.checkpoints import load_checkpoint, remove_after, save_checkpoint
+from selfsight.training.checkpoints import Saved, Sums, load_checkpoint, remove_after, save_checkpoint
 from selfsight.training.clock import Clock
 from selfsight.training.recorder import Recorder
 from selfsight.training.run import Run
@@ -77,12 +77,14 @@ class State:
     seconds: float = 0.0
     skipped: int = 0
     bad: int = 0
-    means: dict[str, Any] = field(default_factory=dict)
+    means: Sums = field(default_factory=Sums)
 
     @classmethod
-    def of(cls, found: dict[str, Any]) -> State:
+    def of(cls, found: Saved) -> State:
         """What a checkpoint says."""
-        return cls(**{f.name: found[f.name] for f in fields(cls) if f.name in found})
+        known = {f.name for f in fields(cls)}
+        values: dict[str, Any] = {name: value for name, value in found.items() if name in known}
+        return cls(**values)
 
     def count(self, broken: bool) -> None:
         """One step more."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.optim.optimizer import ParamsT
 
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Objective
@@ -22,7 +23,7 @@ class LARS(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Any, lr: float, weight_decay: float = 0.0, momentum: float = 0.9, eta: float = 1e-3
+        self, params: ParamsT, lr: float, weight_decay: float = 0.0, momentum: float = 0.9, eta: float = 1e-3
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta})
 

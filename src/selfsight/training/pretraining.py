@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -39,7 +38,7 @@ def train(
     run: Run,
     clock: Clock,
     accelerator: Accelerator,
-    show: Callable[[dict[str, Any]], None],
+    show: Callable[[dict[str, float]], None],
     watches: Sequence[Watch] = (),
     track: Sequence[str] = (),
 ) -> Done:

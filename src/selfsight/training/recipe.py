@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -82,36 +83,37 @@ class Recipe:
         """Whether the encoder's weights have a learning rate of their own."""
         return self.frozen > 0.0 or self.encoder_rate != 1.0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values, for YAML and JSON."""
         out = asdict(self)
         for group in out["views"]["groups"]:
             group["shared"] = sorted(group["shared"])
-        return plain(out)  # type: ignore[no-any-return]
+        return plain(out)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+    def from_dict(cls, values: Mapping[str, object]) -> Recipe:
         """The recipe that `to_dict` wrote, of this format or an older one. Raises `SelfsightError` naming what does
         not fit."""
         if "pretrained" in values:
-            values = {"frozen": 0.0, "encoder_rate": 1.0, "statistics": "batch"} | values
+            values = {"frozen": 0.0, "encoder_rate": 1.0, "statistics": "batch", **values}
         try:
-            return cls(**typed(values))
+            made: dict[str, Any] = typed(values)
+            return cls(**made)
         except TypeError as error:
             raise DataError(f"This recipe does not fit this version of selfsight: {error}.") from None
 
 
-def check_numbers(values: dict[str, Any]) -> None:
+def check_numbers(values: Mapping[str, object]) -> None:
     """Raise `SelfsightError` for a number among some of a recipe's values that is none, or out of its range."""
     for name, value in values.items():
         called = name.replace("_", " ")
         if name in WHOLE and (type(value) is not int or not WHOLE[name] <= value < 2**62):
             raise SelfsightError(f"{called} must be a whole number of at least {WHOLE[name]}, not {value!r}.")
-        if name in REAL and (type(value) not in (int, float) or not 0 <= value < float("inf")):
+        if name in REAL and not ((type(value) is int or type(value) is float) and 0 <= value < float("inf")):
             raise SelfsightError(f"{called} must be a number, 0 or above (YAML: 1.0e-3), not {value!r}.")
 
 
-def typed(values: dict[str, Any]) -> dict[str, Any]:
+def typed(values: Mapping[str, object]) -> dict[str, object]:
     """Some or all of a recipe's plain values as a YAML file holds them, made into what `Recipe` takes."""
     if "pretrained" in values:  # before format 3
         before = f"timm:{values.get('encoder')}" if values["pretrained"] else "random"
@@ -119,17 +121,17 @@ def typed(values: dict[str, Any]) -> dict[str, Any]:
     unknown = sorted(values.keys() - {f.name for f in fields(Recipe)})
     if unknown:
         raise SelfsightError(f"A recipe has no {', '.join(unknown)}.")
-    values = dict(values)
+    made: dict[str, Any] = dict(values)
     try:
-        if "views" in values:
-            plan = values["views"]
-            values["views"] = ViewPlan(tuple(_group(group) for group in plan["groups"]), plan.get("companion"))
-        if "budget" in values:
-            values["budget"] = Budget(**values["budget"])
+        if "views" in made:
+            plan = made["views"]
+            made["views"] = ViewPlan(tuple(_group(group) for group in plan["groups"]), plan.get("companion"))
+        if "budget" in made:
+            made["budget"] = Budget(**made["budget"])
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise SelfsightError(f"The views or the budget of this recipe cannot be read: {error}.") from None
-    check_numbers(values)
-    return values
+    check_numbers(made)
+    return made
 
 
 def _group(values: dict[str, Any]) -> ViewGroup:
@@ -140,10 +142,12 @@ def _group(values: dict[str, Any]) -> ViewGroup:
     return ViewGroup(**values | {"shared": frozenset(values.get("shared", ()))})
 
 
-def plain(value: Any) -> Any:
+def plain(values: Mapping[str, object]) -> dict[str, object]:
     """Tuples to lists, all the way down: what YAML and JSON both give back unchanged."""
+    return {str(k): _plain(v) for k, v in values.items()}
+
+
+def _plain(value: object) -> object:
     if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    return value
+        return plain(value)
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from selfsight.console import console
 from selfsight.distributed import shared_means
 from selfsight.training.alarm import Alarm
+from selfsight.training.checkpoints import Sums
 from selfsight.training.run import Run
 from selfsight.training.trackers import Metrics
 
@@ -30,17 +30,17 @@ class Recorder:
         self,
         run: Run,
         device: torch.device,
-        show: Callable[[dict[str, Any]], None],
+        show: Callable[[dict[str, float]], None],
         watches: Sequence[Watch] = (),
         track: Sequence[str] = (),
-        config: dict[str, Any] | None = None,
+        config: Mapping[str, object] | None = None,
         main: bool = True,
     ) -> None:
         self.run, self.device, self.show, self.watches, self.main = run, device, show, watches, main
         self.track, self.config = track, config
         self.alarm, self.means, self.last = Alarm(), Means(), -1.0
 
-    def opened(self, step: int, means: dict[str, Any]) -> Recorder:
+    def opened(self, step: int, means: Sums) -> Recorder:
         """Go on at `step`, with the `means` of a checkpoint; to be used as a context."""
         self.means.go_on(means, self.device)
         for row in self.run.read_metrics():
@@ -102,11 +102,11 @@ class Means:
         self.sums, self.count = {}, 0
         return means
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Sums:
         """For a checkpoint."""
         return {"count": self.count, "sums": {name: float(value) for name, value in self.sums.items()}}
 
-    def go_on(self, state: dict[str, Any], device: torch.device) -> None:
+    def go_on(self, state: Sums, device: torch.device) -> None:
         """From a checkpoint's state, or from nothing."""
         self.count = state.get("count", 0)
         self.sums = {name: torch.tensor(value, device=device) for name, value in state.get("sums", {}).items()}

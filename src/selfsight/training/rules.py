@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -224,7 +225,7 @@ RULES: dict[str, Rule] = {
 }
 
 
-def resolve(asked: dict[str, Any], facts: Facts) -> Recipe:
+def resolve(asked: Mapping[str, object], facts: Facts) -> Recipe:
     """The recipe with every value in `asked` taken as it is and the rest chosen by the rules. `view_style` and
     `positives` among them say what becomes of the views: see `restyled`."""
     values: dict[str, Any] = dict(asked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -81,10 +81,10 @@ class Run:
     def finished(self) -> bool:
         return (self.path / "encoder" / "config.json").exists()
 
-    def write_recipe(self, asked: dict[str, Any], recipe: Recipe, data: dict[str, Any]) -> None:
+    def write_recipe(self, asked: Mapping[str, object], recipe: Recipe, data: Mapping[str, object]) -> None:
         """Save what was asked, what was resolved and why, and which data: `data` pins the collection."""
         self.path.mkdir(parents=True, exist_ok=True)
-        content = {"format_version": FORMAT_VERSION, "asked": plain(asked), "data": data}
+        content = {"format_version": FORMAT_VERSION, "asked": plain(asked), "data": dict(data)}
         content["resolved"] = {k: v for k, v in recipe.to_dict().items() if k != "reasons"}
         content["reasons"] = recipe.reasons
         write_whole(self.recipe_file, yaml.safe_dump(content, sort_keys=False))

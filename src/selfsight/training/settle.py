@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,10 @@ class Settled:
     first_seconds: float = 0.0
 
 
-def asked_of(choices: dict[str, Any]) -> dict[str, Any]:
+def asked_of(choices: Mapping[str, object]) -> dict[str, object]:
     """The choices that a user made, with minutes, epochs and steps as one budget. Raises `SelfsightError` for a name
     that there is not, before any image is read."""
-    asked = {k: v for k, v in choices.items() if v is not None}
+    asked: dict[str, Any] = {k: v for k, v in choices.items() if v is not None}
     if "objective" in asked:
         find(asked["objective"])
     if "optimiser" in asked and asked["optimiser"] not in OPTIMISERS:
@@ -68,10 +69,10 @@ def asked_of(choices: dict[str, Any]) -> dict[str, Any]:
     return asked | ({"budget": Budget(**budget)} if any(v is not None for v in budget.values()) else {})
 
 
-def check_weights(asked: dict[str, Any], recipe_file: str | None = None) -> None:
+def check_weights(asked: Mapping[str, object], recipe_file: str | None = None) -> None:
     """Read the weights that were asked for, or that the recipe names, and forget them again. Raises `SelfsightError`
     where they cannot be had, before any image is read."""
-    if weights := _start(_left_of(recipe_file, asked)[0] | asked):
+    if weights := _start({**_left_of(recipe_file, asked)[0], **asked}):
         read(weights)
 
 
@@ -82,27 +83,27 @@ def _start(asked: dict[str, Any]) -> Weights | None:
 
 
 def choose(
-    asked: dict[str, Any], recipe_file: str | None, items: Collection, processes: int = 1
+    asked: Mapping[str, object], recipe_file: str | None, items: Collection, processes: int = 1
 ) -> tuple[Recipe, PixelFormat]:
     """The recipe for a collection: what was asked, then what the file says, then what the rules give."""
     given, reasons = _left_of(recipe_file, asked)
     reasons = {k: INHERITED + v.removeprefix(INHERITED) for k, v in reasons.items() if k in given.keys() - asked.keys()}
-    asked = given | asked
-    if isinstance(asked.get("views"), str):
-        asked["view_style"] = asked.pop("views")
-        asked |= {"views": given["views"]} if "views" in given else {}
-    if asked.get("positives") == "group" and items.usable["group"].null_count == len(items.usable):
+    values: dict[str, Any] = {**given, **asked}
+    if isinstance(values.get("views"), str):
+        values["view_style"] = values.pop("views")
+        values |= {"views": given["views"]} if "views" in given else {}
+    if values.get("positives") == "group" and items.usable["group"].null_count == len(items.usable):
         raise DataError(
             f"--positives group needs to know which images belong together, and no item of {items.about.location} "
             "has a group. Name it: selfsight import --columns group=COLUMN"
         )
-    start, format = _start(asked), measure_format(items)
-    if start is not None and "channels" not in asked and format.mode in OPAQUE:  # they know nothing of transparency
+    start, format = _start(values), measure_format(items)
+    if start is not None and "channels" not in values and format.mode in OPAQUE:  # they know nothing of transparency
         format = replace(format, mode=OPAQUE[format.mode])
-    channels = asked.get("channels", format.channels)
+    channels = values.get("channels", format.channels)
     if channels != format.channels:  # a recipe of other data
         format = PixelFormat(usual_mode(channels), format.depth, format.window)
-    recipe = resolve(asked, facts_of(items, format, processes, start))
+    recipe = resolve(values, facts_of(items, format, processes, start))
     recipe = replace(recipe, reasons=reasons | recipe.reasons)
     objective = find(recipe.objective)
     objective.check(recipe.encoder, recipe.channels, recipe.views)
@@ -124,7 +125,7 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
 
 def settle(
     run: Run,
-    asked: dict[str, Any],
+    asked: Mapping[str, object],
     recipe_file: str | None,
     extend: bool,
     source: str,
@@ -136,11 +137,11 @@ def settle(
     Raises `SelfsightError` if the run is finished (and is not to be extended), if it was begun with another
     request, with other images or with another number of processes.
     """
-    wanted = plain({k: asdict(v) if k == "budget" else v for k, v in asked.items()} | {"recipe": recipe_file})
+    wanted = plain({k: asdict(v) if isinstance(v, Budget) else v for k, v in asked.items()} | {"recipe": recipe_file})
     if recipe_file:
         wanted["recipe_digest"] = hashlib.blake2b(repr(_given(recipe_file)[0]).encode(), digest_size=8).hexdigest()
     wanted |= {"extend": True} if extend else {}
-    data: dict[str, Any] = {"source": str(source), "collection": str(items.path), "version": items.version}
+    data: dict[str, object] = {"source": str(source), "collection": str(items.path), "version": items.version}
     data |= {"items": len(items.usable), "id_hash": items.id_hash(), "processes": processes}
     if run.begun:
         if not run.recipe_file.exists():
@@ -162,7 +163,9 @@ def settled_before(run: Run) -> Settled:
     return Settled(recipe, format, begin.get("step", 0), begin.get("seconds", 0.0))
 
 
-def _go_on(run: Run, asked: dict[str, Any], wanted: dict[str, Any], data: dict[str, Any], extend: bool) -> Settled:
+def _go_on(
+    run: Run, asked: Mapping[str, Any], wanted: Mapping[str, object], data: Mapping[str, object], extend: bool
+) -> Settled:
     """Of a run that was begun: its own recipe, if the request, the images and the processes are the same."""
     before, recipe, pinned = run.read_recipe()
     extending = extend and run.finished
@@ -192,7 +195,7 @@ def _go_on(run: Run, asked: dict[str, Any], wanted: dict[str, Any], data: dict[s
     return settled_before(run)
 
 
-def _extend(run: Run, wanted: dict[str, Any], recipe: Recipe, pinned: dict[str, Any]) -> None:
+def _extend(run: Run, wanted: Mapping[str, object], recipe: Recipe, pinned: Mapping[str, object]) -> None:
     """Make an unfinished run of a finished one, with a budget that begins where it ended. A kill in between leaves
     one that ends at once, as it did before."""
     state, *_ = read_checkpoint(run.checkpoints)
@@ -201,11 +204,11 @@ def _extend(run: Run, wanted: dict[str, Any], recipe: Recipe, pinned: dict[str, 
     begin = {"step": state["step"], "seconds": state["seconds"]}
     shutil.rmtree(run.path / "encoder.before", ignore_errors=True)
     os.replace(run.path / "encoder", run.path / "encoder.before")
-    run.write_recipe(wanted, recipe, pinned | {"begin": begin})
-    run.log("extended", f"by {recipe.budget}", begin["step"])
+    run.write_recipe(wanted, recipe, {**pinned, "begin": begin})
+    run.log("extended", f"by {recipe.budget}", state["step"])
 
 
-def _left_of(recipe_file: str | None, asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+def _left_of(recipe_file: str | None, asked: Mapping[str, object]) -> tuple[dict[str, Any], dict[str, str]]:
     """The values of a recipe but for those that were chosen for another that was asked for instead, and the reasons of
     those that rules chose."""
     given, reasons = _given(recipe_file) if recipe_file else ({}, {})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -26,7 +25,7 @@ class Show:
         self.last = 0.0
         self.console.print(f"{recipe.objective} with {recipe.encoder} into {run.path}")
 
-    def __call__(self, row: dict[str, Any]) -> None:
+    def __call__(self, row: dict[str, float]) -> None:
         text = f"step {row['step']}  loss {row['loss']:.3f}  rank {row['effective_rank']:.0f}  "
         text += f"spread {row['spread']:.2f}  "
         text += f"agreement {row['agreement']:.2f}  " if "agreement" in row else ""

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,7 +68,7 @@ class Metrics:
         run: Run,
         step: int,
         names: Sequence[str] = (),
-        config: dict[str, Any] | None = None,
+        config: Mapping[str, object] | None = None,
         main: bool = True,
     ) -> None:
         self.run, self.main, self.step = run, main, step
@@ -87,15 +87,15 @@ class Metrics:
         self.file = run.metrics_file.open("a")
         self.board = SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1)
 
-    def write(self, row: dict[str, Any]) -> None:
+    def write(self, row: dict[str, float]) -> None:
         """One row, on disk when this returns."""
-        self.step = row["step"]
+        self.step = int(row["step"])
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()
         for key, value in row.items():
-            self.board.add_scalar(key, value, row["step"])
+            self.board.add_scalar(key, value, self.step)
         figures = {key: value for key, value in row.items() if key != "step"}
-        self._each(lambda name, other: other.log(figures, step=row["step"]))
+        self._each(lambda name, other: other.log(figures, step=self.step))
 
     def picture(self, name: str, path: Path, step: int) -> None:
         """A PNG that the run has written."""
@@ -107,7 +107,7 @@ class Metrics:
         self.board.add_image(name, pixels, step, dataformats="HWC")
         self._each(lambda tracker, other: _show(tracker, other, name, path, pixels, step))
 
-    def _start(self, name: str, config: dict[str, Any]) -> None:
+    def _start(self, name: str, config: Mapping[str, object]) -> None:
         try:
             with redirect_stdout(io.StringIO()):  # Trackio prints, and the output of --json is read by programs
                 other = _make(name, self.run, self._default)
@@ -224,7 +224,7 @@ def _words(error: Exception) -> str:
     return in_words(error).strip().rstrip(".") or type(error).__name__
 
 
-def _flat(values: dict[str, Any], before: str = "") -> dict[str, str]:
+def _flat(values: Mapping[str, object], before: str = "") -> dict[str, str]:
     """Nested values as {"a.b": text}: what every tracker takes."""
     out: dict[str, str] = {}
     for key, value in values.items():
