@@ -76,10 +76,12 @@ def page(name: str, cls: type, row: dict[str, Any]) -> str:
 def pictures(out: Path) -> None:
     """The views of every objective on a few parts of two photographs."""
     with tempfile.TemporaryDirectory() as folder:
+        photos = Path(folder) / "photos"  # its name is a part of the ids that views are drawn from
+        photos.mkdir()
         for i, (photo, top, left) in enumerate(PARTS):
             part = load_sample_image(f"{photo}.jpg")[top : top + 192, left : left + 192]
-            Image.fromarray(np.ascontiguousarray(part)).resize((96, 96)).save(Path(folder) / f"{i}.png")
-        items = open_source(folder, Path(folder) / "kept" / "items.lance")
+            Image.fromarray(np.ascontiguousarray(part)).resize((96, 96)).save(photos / f"{i}.png")
+        items = open_source(str(photos), Path(folder) / "items.lance")
         for name in registry():
             recipe = default_recipe(name)
             canvases = Resident(items, measure_format(items), 96)
