@@ -320,6 +320,8 @@ def joint(name: str) -> type[Joint]:
 
     Its options are those of its members by name, each with the `groups` of the common view plan that are its own.
     """
+    from selfsight.objectives.shared import quarters  # which builds on this module
+
     weights: dict[str, float] = {}
     for part in name.split("+"):
         factor, star, member = part.rpartition("*")
@@ -330,7 +332,7 @@ def joint(name: str) -> type[Joint]:
     classes = {member: find(member) for member in weights}
 
     def plans(facts: Facts, chosen: Chosen) -> dict[str, ViewPlan]:
-        return {member: cls.rules["views"](facts, chosen)[0] for member, cls in classes.items()}
+        return {member: cls.rules.get("views", quarters)(facts, chosen)[0] for member, cls in classes.items()}
 
     def views(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
         union = functools.reduce(ViewPlan.union, plans(facts, chosen).values())
@@ -396,10 +398,14 @@ _REGISTRY: dict[str, type[Objective]] = {}
 
 
 def register(name: str) -> Callable[[C], C]:
-    """Class decorator: make an objective known by `name`."""
+    """Class decorator: make an objective known by `name`. Raises `ValueError` for a name that another one has: an
+    objective of yours never stands silently for one of ours, nor the other way round."""
 
     def put(cls: C) -> C:
-        _REGISTRY[name] = cls
+        before = _REGISTRY.setdefault(name, cls)
+        if (before.__module__, before.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"Two objectives are called {name!r}: {before} and {cls}. Rename yours.")
+        _REGISTRY[name] = cls  # the same one, of a module that was loaded again
         return cls
 
     return put

@@ -61,8 +61,12 @@ class Recorder:
 
     def write(self, row: Mapping[str, float], seen: Mapping[str, float], after: Mapping[str, float]) -> None:
         """A row of metrics: `row` (at least step and progress), the means since the last one, what was `seen` of the
-        last step, what the watches give, and what comes `after` them. Every process has to call it."""
-        full = {**row, **shared_means(self.means.lap()), **seen}
+        last step, what the watches give, and what comes `after` them. Every process has to call it. Raises `ValueError`
+        for a mean that has the name of another figure."""
+        means = shared_means(self.means.lap())
+        if taken := sorted(means.keys() & {*row, *seen}):
+            raise ValueError(f"A part of the loss is called {taken[0]}, as a figure of every row is. Rename it.")
+        full = {**row, **means, **seen}
         for watch in self.watches:
             full |= watch(full["progress"], self.last)
         self.last = full["progress"]
