@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfsight.probing.groups import group_numbers, hold_out
+from selfsight.data.groups import group_numbers, hold_out
 
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)  # inverse L2 strengths C, tried on a split of the training labels
 USUAL = STRENGTHS[1]  # where the labels leave nothing to choose it on

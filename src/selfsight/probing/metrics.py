@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfsight.probing.groups import group_numbers
+from selfsight.data.groups import group_numbers
 
 NAMES = ("top1", "balanced", "top2", "macro_f1", "auroc")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from selfsight.probing.groups import group_numbers, hold_out
+from selfsight.data.groups import group_numbers, hold_out
 
 
 def test_numbers_by_hand() -> None:
