@@ -14,6 +14,7 @@ from torch import Tensor
 
 from selfsight.data.canvases import Canvases, nothing_decoded
 from selfsight.data.formats.format import Unreadable
+from selfsight.data.groups import group_numbers, members_of
 from selfsight.data.randomness import item_keys, uniform
 from selfsight.errors import SelfsightError
 
@@ -194,8 +195,6 @@ def _frame_neighbours(canvases: Canvases) -> np.ndarray:
 
 def _group_members(canvases: Canvases) -> list[list[int]]:
     """For each item the indices of its group, itself included; an item without a group is alone."""
-    members: dict[str, list[int]] = {}
-    groups = canvases.rows["group"].to_pylist()
-    for i, group in enumerate(groups):
-        members.setdefault(group, []).append(i)
-    return [members[group] if group else [i] for i, group in enumerate(groups)]
+    numbers = group_numbers(canvases.rows["group"].to_pylist(), len(canvases))
+    members = [indices.tolist() for indices in members_of(numbers)]
+    return [members[number] for number in numbers]

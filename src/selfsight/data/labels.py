@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -21,6 +20,7 @@ import pyarrow as pa
 
 from selfsight.data.boxes import Box
 from selfsight.data.collection import Collection, item_id
+from selfsight.data.groups import deal, group_numbers, members_of
 from selfsight.data.sources.columns import as_text
 from selfsight.data.sources.table import open_table
 from selfsight.errors import DataError, SelfsightError
@@ -154,42 +154,21 @@ class Labels:
         return self._dealt([1.0 / count] * count, seed)
 
     def _dealt(self, shares: list[float], seed: int) -> np.ndarray:
-        """[N] the part that each item goes to: groups one by one, the largest first, each where the sum over classes of
-        (items of the class)^2 / (items that are due) then grows least."""
-        strata = ["|".join(sorted(set(self._names(value)))) for value in self.values]
-        totals = Counter(strata[i] for i in np.flatnonzero(self.known))
-        due = np.array(shares)
-        filled = {stratum: np.zeros(len(shares)) for stratum in totals}
-        sizes = np.zeros(len(shares))
+        """[N] the part that each item goes to, see `deal`; groups come in the order in which the seed deals them."""
+        known = np.array(sorted(np.flatnonzero(self.known), key=lambda place: self.ids[place]), dtype=np.int64)
+        numbers = group_numbers([self.groups[place] for place in known], len(known))
+        first = [self.ids[known[members[0]]] for members in members_of(numbers)]  # the smallest id of each group
+        turns = [hashlib.blake2b(f"{seed} {item}".encode(), digest_size=16).digest() for item in first]
+        order = np.array(sorted(range(len(known)), key=lambda i: turns[numbers[i]]), dtype=np.int64)
+        classes = ["|".join(sorted(set(self._names(self.values[place])))) for place in known[order]]
         parts = np.full(len(self), -1, dtype=np.int64)
-        units = self._units(seed)
-        for members in units:
-            counts = sorted(Counter(strata[i] for i in members).items())
-            grows = sum((2 * filled[stratum] * n + n * n) / (due * totals[stratum]) for stratum, n in counts)
-            part = int(np.lexsort((sizes / due, np.round(grows, 9)))[0])
-            parts[members] = part
-            sizes[part] += len(members)
-            for stratum, n in counts:
-                filled[stratum][part] += n
-        if not sizes.all():
+        parts[known[order]] = deal(numbers[order], np.unique(classes, return_inverse=True)[1], shares)
+        if len(np.unique(parts[known])) < len(shares):
             raise DataError(
-                f"{self.location} cannot be split in {len(shares)}: its {int(self.known.sum())} labelled items lie in "
-                f"{len(units)} groups, which stay together. Label more items, or of more groups."
+                f"{self.location} cannot be split in {len(shares)}: its {len(known)} labelled items lie in "
+                f"{len(first)} groups, which stay together. Label more items, or of more groups."
             )
         return parts
-
-    def _units(self, seed: int) -> list[list[int]]:
-        """The places of the labelled items that stay together, the largest units first, else as the seed deals them."""
-        units: dict[str, list[int]] = {}
-        for place, (item, group) in enumerate(zip(self.ids, self.groups, strict=True)):
-            if self.known[place]:
-                units.setdefault(f"item {item}" if group is None else f"group {group}", []).append(place)
-
-        def turn(members: list[int]) -> tuple[int, bytes]:
-            first = min(self.ids[place] for place in members)
-            return -len(members), hashlib.blake2b(f"{seed} {first}".encode(), digest_size=16).digest()
-
-        return sorted(units.values(), key=turn)
 
     def _names(self, value: Value | None) -> list[str]:
         """The classes that a value names."""
