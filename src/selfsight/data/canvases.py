@@ -30,6 +30,7 @@ from selfsight.data.formats.format import Unreadable
 from selfsight.data.geometry import Geometry
 from selfsight.data.importers import refusal
 from selfsight.data.pixels import MOST_ELONGATED, PixelFormat
+from selfsight.data.spread import spread
 from selfsight.data.threads import ordered
 from selfsight.errors import DataError, MachineError, SelfsightError, in_words
 
@@ -80,7 +81,7 @@ class Canvases:
 
     def sample(self, items: int) -> Iterator[tuple[int, np.ndarray]]:
         """(index, pixels) of up to `items` items that can be read, spread evenly over the collection."""
-        chosen = np.unique(np.linspace(0, len(self) - 1, items).astype(int)).tolist()
+        chosen = spread(len(self), items).tolist()
         for start in range(0, len(chosen), 64):
             self.prefetch(chosen[start : start + 64])
             for index in chosen[start : start + 64]:
@@ -290,7 +291,7 @@ def measure_format(collection: Collection) -> PixelFormat:
     if format.depth == 8:
         return PixelFormat(format.mode, 8, (0.0, 255.0))
     rows = collection.usable
-    chosen = rows.take(np.unique(np.linspace(0, len(rows) - 1, SAMPLE).astype(int)))
+    chosen = rows.take(spread(len(rows), SAMPLE))
     values, reasons = [], []
     if format.depth == 32:  # without a window yet, so that what is not finite stays so and is not counted
         format = PixelFormat(format.mode, 32, (math.nan, math.nan))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from selfsight.data.collection import Collection
 from selfsight.data.geometry import Geometry
+from selfsight.data.spread import spread
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.features import input_batches
 from selfsight.encoders.levels import evaluating
@@ -21,7 +21,7 @@ NORM_ITEMS = 512  # whose statistics a network with random weights takes for its
 def some_inputs(collection: Collection, geometry: Geometry) -> Iterator[Tensor]:
     """Inputs [B, C, S, S] of (at most) 512 items of a collection, evenly over its order."""
     rows = collection.usable
-    rows = rows.take(np.unique(np.linspace(0, len(rows) - 1, NORM_ITEMS).astype(int)))
+    rows = rows.take(spread(len(rows), NORM_ITEMS))
     for numbers, pixels, _ in input_batches(collection, rows, geometry, "Statistics"):
         if numbers:
             yield geometry.to_input(pixels)

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from selfsight.data.collection import Collection
+from selfsight.data.spread import spread
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.features import pooled
 from selfsight.encoders.store import load
@@ -46,7 +47,7 @@ def draw(run: Run, collection: Collection, thumbnails: bool) -> Atlas:
         raise DataError(f"the images are not there: {error}") from None
     encoder = load(run.path).to(best_device())
     usable = collection.usable
-    rows, features, bad = pooled(encoder, collection, spaced(usable, MOST_ITEMS))
+    rows, features, bad = pooled(encoder, collection, usable.take(spread(len(usable), MOST_ITEMS)))
     if not len(rows):
         reason = first_line(Exception(next(iter(bad.values()), "no item")))
         raise DataError(f"the images are not there: none in {collection.about.location} can be read ({reason})")
@@ -56,13 +57,6 @@ def draw(run: Run, collection: Collection, thumbnails: bool) -> Atlas:
         pictures = data_uris(list(thumbnails_of(collection, rows, encoder, MAP_SIDE).values()), MAP_BYTES)
         gallery = _gallery(encoder, collection, rows, features)
     return Atlas(names, places(features), pictures, gallery, len(usable), len(bad))
-
-
-def spaced(rows: pa.Table, most: int) -> pa.Table:
-    """At most `most` of `rows`, evenly spaced in their order."""
-    if len(rows) <= most:
-        return rows
-    return rows.take(np.linspace(0, len(rows) - 1, most).round().astype(np.int64))
 
 
 def places(features: np.ndarray) -> np.ndarray:
@@ -84,7 +78,7 @@ def places(features: np.ndarray) -> np.ndarray:
 
 def neighbours(features: np.ndarray) -> list[tuple[int, list[tuple[int, float]]]]:
     """Up to 10 queries, evenly spaced over `features` [N, D], each with its up to 8 (index, cosine), nearest first."""
-    queries = np.unique(np.linspace(0, len(features) - 1, QUERIES).round().astype(int))
+    queries = spread(len(features), QUERIES)
     similarity, index = nearest(features[queries], features, NEIGHBOURS + 1)
     out = []
     for query, cosines, found in zip(queries.tolist(), similarity.tolist(), index.tolist(), strict=True):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from selfsight.data.batches import Batches
 from selfsight.data.geometry import Geometry
+from selfsight.data.spread import spread
 from selfsight.encoders.encoder import Encoder
 from selfsight.objectives.objective import Joint, Objective
 from selfsight.probing.neighbours import nearest
@@ -40,7 +41,7 @@ def neighbour_gallery(encoder: Encoder, batches: Batches, normalise: Geometry, p
     """Draw a few items, one a row, each before the items whose features are nearest to its own. Written to `path`."""
     count = min(ASKED, len(batches.ids))
     features = canvas_features(encoder, batches, normalise, count).numpy()
-    asked = np.unique(np.linspace(0, count - 1, ITEMS).astype(int))
+    asked = spread(count, ITEMS)
     _, near = nearest(features[asked], features, 1 + ITEMS)
     rows = []
     for item, others in zip(asked, near, strict=True):

@@ -13,6 +13,7 @@ import numpy as np
 from selfsight.data.canvases import canvas_bytes, decoded, folder_of, free_bytes
 from selfsight.data.collection import Collection
 from selfsight.data.pixels import PixelFormat
+from selfsight.data.spread import spread
 from selfsight.encoders.licences import concern
 from selfsight.encoders.store import is_fixed_size, takes_any_size
 from selfsight.encoders.weights import RANDOM, Weights
@@ -50,7 +51,7 @@ def seconds_to_decode(items: Collection, format: PixelFormat, side: int, sample:
     if (folder_of(items, format, side) / "about.json").exists():
         return 0.0
     rows = items.usable
-    some = rows.take(np.unique(np.linspace(0, len(rows) - 1, sample).astype(int)))
+    some = rows.take(spread(len(rows), sample))
     began = time.monotonic()
     for _ in decoded(items, some, format, side, "Measuring"):
         pass

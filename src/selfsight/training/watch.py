@@ -8,6 +8,7 @@ import numpy as np
 
 from selfsight.data.collection import Collection
 from selfsight.data.labels import Labels
+from selfsight.data.spread import spread
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.features import BATCH, encode, input_batches
 from selfsight.errors import DataError
@@ -31,7 +32,7 @@ def online_knn(encoder: Encoder, items: Collection) -> Callable[[float, float], 
     `SelfsightError` if there are fewer than two classes or four images with a label.
     """
     given = Labels.of(items).labelled()
-    given = given.take(np.unique(np.linspace(0, len(given) - 1, MOST).astype(int)))
+    given = given.take(spread(len(given), MOST))
     numbers, pixels = [], []
     for some, squares, _ in input_batches(items, given.rows, encoder.geometry, "Reading labelled images"):
         numbers += some
