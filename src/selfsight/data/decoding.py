@@ -8,7 +8,8 @@ from typing import BinaryIO, TypedDict
 
 import numpy as np
 
-from selfsight.data.formats.format import MAX_PIXELS, Family, Header, Unreadable, channels_of, families
+from selfsight.data.formats.common import check_size
+from selfsight.data.formats.format import Family, Header, Unreadable, channels_of, families
 from selfsight.data.pixels import PixelFormat, convert, describe_mode, fit, resize
 from selfsight.data.sources.source import Member, Source
 
@@ -57,10 +58,7 @@ def read_headers(file: BinaryIO, rate: float | None) -> list[Header]:
     """The images of an open file. Raises `NoImage` or `Unreadable` with the reason."""
     headers = family_of(file).headers(file, rate)
     for header in headers:
-        if header.width * header.height > MAX_PIXELS:
-            raise Unreadable(f"{header.width * header.height:,} pixels are above the limit of {MAX_PIXELS:,} pixels")
-        if header.width < 1 or header.height < 1:
-            raise Unreadable(f"a picture of {header.width} x {header.height} pixels")
+        check_size(header.width, header.height)
     if not headers:
         raise Unreadable("holds no picture")
     return headers

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from selfsight.data.formats.common import check_size
-from selfsight.data.formats.format import MAX_FRAMES, Header, Unreadable
+from selfsight.data.formats.format import DTYPES, MAX_FRAMES, Header, Unreadable, check_frame, each_frame, usual_mode
 
 SUFFIXES = frozenset({".npy"})
 
@@ -44,16 +44,7 @@ def read(
     file: BinaryIO, frames: Sequence[int], rate: float | None, at_least: int | None
 ) -> Iterator[np.ndarray | Unreadable]:
     """Pixels [H, W, C]. Only the bytes of the asked pages are read, unless they are interleaved (Fortran order)."""
-    try:
-        array = _open(file)
-    except Unreadable as reason:
-        yield from [reason] * len(frames)
-        return
-    for frame in frames:
-        try:
-            yield _pixels(file, array, frame)
-        except Unreadable as reason:
-            yield reason
+    return each_frame(lambda: _open(file), lambda array, frame: _pixels(file, array, frame), frames)
 
 
 @dataclass(frozen=True)
@@ -81,7 +72,7 @@ class _Array:
     @property
     def mode(self) -> str:
         channels = 1 if self.channel_axis is None else self.page[self.channel_axis]
-        return {1: "L", 3: "RGB"}.get(channels, str(channels))
+        return usual_mode(channels)
 
     @property
     def depth(self) -> int:
@@ -172,8 +163,7 @@ def _channel_axis(shape: tuple[int, ...]) -> int | None:
 
 
 def _pixels(file: BinaryIO, array: _Array, frame: int) -> np.ndarray:
-    if not 0 <= frame < array.pages:
-        raise Unreadable(f"the file has no frame {frame}")
+    check_frame(frame, array.pages)
     if array.fortran:
         page = _interleaved(file, array, frame).reshape(array.page[::-1]).transpose()
     else:
@@ -185,7 +175,7 @@ def _pixels(file: BinaryIO, array: _Array, frame: int) -> np.ndarray:
     if array.dtype == bool:
         page = np.where(page, 255, 0)
     with np.errstate(over="ignore"):  # beyond the range of float32 is infinite
-        pixels: np.ndarray = page.astype({8: np.uint8, 16: np.uint16, 32: np.float32}[array.depth], order="C")
+        pixels: np.ndarray = page.astype(DTYPES[array.depth], order="C")
     return pixels
 
 

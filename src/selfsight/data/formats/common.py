@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from selfsight.data.formats.format import MAX_FRAMES, MAX_PIXELS, Header, Unreadable
+from selfsight.data.formats.format import MAX_FRAMES, MAX_PIXELS, Header, Unreadable, check_frame, hostile
 from selfsight.data.orientation import upright
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".gif"})
@@ -292,8 +292,7 @@ def _skip_blocks(data: bytes, at: int) -> int:
 
 
 def _pixels(opened: _Opened, frame: int, at_least: int | None) -> np.ndarray:
-    if not 0 <= frame < len(opened.sizes):
-        raise Unreadable(f"the file has no frame {frame}")
+    check_frame(frame, len(opened.sizes))
     image = opened.image
     if opened.depth == 16:
         pixels = _decode_16_bit_png(opened.data)
@@ -320,10 +319,6 @@ def _decode_16_bit_png(data: bytes) -> np.ndarray:
         raise Unreadable("damaged PNG header")
     if data[26:28] != b"\0\0" or data[28] > 1 or max(data[16:18], data[20:22]) > b"\0\x0f":
         raise Unreadable("damaged PNG header")  # compression, filter, interlacing; sides of more than a million
-    try:
+    with hostile("cannot be decoded: broken data"):
         pixels: np.ndarray = png_decode(_PNG_MAGIC + b"".join(data[start:end] for _, start, end in kept))
-    except MemoryError:
-        raise
-    except Exception:
-        raise Unreadable("cannot be decoded: broken data") from None
     return pixels

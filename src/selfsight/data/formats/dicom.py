@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from selfsight.data.formats.common import check_size
-from selfsight.data.formats.format import MAX_FRAMES, Header, Unreadable
+from selfsight.data.formats.format import DTYPES, MAX_FRAMES, Header, Unreadable, check_frame, each_frame, hostile
 from selfsight.errors import SelfsightError
 
 SUFFIXES = frozenset({".dcm", ".dicom"})
@@ -49,40 +49,20 @@ def identify(head: bytes) -> bool:
 
 def headers(file: BinaryIO, rate: float | None) -> list[Header]:
     """One image a frame."""
-    try:
+    with hostile("damaged DICOM"):
         opened = _open(file)
         many = opened.frames > 1
         return [
             Header("DICOM", opened.columns, opened.rows, opened.mode, opened.view(frame).depth, frame if many else None)
             for frame in range(opened.frames)
         ]
-    except (Unreadable, MemoryError):
-        raise
-    except Exception:  # pydicom raises many kinds on hostile bytes
-        raise Unreadable("damaged DICOM") from None
 
 
 def read(
     file: BinaryIO, frames: Sequence[int], rate: float | None, at_least: int | None
 ) -> Iterator[np.ndarray | Unreadable]:
     """Pixels [H, W, C]. Only the asked frames are read and decoded."""
-    try:
-        opened = _open(file)
-    except MemoryError:
-        raise
-    except Exception as error:
-        reason = error if isinstance(error, Unreadable) else Unreadable("damaged DICOM")
-        yield from [reason] * len(frames)
-        return
-    for frame in frames:
-        try:
-            yield opened.pixels(frame)
-        except MemoryError:
-            raise
-        except Unreadable as reason:
-            yield reason
-        except Exception:  # as do the decoders
-            yield Unreadable(opened.failure)
+    return each_frame(lambda: _open(file), _Opened.pixels, frames)
 
 
 def attributes(file: BinaryIO, names: Sequence[str]) -> dict[str, str | None]:
@@ -99,13 +79,9 @@ def attributes(file: BinaryIO, names: Sequence[str]) -> dict[str, str | None]:
             raise SelfsightError(f"{name!r} is no DICOM keyword (did you mean: {near}?), such as PatientID.")
         if dictionary_VR(name).split(" ")[0] in _NO_TEXT:
             raise SelfsightError(f"The DICOM attribute {name} holds no text; name one that does, such as PatientID.")
-    try:
+    with hostile("damaged DICOM"):
         data, _ = _dataset(file)
         return {name: _text(data.get(name)) for name in names}
-    except (Unreadable, MemoryError):
-        raise
-    except Exception:
-        raise Unreadable("damaged DICOM") from None
 
 
 def _text(value: Any) -> str | None:
@@ -179,10 +155,13 @@ class _Opened:
 
     def pixels(self, frame: int) -> np.ndarray:
         """[H, W, C]."""
+        check_frame(frame, self.frames)
+        with hostile(self.failure):
+            return self._decoded(frame)
+
+    def _decoded(self, frame: int) -> np.ndarray:
         from pydicom.pixels.utils import as_pixel_options
 
-        if not 0 <= frame < self.frames:
-            raise Unreadable(f"the file has no frame {frame}")
         self.file.seek(self.start)
         named = {"pixel_keyword": self.keyword, "pixel_vr": self.kind, "number_of_frames": self.frames}
         options = as_pixel_options(self.data, **named)
@@ -235,6 +214,7 @@ def _inflated(file: BinaryIO, head: bytes) -> BinaryIO:
     return io.BytesIO(head[:start].replace(_DEFLATED, _PLAIN) + plain)
 
 
+@hostile("damaged DICOM")
 def _open(file: BinaryIO) -> _Opened:
     _import_pydicom()
     from pydicom.pixels.decoders.base import get_decoder
@@ -389,7 +369,7 @@ def _shown(stored: np.ndarray, view: _View, photometric: str) -> np.ndarray:
 
     values = apply_modality_lut(stored, view.data)
     inverted = photometric == "MONOCHROME1"
-    wanted = {8: np.uint8, 16: np.uint16, 32: np.float32}[view.depth]
+    wanted = DTYPES[view.depth]
     if view.light:
         top = 255 if view.depth == 8 else 65535
         light = _by_table(values, view, top) if view.light == "lut" else _by_window(values, view, top)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
 import numpy as np
 
@@ -14,6 +15,9 @@ import numpy as np
 MAX_PIXELS = 200_000_000
 # A file of more pages or frames is taken for damaged or hostile.
 MAX_FRAMES = 1_000_000
+# As what the values of each `Header.depth` are read.
+DTYPES = {8: np.uint8, 16: np.uint16, 32: np.float32}
+Opened = TypeVar("Opened")
 
 
 class Unreadable(Exception):
@@ -53,6 +57,41 @@ def channels_of(mode: str) -> int:
 def usual_mode(channels: int) -> str:
     """The mode that this many channels are taken for."""
     return {1: "L", 3: "RGB"}.get(channels, str(channels))
+
+
+@contextmanager
+def hostile(reason: str) -> Iterator[None]:
+    """Within it, whatever a library raises on hostile bytes is `Unreadable` for this reason; memory that is used up
+    stays a `MemoryError`."""
+    try:
+        yield
+    except (Unreadable, MemoryError):
+        raise
+    except Exception:  # they raise many kinds
+        raise Unreadable(reason) from None
+
+
+def each_frame(
+    open_file: Callable[[], Opened], pixels: Callable[[Opened, int], np.ndarray], frames: Sequence[int]
+) -> Iterator[np.ndarray | Unreadable]:
+    """`Family.read`, where frames do not depend on each other: the pixels of each one of a file that `open_file` opens,
+    or the `Unreadable` that was raised instead; where the file cannot be opened, its for each."""
+    try:
+        opened = open_file()
+    except Unreadable as reason:
+        yield from [reason] * len(frames)
+        return
+    for frame in frames:
+        try:
+            yield pixels(opened, frame)
+        except Unreadable as reason:
+            yield reason
+
+
+def check_frame(frame: int, count: int) -> None:
+    """Raises `Unreadable` for a frame that a file of `count` frames does not have."""
+    if not 0 <= frame < count:
+        raise Unreadable(f"the file has no frame {frame}")
 
 
 class Family(Protocol):

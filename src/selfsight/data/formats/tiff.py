@@ -14,7 +14,16 @@ from xml.etree import ElementTree
 import numpy as np
 
 from selfsight.data.formats.common import check_size, jpeg_markers
-from selfsight.data.formats.format import MAX_FRAMES, MAX_PIXELS, Header, Unreadable
+from selfsight.data.formats.format import (
+    DTYPES,
+    MAX_FRAMES,
+    MAX_PIXELS,
+    Header,
+    Unreadable,
+    check_frame,
+    each_frame,
+    hostile,
+)
 from selfsight.data.orientation import upright
 
 if TYPE_CHECKING:
@@ -55,35 +64,15 @@ def identify(head: bytes) -> bool:
 
 def headers(file: BinaryIO, rate: float | None) -> list[Header]:
     """One image a page, without masks and reduced pages; of a stack of planes one image for all channels."""
-    try:
+    with hostile("damaged TIFF"):
         return list(_open(file).headers())
-    except (Unreadable, MemoryError):
-        raise
-    except Exception:  # tifffile raises many kinds on hostile bytes
-        raise Unreadable("damaged TIFF") from None
 
 
 def read(
     file: BinaryIO, frames: Sequence[int], rate: float | None, at_least: int | None
 ) -> Iterator[np.ndarray | Unreadable]:
     """Pixels [H, W, C]. Only the asked pages are read."""
-    try:
-        opened = _open(file)
-    except MemoryError:
-        raise
-    except Exception as error:
-        reason = error if isinstance(error, Unreadable) else Unreadable("damaged TIFF")
-        yield from [reason] * len(frames)
-        return
-    for frame in frames:
-        try:
-            yield opened.pixels(frame)
-        except MemoryError:
-            raise
-        except Unreadable as reason:
-            yield reason
-        except Exception:  # as do the many decoders
-            yield Unreadable("cannot be decoded: broken data")
+    return each_frame(lambda: _open(file), _Opened.pixels, frames)
 
 
 @dataclass
@@ -141,10 +130,10 @@ class _Opened:
             for plane in item.planes
         ]  # fmt: skip
 
+    @hostile("cannot be decoded: broken data")
     def pixels(self, frame: int) -> np.ndarray:
         """[H, W, C], upright."""
-        if not 0 <= frame < len(self.items):
-            raise Unreadable(f"the file has no frame {frame}")
+        check_frame(frame, len(self.items))
         planes = self.planes(self.items[frame])
         if planes is None:
             raise Unreadable("a plane of this image is missing in the file")
@@ -158,10 +147,10 @@ class _Opened:
             parts.append(np.moveaxis(raw, 0, 2).reshape(*raw.shape[1:3], -1))
         pixels = parts[0] if len(parts) == 1 else np.concatenate(parts, 2)
         pixels = _to_light(pixels, page, with_palette=len(planes) == 1)
-        wanted = {8: np.uint8, 16: np.uint16, 32: np.float32}[depth]
-        return upright(pixels.astype(wanted, copy=False), _orientation(page))
+        return upright(pixels.astype(DTYPES[depth], copy=False), _orientation(page))
 
 
+@hostile("damaged TIFF")
 def _open(file: BinaryIO) -> _Opened:
     size = file.seek(0, 2)
     if not size:
