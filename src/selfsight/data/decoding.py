@@ -9,7 +9,7 @@ from typing import BinaryIO, TypedDict
 import numpy as np
 
 from selfsight.data.formats.common import check_size
-from selfsight.data.formats.format import Family, Header, Unreadable, channels_of, families
+from selfsight.data.formats.format import Family, Header, Unreadable, channels_of, families, unreadable
 from selfsight.data.pixels import PixelFormat, convert, describe_mode, fit, resize
 from selfsight.data.sources.source import Member, Source
 
@@ -98,12 +98,8 @@ def read_items(
             return [_finish(pixels, row, want, short_side, square) for pixels, row in zip(decoded, rows, strict=True)]
     except NoImage as reason:
         failure = Unreadable(f"changed since import: holds {reason}")
-    except Unreadable as reason:
-        failure = reason
-    except MemoryError:
-        failure = Unreadable("too large for the memory of this machine")
-    except OSError as error:  # a disk or network that fails while reading
-        failure = Unreadable(error.strerror or str(error))
+    except (Unreadable, MemoryError, OSError) as error:
+        failure = unreadable(error)
     return [failure] * len(rows)
 
 

@@ -12,7 +12,7 @@ from selfsight.data.boxes import as_cell
 from selfsight.data.collection import item_id
 from selfsight.data.decoding import NoImage, read_headers
 from selfsight.data.formats.dicom import attributes
-from selfsight.data.formats.format import Header, Unreadable
+from selfsight.data.formats.format import Header, Unreadable, unreadable
 from selfsight.data.sources.source import Entry, Source
 
 WHOLE = 64 * 2**20  # bytes; a larger file is not read into memory
@@ -47,12 +47,9 @@ def rows_of(source: Source, entry: Entry, keywords: dict[str, str]) -> list[dict
         if source.kind != "table" and (not suffix or suffix[1:].isdigit()):  # nobody said it was an image
             return [row | {"status": "other", "reason": str(what)}]
         return [row | {"status": "set_aside", "reason": f"holds {what}, not an image"}]
-    except Unreadable as reason:
-        return [row | {"status": "set_aside", "reason": str(reason)}]
-    except MemoryError:
-        return [row | {"status": "set_aside", "reason": "too large for the memory of this machine"}]
-    except OSError as error:  # a disk or network that fails while reading
-        return [row | {"status": "set_aside", "reason": error.strerror or str(error), "content_hash": None}]
+    except (Unreadable, MemoryError, OSError) as error:
+        lost = {"content_hash": None} if isinstance(error, OSError) else {}  # it may be read the next time
+        return [row | {"status": "set_aside", "reason": str(unreadable(error))} | lost]
     return [_with_header(source, entry, row, header) for header in headers]
 
 

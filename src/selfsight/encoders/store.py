@@ -18,7 +18,7 @@ from selfsight.data.geometry import Geometry
 from selfsight.data.pixels import PixelFormat
 from selfsight.encoders.encoder import FORMAT_VERSION, Encoder
 from selfsight.encoders.licences import NONE, UNKNOWN
-from selfsight.errors import DataError, MachineError, SelfsightError, first_line
+from selfsight.errors import DataError, SelfsightError, first_line
 
 # Arguments of timm's that are none of a model's. By the first it reads a file, whatever that is, over all weights.
 NOT_OF_A_MODEL = ("checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
@@ -47,7 +47,7 @@ def create(
         net = timm.create_model(name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **given)
     except Exception as error:  # timm, the hub and the network raise many kinds
         what = "load the weights of" if pretrained else "make"
-        raise MachineError(f"Cannot {what} {name!r} with {given}: {first_line(error)}") from None
+        raise SelfsightError(f"Cannot {what} {name!r} with {given}: {first_line(error)}") from None
     cfg: Any = net.pretrained_cfg
     licence = (cfg.get("license") or UNKNOWN) if pretrained else NONE
     return Encoder(net, geometry, {"starting_weights": name if pretrained else None, "licence": licence})

@@ -59,6 +59,16 @@ def usual_mode(channels: int) -> str:
     return {1: "L", 3: "RGB"}.get(channels, str(channels))
 
 
+def unreadable(error: Exception) -> Unreadable:
+    """Why a file cannot be read, of whatever reading it raised: for the user, without the names of exceptions."""
+    if isinstance(error, Unreadable):
+        return error
+    if isinstance(error, MemoryError):
+        return Unreadable("too large for the memory of this machine")
+    # a disk or network that fails while reading
+    return Unreadable((error.strerror if isinstance(error, OSError) else "") or str(error))
+
+
 @contextmanager
 def hostile(reason: str) -> Iterator[None]:
     """Within it, whatever a library raises on hostile bytes is `Unreadable` for this reason; memory that is used up

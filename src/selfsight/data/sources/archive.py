@@ -22,7 +22,7 @@ from itertools import groupby
 from threading import Lock
 from typing import Any, BinaryIO
 
-from selfsight.data.formats.format import Unreadable
+from selfsight.data.formats.format import Unreadable, unreadable
 from selfsight.data.sources.columns import Columns, plain_columns
 from selfsight.data.sources.folder import in_words, open_file
 from selfsight.data.sources.names import Names, in_utf8, known_suffixes, mask_folders, stem_of, suffix_of
@@ -182,7 +182,7 @@ def _zip_problem(member: zipfile.ZipInfo) -> str:
 
 
 def _in_zip_words(error: BaseException) -> str:
-    return "too large for the memory of this machine" if isinstance(error, MemoryError) else first_line(error)[:200]
+    return str(unreadable(error)) if isinstance(error, MemoryError) else first_line(error)[:200]
 
 
 def _too_large(size: int) -> str:
