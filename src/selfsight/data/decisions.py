@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from selfsight.data.lock import Busy, locked
+from selfsight.data.lock import awaited
 from selfsight.data.manifest import before, beside
 from selfsight.errors import SelfsightError
 from selfsight.files import write_whole, writing
@@ -139,13 +139,8 @@ class Journal:
     def _alone(self) -> Iterator[None]:
         """No other process writes or forgets meanwhile."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        while True:
-            try:
-                with locked(self.folder / "writing.lock"):
-                    yield
-                return
-            except Busy:
-                time.sleep(0.02)
+        with awaited(self.folder / "writing.lock", pause=0.02):
+            yield
 
 
 def _check(field: str, value: Value) -> None:

@@ -23,7 +23,7 @@ from selfsight.data.boxes import as_cell
 from selfsight.data.cache import cache_folder
 from selfsight.data.collection import SCHEMA, About, Collection, schema_with
 from selfsight.data.items import row_of, rows_of
-from selfsight.data.lock import Busy, locked
+from selfsight.data.lock import awaited
 from selfsight.data.manifest import beside
 from selfsight.data.sources.choose import make_source
 from selfsight.data.sources.source import KNOWN_COLUMNS, Entry, Options, Source
@@ -72,12 +72,9 @@ def import_source(source: Source, out: Path, strict: bool = False) -> Collection
         if (known.about.location, known.about.listing) == (source.location, _listing(source)[1]):
             return _checked(known, strict)
     out.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        try:
-            with locked(beside(out, ".lance.lock")):
-                return _import(source, out, strict)
-        except Busy:  # another process imports it at this moment, and what it reads is then known
-            time.sleep(0.2)
+    # where another process imports it at this moment, what it reads is then known
+    with awaited(beside(out, ".lance.lock"), pause=0.2):
+        return _import(source, out, strict)
 
 
 def _import(source: Source, out: Path, strict: bool) -> Collection:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 
@@ -46,6 +47,19 @@ def locked(lock: Path) -> Iterator[None]:
         yield
     finally:
         lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def awaited(lock: Path, pause: float) -> Iterator[None]:
+    """Hold `lock`, once nobody else does: asked for again every `pause` seconds."""
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(locked(lock))
+                break
+            except Busy:
+                time.sleep(pause)
+        yield
 
 
 def _taken(own: Path, lock: Path) -> bool:
