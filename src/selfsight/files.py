@@ -80,6 +80,19 @@ def bytes_in(folder: Path) -> int:
     return total
 
 
+def own_folder(folder: Path) -> Path:
+    """Where this process makes what takes the place of `folder` in one step: FOLDER.PROCESS."""
+    return folder.with_name(f"{folder.name}.{os.getpid()}")
+
+
+def clear_left(folder: Path) -> None:
+    """Delete the `own_folder`s of processes that were killed, and what this one has in its own."""
+    for left in folder.parent.glob(f"{glob.escape(folder.name)}.*"):
+        process = left.suffix[1:]
+        if process.isdecimal() and (int(process) == os.getpid() or not pid_exists(int(process))):
+            shutil.rmtree(left, ignore_errors=True)
+
+
 # -- any table, as a file --
 
 
@@ -222,8 +235,8 @@ def _begun(rows: pa.Table, path: Path) -> bool:
     a second process overwrite what the first one began."""
     import lance
 
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    _clear_begun(path)
+    fresh = own_folder(_begun_at(path))
+    clear_left(_begun_at(path))
     try:
         lance.write_dataset(rows, str(fresh), mode="create")
         fresh.rename(path)  # which fails where another process was quicker
@@ -236,12 +249,8 @@ def _begun(rows: pa.Table, path: Path) -> bool:
     return True
 
 
-def _clear_begun(path: Path) -> None:
-    """Delete what processes that were killed in `_begun` left."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        process = left.suffix[1:]
-        if process.isdecimal() and (int(process) == os.getpid() or not pid_exists(int(process))):
-            shutil.rmtree(left, ignore_errors=True)
+def _begun_at(path: Path) -> Path:
+    return path.with_name(f".{path.name}")
 
 
 def remove_rows(path: Path, gone: pa.Array, metadata: dict[str, str] | None = None) -> None:
@@ -249,7 +258,7 @@ def remove_rows(path: Path, gone: pa.Array, metadata: dict[str, str] | None = No
     import lance
 
     _recover(path)
-    _clear_begun(path)
+    clear_left(_begun_at(path))
     dataset = lance.dataset(str(path))
     schema = dataset.schema.with_metadata(metadata) if metadata else dataset.schema
     kept = (batch.filter(pc.invert(pc.is_in(batch["id"], gone))).cast(schema) for batch in dataset.to_batches())

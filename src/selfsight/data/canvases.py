@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from psutil import pid_exists
 
 from selfsight.console import console, track
 from selfsight.data.cache import cache_folder
@@ -32,7 +31,8 @@ from selfsight.data.importers import refusal
 from selfsight.data.pixels import MOST_ELONGATED, PixelFormat
 from selfsight.data.spread import spread
 from selfsight.data.threads import ordered
-from selfsight.errors import DataError, MachineError, SelfsightError, in_words
+from selfsight.errors import SelfsightError, in_words
+from selfsight.files import clear_left, own_folder
 
 PAGES = 16  # of one file read in one go: a video is then decoded forward, not sought for each frame
 COLUMNS = ["uri", "page", "mode", "bytes", "modified_ns"]  # of a `Row`: what reading an item takes
@@ -133,10 +133,8 @@ class Resident(Canvases):
 
     def _decode_all(self, folder: Path) -> None:
         """Decode into a folder of this process's own, which then takes its place in one step."""
-        for left in folder.parent.glob(f"{folder.name}.*"):
-            if not pid_exists(int(left.suffix[1:])):  # by a process that was killed
-                shutil.rmtree(left, ignore_errors=True)
-        own = folder.with_suffix(f".{os.getpid()}")
+        clear_left(folder)
+        own = own_folder(folder)
         own.mkdir(parents=True, exist_ok=True)
         try:
             self._write(own)
