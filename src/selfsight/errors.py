@@ -32,6 +32,12 @@ class TrainingError(SelfsightError):
     exit_code = 5
 
 
+def check_version(found: int, known: int, what: object) -> None:
+    """Raise `SelfsightError` if `what` was written in a format newer than the one that is `known`."""
+    if found > known:
+        raise DataError(f"{what} was written by a newer selfsight. Run: pip install -U selfsight")
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, for one-sentence reports."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

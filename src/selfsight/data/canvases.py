@@ -31,7 +31,7 @@ from selfsight.data.importers import refusal
 from selfsight.data.pixels import MOST_ELONGATED, PixelFormat
 from selfsight.data.spread import spread
 from selfsight.data.threads import ordered
-from selfsight.errors import SelfsightError, in_words
+from selfsight.errors import DataError, MachineError, SelfsightError, in_words
 from selfsight.files import clear_left, own_folder
 
 PAGES = 16  # of one file read in one go: a video is then decoded forward, not sought for each frame

@@ -25,7 +25,7 @@ from selfsight.data.pixels import PixelFormat, common_format
 from selfsight.data.sources.choose import make_source
 from selfsight.data.sources.source import Options, Source
 from selfsight.data.threads import in_one_thread
-from selfsight.errors import DataError, SelfsightError
+from selfsight.errors import DataError, SelfsightError, check_version
 from selfsight.files import append_lance, lance_exists, open_lance, remove_rows, write_lance
 
 if TYPE_CHECKING:
@@ -123,9 +123,7 @@ class Collection:
         dataset = open_lance(path)
         if not {"id", "uri", "status", "reason"} <= set(dataset.schema.names):
             raise DataError(f"{path} is a Lance table but not a collection. Give a folder of images.")
-        version = int((dataset.schema.metadata or {}).get(b"format_version", b"1"))
-        if version > FORMAT_VERSION:
-            raise DataError(f"{path} was written by a newer selfsight. Run: pip install -U selfsight")
+        check_version(int((dataset.schema.metadata or {}).get(b"format_version", b"1")), FORMAT_VERSION, path)
         return cls(path, dataset)
 
     @staticmethod

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from selfsight.data.geometry import Geometry
 from selfsight.data.manifest import before, beside
-from selfsight.errors import DataError
+from selfsight.errors import check_version
 from selfsight.files import append_lance, as_vectors, lance_exists, open_lance, remove_rows, to_numpy
 
 if TYPE_CHECKING:
@@ -113,8 +113,7 @@ class FeatureStore:
 
 def _open(path: Path) -> LanceDataset:
     dataset = open_lance(path)
-    if int((dataset.schema.metadata or {}).get(b"format_version", b"1")) > FORMAT_VERSION:
-        raise DataError(f"{path} was written by a newer selfsight. Run: pip install -U selfsight")
+    check_version(int((dataset.schema.metadata or {}).get(b"format_version", b"1")), FORMAT_VERSION, path)
     return dataset
 
 

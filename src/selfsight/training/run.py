@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from selfsight.data.lock import Busy, holder, locked
-from selfsight.errors import DataError, MachineError, SelfsightError
+from selfsight.errors import DataError, MachineError, SelfsightError, check_version
 from selfsight.files import write_whole
 from selfsight.training.recipe import FORMAT_VERSION, Recipe, plain
 
@@ -93,15 +93,15 @@ class Run:
         """(asked, recipe, data) as written."""
         try:
             content = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
-            newer = content["format_version"] > FORMAT_VERSION
+            check_version(content["format_version"], FORMAT_VERSION, self.path)
             asked, data = content["asked"], content["data"]
             values = content["resolved"] | {"reasons": content["reasons"]}
             if asked.pop("pretrained", None):  # before format 3
                 asked["weights"] = f"timm:{values['encoder']}"
         except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{self.recipe_file} is damaged ({type(error).__name__}). Start in another -o.") from None
-        if newer:
-            raise DataError(f"{self.path} was written by a newer selfsight. Run: pip install -U selfsight")
+            raise DataError(
+                f"{self.recipe_file} is damaged ({type(error).__name__}). Start in another -o."
+            ) from None
         return asked, Recipe.from_dict(values), data
 
     def write_normalisation(self, values: dict[str, tuple[float, ...]]) -> None:

@@ -18,7 +18,7 @@ from selfsight.data.formats.format import Unreadable
 from selfsight.data.sources.columns import Columns, plain_columns
 from selfsight.data.sources.names import in_utf8, known_suffixes, mask_folders, suffix_of
 from selfsight.data.sources.source import Entry, Options, Source
-from selfsight.errors import DataError
+from selfsight.errors import DataError, in_words
 
 
 class FolderSource(Source):

@@ -19,7 +19,7 @@ from selfsight.data.sources.columns import Columns, as_text, first_of, missing_c
 from selfsight.data.sources.folder import in_words, list_folder, open_file
 from selfsight.data.sources.names import Names, Seen, stem_of
 from selfsight.data.sources.source import Entry, Options, Source
-from selfsight.errors import DataError, SelfsightError, first_line
+from selfsight.errors import DataError, SelfsightError, first_line, in_words
 
 # Columns that may hold the path, if none is named.
 PATH_COLUMNS = ("path", "file_path", "filepath", "filename", "file_name", "file", "image", "image_path", "img", "uri")
