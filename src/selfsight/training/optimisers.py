@@ -53,13 +53,18 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
+def check_optimiser(name: str) -> None:
+    """Raise `SelfsightError`, with the names there are, if none is called so."""
+    if name not in OPTIMISERS:
+        raise SelfsightError(f"No optimiser is called {name!r}. There are: {', '.join(OPTIMISERS)}.")
+
+
 def make_optimiser(
     objective: Objective, name: str, learning_rate: float, weight_decay: float, encoder_apart: bool = False
 ) -> torch.optim.Optimizer:
     """The optimiser called `name` over the objective's groups, no weight decay on biases and norms. With
     `encoder_apart` each group is two, of which the second holds what belongs to the encoder."""
-    if name not in OPTIMISERS:
-        raise SelfsightError(f"No optimiser is called {name!r}. There are: {', '.join(OPTIMISERS)}.")
+    check_optimiser(name)
     encoder = {id(p) for p in objective.encoder.parameters()} if encoder_apart else set()
     groups: list[dict[str, Any]] = []
     for number, g in enumerate(objective.parameter_groups(0.0)):

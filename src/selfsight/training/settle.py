@@ -24,7 +24,7 @@ from selfsight.files import write_whole
 from selfsight.objectives.objective import find
 from selfsight.training.build import check_sizes
 from selfsight.training.checkpoints import read_checkpoint
-from selfsight.training.optimisers import OPTIMISERS
+from selfsight.training.optimisers import check_optimiser
 from selfsight.training.recipe import Budget, Recipe, plain, typed
 from selfsight.training.rules import facts_of, resolve
 from selfsight.training.run import Run
@@ -61,8 +61,8 @@ def asked_of(choices: Mapping[str, object]) -> dict[str, object]:
     asked: dict[str, Any] = {k: v for k, v in choices.items() if v is not None}
     if "objective" in asked:
         find(asked["objective"])
-    if "optimiser" in asked and asked["optimiser"] not in OPTIMISERS:
-        raise SelfsightError(f"No optimiser is called {asked['optimiser']!r}. There are: {', '.join(OPTIMISERS)}.")
+    if "optimiser" in asked:
+        check_optimiser(asked["optimiser"])
     if "encoder" in asked:
         check_name(asked["encoder"])
     budget = {k: asked.pop(k, None) for k in ("minutes", "epochs", "steps")}
