@@ -7,6 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from selfsight.data.orientation import is_unturned, turns
+
 # How a collection holds the boxes of an item.
 BOXES_TYPE = pa.list_(
     pa.struct(
@@ -59,7 +61,7 @@ class Boxes:
         """The boxes in pixels of the upright image of this size. `orientation` is that of EXIF, 1 to 8: where it swaps
         the sides and the file states those of the unturned image, the boxes are turned with it. Where the stated size
         is another one, they are scaled."""
-        if (orientation or 1) >= 5 and self.size == (height, width) and width != height:
+        if is_unturned(self.size, width, height, orientation):
             return [turned(box, height, width, orientation or 1) for box in self.boxes]
         return [scaled(box, width / self.size[0], height / self.size[1]) for box in self.boxes]
 
@@ -67,11 +69,12 @@ class Boxes:
 def turned(box: Box, width: float, height: float, orientation: int) -> Box:
     """A box of the unturned image of this size, in the upright one; `orientation` is that of EXIF or TIFF, 1 to 8."""
     (x0, x1), (y0, y1) = (box.x0, box.x1), (box.y0, box.y1)
-    if orientation >= 5:
+    swapped, down, across = turns(orientation)
+    if swapped:
         x0, x1, y0, y1, width, height = y0, y1, x0, x1, height, width
-    if orientation in (3, 4, 7, 8):
+    if down:
         y0, y1 = height - y1, height - y0
-    if orientation in (2, 3, 6, 7):
+    if across:
         x0, x1 = width - x1, width - x0
     return replace(box, x0=x0, y0=y0, x1=x1, y1=y1)
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from selfsight.data.formats.common import check_size
 from selfsight.data.formats.format import Unreadable
-from selfsight.data.orientation import upright
+from selfsight.data.orientation import is_unturned, upright
 
 IGNORE = -1  # of pixels that belong to no class: the border of VOC masks, what lies outside the picture
 _FORMATS = ("PNG", "TIFF", "GIF", "BMP")  # without loss
@@ -52,6 +52,6 @@ def upright_mask(mask: np.ndarray, height: int, width: int, orientation: int | N
     """
     if mask.shape == (height, width):
         return mask
-    if (orientation or 1) >= 5 and mask.shape == (width, height):
+    if is_unturned(mask.shape[::-1], width, height, orientation):
         return upright(mask[:, :, None], orientation or 1)[:, :, 0]
     raise Unreadable(f"a mask of {mask.shape[1]} x {mask.shape[0]} for an image of {width} x {height}")

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from selfsight.data.formats.format import MAX_FRAMES, MAX_PIXELS, Header, Unreadable, check_frame, hostile
-from selfsight.data.orientation import upright
+from selfsight.data.orientation import known, turns, upright
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".gif"})
 
@@ -147,7 +147,7 @@ def _open(file: BinaryIO) -> _Opened:
         if kind == b"eXIf":  # may also follow the pixels, where Pillow does not look before it decodes
             image.info.setdefault("exif", b"Exif\0\0" + data[start + 8 : end - 4])
     orientation = _orientation(image)
-    size = image.size if orientation < 5 else image.size[::-1]
+    size = image.size[::-1] if turns(orientation)[0] else image.size
     deep = name == "PNG" and data[24] == 16
     mode = _PNG_16_BIT_MODES.get(data[25], "") if deep else _mode(image)
     if not mode:
@@ -188,8 +188,7 @@ def _pillow(data: bytes, name: str) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         # The method of the base class: that of PNG decodes the whole image to look behind it.
-        value = Image.Image.getexif(image).get(0x0112, 1)
-        return value if value in range(1, 9) else 1
+        return known(Image.Image.getexif(image).get(0x0112))
     except Exception:  # broken EXIF says nothing of the pixels
         return 1
 

@@ -24,7 +24,7 @@ from selfsight.data.formats.format import (
     each_frame,
     hostile,
 )
-from selfsight.data.orientation import upright
+from selfsight.data.orientation import known, turns, upright
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPageSeries
@@ -320,7 +320,7 @@ def _describe(page: Page, planes: int) -> tuple[int, int, str, int]:
     mode = _mode(page) if planes == 1 else str(samples * planes)
     if mode == "RGB" and page.photometric == _PALETTE:
         depth = 8
-    if _orientation(page) >= 5:
+    if turns(_orientation(page))[0]:
         width, height = height, width
     return width, height, mode, depth if depth in (8, 16) else 32
 
@@ -342,8 +342,7 @@ def _mode(page: Page) -> str:
 
 
 def _orientation(page: Page) -> int:
-    value = page.tags.valueof(274)
-    return value if value in range(1, 9) else 1
+    return known(page.tags.valueof(274))
 
 
 def _check_end(plane: Page, size: int) -> None:
