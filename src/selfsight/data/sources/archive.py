@@ -27,7 +27,7 @@ from selfsight.data.sources.columns import Columns, plain_columns
 from selfsight.data.sources.folder import in_words, open_file
 from selfsight.data.sources.names import Names, in_utf8, known_suffixes, mask_folders, stem_of, suffix_of
 from selfsight.data.sources.source import Entry, Member, Options, Source
-from selfsight.errors import DataError, first_line, in_words
+from selfsight.errors import DataError, first_line
 
 MAX_BYTES = 2 * 2**30  # of a member, unpacked: it is held in memory
 _MAX_NAME = 4096  # letters of a path; a hostile one of 65,535 may name a folder with every second

@@ -19,7 +19,7 @@ from selfsight.data.sources.folder import FileSource, FolderSource, in_words
 from selfsight.data.sources.names import known_suffixes, suffix_of
 from selfsight.data.sources.source import Options, Source
 from selfsight.data.sources.table import LISTS, TableSource
-from selfsight.errors import DataError, SelfsightError, in_words
+from selfsight.errors import DataError, SelfsightError
 
 ACCEPTED = (
     "Give a folder, an image or video file, a list (.txt) or table (.csv, .tsv, .parquet) of paths, a .zip or .tar "

@@ -18,16 +18,31 @@ from selfsight.data.formats.format import Unreadable
 from selfsight.data.sources.columns import Columns, plain_columns
 from selfsight.data.sources.names import in_utf8, known_suffixes, mask_folders, suffix_of
 from selfsight.data.sources.source import Entry, Options, Source
-from selfsight.errors import DataError, in_words
+from selfsight.errors import DataError
 
 
-class FolderSource(Source):
+class LocalSource(Source):
+    """Files of this machine, by their path relative to the folder `root`."""
+
+    root: str
+
+    def holds(self, uri: str) -> bool:
+        try:
+            return os.path.isfile(os.path.join(self.root, uri))
+        except ValueError:  # a NUL in the name
+            return False
+
+    def open(self, uri: str) -> BinaryIO:
+        return open_file(os.path.join(self.root, uri))
+
+
+class FolderSource(LocalSource):
     """The images below a folder, by their path relative to it."""
 
     kind = "folder"
 
     def __init__(self, folder: str, options: Options) -> None:
-        self.location = os.path.realpath(folder)
+        self.location = self.root = os.path.realpath(folder)
         self.name = os.path.basename(self.location) or "root"
         self.options = options
         self.others = Counter()
@@ -46,16 +61,7 @@ class FolderSource(Source):
 
     def listed(self) -> Iterator[Entry]:
         """The entries, before their columns are filled."""
-        return list_folder(self.location, self.options, self.others)
-
-    def holds(self, uri: str) -> bool:
-        try:
-            return os.path.isfile(os.path.join(self.location, uri))
-        except ValueError:  # a NUL in the name
-            return False
-
-    def open(self, uri: str) -> BinaryIO:
-        return open_file(os.path.join(self.location, uri))
+        return list_folder(self.root, self.options, self.others)
 
 
 class FileSource(FolderSource):
@@ -65,20 +71,14 @@ class FileSource(FolderSource):
 
     def __init__(self, path: str, options: Options) -> None:
         super().__init__(os.path.dirname(path), options)
-        self._folder, self._file = self.location, os.path.basename(path)
-        self.location = os.path.join(self._folder, self._file)
+        self._file = os.path.basename(path)
+        self.location = os.path.join(self.root, self._file)
 
     def listed(self) -> Iterator[Entry]:
         try:
             yield _entry(self._file, os.stat(self.location))
         except OSError as error:
             raise DataError(f"{self.location} cannot be read ({in_words(error)}).") from None
-
-    def holds(self, uri: str) -> bool:
-        return os.path.isfile(os.path.join(self._folder, uri))
-
-    def open(self, uri: str) -> BinaryIO:
-        return open_file(os.path.join(self._folder, uri))
 
 
 def list_folder(root: str, options: Options, others: Counter[str]) -> Iterator[Entry]:

@@ -1,6 +1,6 @@
 """Manifests: lists of paths (.txt), CSV, TSV and Parquet, one or several, read row by row."""
 
-# ruff: noqa: PTH113, PTH116, PTH119, PTH120, PTH122, PTH123
+# ruff: noqa: PTH116, PTH119, PTH120, PTH122, PTH123
 # Paths are text here: a million of them pass through, and pathlib would take most of the time.
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, BinaryIO, TextIO
 
 from selfsight.data.formats.format import Unreadable
 from selfsight.data.sources.columns import Columns, as_text, first_of, missing_column, plain_columns
-from selfsight.data.sources.folder import in_words, list_folder, open_file
+from selfsight.data.sources.folder import LocalSource, in_words, list_folder, open_file
 from selfsight.data.sources.names import Names, Seen, stem_of
-from selfsight.data.sources.source import Entry, Options, Source
-from selfsight.errors import DataError, SelfsightError, first_line, in_words
+from selfsight.data.sources.source import Entry, Options
+from selfsight.errors import DataError, SelfsightError, first_line
 
 # Columns that may hold the path, if none is named.
 PATH_COLUMNS = ("path", "file_path", "filepath", "filename", "file_name", "file", "image", "image_path", "img", "uri")
@@ -28,7 +28,7 @@ _LINE = 2**20  # letters; longer lines are cut, so that a file without line ends
 _LONGEST = 1000  # letters of a path that no file system takes: its row is named instead
 
 
-class TableSource(Source):
+class TableSource(LocalSource):
     """The files that manifests name, by their path relative to the root.
 
     root: the folder that paths are relative to, unless `options.root` names one. A path in one of several
@@ -83,15 +83,6 @@ class TableSource(Source):
                         yield entry
         except OSError as error:
             raise DataError(f"{manifest} cannot be read ({in_words(error)}).") from None
-
-    def holds(self, uri: str) -> bool:
-        try:
-            return os.path.isfile(os.path.join(self.root, uri))
-        except ValueError:  # a NUL in the name
-            return False
-
-    def open(self, uri: str) -> BinaryIO:
-        return open_file(os.path.join(self.root, uri))
 
 
 def _entry(finder: _Finder, value: Any, folder: str, beside: str, row: str) -> Entry:
