@@ -10,9 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from timm.models import save_for_hf
 
 from selfsight.data.batches import Batch, Batches
 from selfsight.data.canvases import Canvases, Resident, Streamed, measure_format
@@ -159,3 +161,30 @@ def train(
     normalise = measure_normalisation(batches.canvases)
     steps = pretrain_on(objective, batches, normalise, recipe, run, clock, accelerator, lambda row: None).step
     return steps, run, clock
+
+
+def shuffled(net: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Random values in every tensor, statistics of batch norm included, so that no two are mixed up unnoticed."""
+    generator = torch.Generator().manual_seed(seed)
+    state = net.state_dict()
+    for name, tensor in state.items():
+        if tensor.is_floating_point():
+            noise = torch.rand(tensor.shape, generator=generator)
+            state[name] = tensor + 0.1 * (noise if name.endswith("running_var") else noise - 0.5)
+    net.load_state_dict(state)
+    return net.eval()
+
+
+def hub_folder(folder: Path, name: str = "resnet18", licence: str | None = "mit", **args: object) -> torch.nn.Module:
+    """What timm's push_to_hf_hub writes, of a model with ten classes."""
+    torch.manual_seed(0)
+    net = shuffled(timm.create_model(name, num_classes=10, **args))
+    net.pretrained_cfg["license"] = licence
+    save_for_hf(net, str(folder), safe_serialization=True)
+    return net
+
+
+def pooled_by_timm(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Features of a timm model as timm's own parts give them, without its classifier."""
+    with torch.no_grad():
+        return net.forward_head(net.forward_features(x), pre_logits=True)  # type: ignore[operator]

@@ -13,9 +13,8 @@ import pytest
 import timm
 import torch
 import torchvision
-from helpers import NARROW, tiny_encoder
+from helpers import NARROW, hub_folder, pooled_by_timm, shuffled, tiny_encoder
 from safetensors.torch import save_file
-from timm.models import save_for_hf
 
 from selfsight.data.geometry import Geometry
 from selfsight.encoders.encoder import Encoder
@@ -32,36 +31,10 @@ needs_package = pytest.mark.skipif(
 )
 
 
-def shuffled(net: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Random values in every tensor, statistics of batch norm included, so that no two are mixed up unnoticed."""
-    generator = torch.Generator().manual_seed(seed)
-    state = net.state_dict()
-    for name, tensor in state.items():
-        if tensor.is_floating_point():
-            noise = torch.rand(tensor.shape, generator=generator)
-            state[name] = tensor + 0.1 * (noise if name.endswith("running_var") else noise - 0.5)
-    net.load_state_dict(state)
-    return net.eval()
-
-
 def fitted(source: str, channels: int = 3, size: int = 64, encoder: str | None = None) -> Encoder:
     weights = find_weights(source, encoder)
     mean, std = weights.statistics(channels)
     return begin(weights, Geometry(channels, size, (0.0, 255.0), mean, std), weights.args).eval()
-
-
-def hub_folder(folder: Path, name: str = "resnet18", licence: str | None = "mit", **args: object) -> torch.nn.Module:
-    """What timm's push_to_hf_hub writes, of a model with ten classes."""
-    torch.manual_seed(0)
-    net = shuffled(timm.create_model(name, num_classes=10, **args))
-    net.pretrained_cfg["license"] = licence
-    save_for_hf(net, str(folder), safe_serialization=True)
-    return net
-
-
-def pooled(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return net.forward_head(net.forward_features(x), pre_logits=True)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto"])
@@ -70,7 +43,7 @@ def test_a_hub_folder_and_its_file_give_the_features_of_their_model(tmp_path: Pa
     for source in (tmp_path / "hub", tmp_path / "hub" / "model.safetensors"):
         encoder = fitted(str(source), size=224)
         with torch.no_grad():
-            assert torch.equal(encoder(x).pooled, pooled(net, x))
+            assert torch.equal(encoder(x).pooled, pooled_by_timm(net, x))
         assert encoder.net.num_classes == 0
         assert encoder.about == {"starting_weights": "hub", "licence": "mit"}
         assert "state_dict" not in encoder.net.pretrained_cfg
@@ -83,7 +56,7 @@ def test_a_file_alone_needs_the_name_of_its_model(tmp_path: Path):
         find_weights(str(tmp_path / "mine.safetensors"))
     encoder, x = fitted(str(tmp_path / "mine.safetensors"), 4, encoder="resnet18"), torch.randn(2, 4, 64, 64)
     with torch.no_grad():
-        assert torch.equal(encoder(x).pooled, pooled(net, x))
+        assert torch.equal(encoder(x).pooled, pooled_by_timm(net, x))
     assert encoder.about == {"starting_weights": "mine.safetensors", "licence": "unknown"}
 
 
@@ -215,7 +188,7 @@ def test_an_encoder_of_ours_is_taken_without_its_whitening(tmp_path: Path):
     for source in ("first", "first/encoder"):
         again = fitted(str(tmp_path / source), 1, 48)
         with torch.no_grad():
-            assert torch.equal(again(x).pooled, pooled(encoder.net, x))
+            assert torch.equal(again(x).pooled, pooled_by_timm(encoder.net, x))
         assert again.about == {"starting_weights": "first", "licence": "cc-by-nc-4.0"}
         assert again.geometry.mean == encoder.geometry.mean
 
