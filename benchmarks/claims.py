@@ -41,8 +41,8 @@ from selfsight.data.lock import Busy, locked
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.features import input_batches
 from selfsight.encoders.statistics import measure_batch_norm, some_inputs
-from selfsight.encoders.store import create, load, random_like
-from selfsight.encoders.weights import begin, find_weights
+from selfsight.encoders.store import create, random_like
+from selfsight.encoders.weights import begin, find_weights, load
 from selfsight.encoders.whitening import whitened
 from selfsight.machine import environment, usable_cores
 from selfsight.probing.linear import fit_few_shot, fit_linear

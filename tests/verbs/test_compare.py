@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import SMALL_RECIPE, tiny_encoder, write_folder
+from helpers import NARROW, SMALL_RECIPE, hub_folder, tiny_encoder, write_folder
 from PIL import Image
 
 import selfsight
@@ -73,3 +74,16 @@ def test_what_cannot_be_compared_is_one_sentence(photos: str):
         selfsight.compare("flat")
     with pytest.raises(selfsight.SelfsightError, match="does not say which images to compare on"):
         selfsight.compare("flat", "flat")
+
+
+def test_weights_are_compared_like_runs(photos: str):
+    narrowed("flat", 2)
+    hub_folder(Path("hub"), **NARROW)
+    config = json.loads(Path("hub/config.json").read_text())
+    config["pretrained_cfg"]["input_size"] = [3, 32, 32]  # soon done
+    Path("hub/config.json").write_text(json.dumps(config))
+    with pytest.raises(selfsight.SelfsightError, match=r"hub/model\.safetensors is not a run.*Name them: --images"):
+        selfsight.compare("hub/model.safetensors", "flat")
+    result = selfsight.compare("hub/model.safetensors", "flat", "hub", images=photos)
+    rows = {row.pop("run"): row for row in result["runs"]}
+    assert rows["hub"] == rows["hub/model.safetensors"] and rows["hub"]["rankme"] > rows["flat"]["rankme"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +11,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers import tiny_encoder
+from helpers import NARROW, hub_folder, needs_package, pooled_by_timm, tiny_encoder
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import selfsight
-from selfsight.encoders.store import read_folder, save
+from selfsight.data.geometry import Geometry
+from selfsight.encoders.store import random_like, read_folder, save
+from selfsight.encoders.weights import begin, find_weights
 from selfsight.files import to_numpy
 
 
@@ -56,8 +61,6 @@ def test_where_features_cannot_be_kept_they_are_given_all_the_same(
 
 
 def test_features_belong_to_their_images(images: Callable[..., Path], encoder: Path) -> None:
-    from PIL import Image
-
     photos = images(5)
     table = selfsight.embed(str(photos), model=str(encoder))
     model = read_folder(encoder)
@@ -88,3 +91,59 @@ def test_unknown_format_and_model(images: Callable[..., Path], tmp_path: Path, e
         selfsight.embed(str(photos), model=str(encoder), out=str(tmp_path / "f.xls"))
     with pytest.raises(selfsight.SelfsightError, match="no_such_model"):
         selfsight.embed(str(photos), model="no_such_model")
+
+
+def squashed(photos: Path, uris: list[str], mode: str = "RGB", side: int = 224) -> torch.Tensor:
+    """The pictures in [0, 1], [N, C, side, side]."""
+    sides = (side, side)
+    pictures = [Image.open(photos / uri).convert(mode).resize(sides, Image.Resampling.BICUBIC) for uri in uris]
+    pixels = np.stack([np.asarray(picture).reshape(*sides, -1) for picture in pictures])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+
+
+def embedded(source: Path, model: str) -> tuple[list[str], np.ndarray]:
+    table = selfsight.embed(str(source), model=model)
+    return table["uri"].to_pylist(), to_numpy(table["features"])
+
+
+@needs_package
+@pytest.mark.parametrize("channels", [3, 1])
+def test_a_package_gives_the_features_of_its_weights(images: Callable[..., Path], channels: int) -> None:
+    photos = images(3, channels=channels)
+    uris, features = embedded(photos, "package:efficientnet_lite0")
+    half = (0.5,) * channels
+    started = begin(
+        find_weights("package:efficientnet_lite0"), Geometry(channels, 224, (0.0, 255.0), half, half), {}
+    ).eval()
+    x = (squashed(photos, uris, "RGB" if channels == 3 else "L") - 0.5) / 0.5
+    wanted = started.encode(x).pooled.numpy()
+    assert np.abs(features - wanted).max() < 1e-4 * np.abs(wanted).max()
+    random = random_like(started).encode(x).pooled.numpy()
+    assert np.abs(features - random).max() > 0.1 * np.abs(wanted).max()
+    assert np.abs(features[0] - features[1]).max() > 0.1 * np.abs(wanted).max()
+
+
+def test_a_file_gives_the_features_of_its_timm_model_and_another_file_others(
+    images: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, file, items = images(4), tmp_path / "hub" / "model.safetensors", tmp_path / "items.lance"
+    selfsight.import_(str(photos), out=str(items))
+    net = hub_folder(tmp_path / "hub", **NARROW)
+    mean, std = (torch.tensor(net.pretrained_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
+    uris, features = embedded(items, str(file))
+    x = (squashed(photos, uris) - mean) / std
+    wanted = pooled_by_timm(net, x).numpy()
+    assert features.shape == (4, 32) and np.abs(features - wanted).max() < 1e-4 * np.abs(wanted).max()
+    plain = shutil.copytree(photos, tmp_path / "plain")
+    for uri in uris:  # the same weights elsewhere: what is kept is not computed again
+        (photos / uri).write_bytes(b"no picture any more")
+    assert np.array_equal(embedded(items, str(tmp_path / "hub"))[1], features)
+    state = load_file(file)
+    state["layer3.0.bn2.bias"] += 1.0
+    save_file(state, file)
+    net.load_state_dict(state)
+    other = embedded(plain, str(file))[1]
+    assert np.abs(other - pooled_by_timm(net, x).numpy()).max() < 1e-4 * np.abs(wanted).max()
+    assert np.abs(other - features).max() > 0.1
+    with pytest.raises(selfsight.SelfsightError, match="None of the 4 images"):
+        embedded(items, str(file))

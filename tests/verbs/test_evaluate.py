@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
-from helpers import tiny_encoder
+from helpers import NARROW, hub_folder, shuffled, tiny_encoder
 from PIL import Image
 
 import selfsight
 from selfsight.data.importers import open_source
 from selfsight.data.pixels import PixelFormat
-from selfsight.encoders import store
-from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.store import save
+from selfsight.encoders.weights import load
 from selfsight.encoders.whitening import whitened, whitening
 from selfsight.probing.evaluation import Evaluation
 from selfsight.verbs.evaluate import parse_shots
@@ -68,16 +68,28 @@ def test_a_control_is_whitened_by_the_images_of_both_folders() -> None:
         assert np.allclose(white, x @ weight.T + bias, atol=1e-4)
 
 
-def test_a_stock_model_is_not_asked_for_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stock(name: str, format: PixelFormat) -> Encoder:
-        encoder = tiny_encoder()
-        encoder.about["starting_weights"] = name  # as those that timm downloads have it
-        return encoder
-
-    monkeypatch.setattr(store, "stock", stock)
+@pytest.mark.parametrize("model", ["hub", "hub/model.safetensors", "resnet10t", "timm:resnet10t", "start"])
+def test_what_was_not_trained_is_its_own_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    hub_folder(Path("hub"), **NARROW)
+    encoder = load("hub", PixelFormat("RGB", 8, (0.0, 255.0)))
+    save(encoder, "start")  # as a run keeps it
+    of_hub = shuffled(timm.create_model("resnet10t")).state_dict()
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: dict(of_hub))
+    Path("timm:resnet10t").mkdir()  # a folder that is none of an encoder
     train, test = stripes(tmp_path / "train", 3, 0), stripes(tmp_path / "test", 3, 1)
-    result = selfsight.evaluate("resnet18", train=str(train), test=str(test), shots="1", seeds=1)
+    result = selfsight.evaluate(model, train=str(train), test=str(test), shots="1", seeds=1)
     assert result.start is None and not any("starting weights" in note for note in result.about.notes)
+
+
+def test_a_trained_encoder_without_its_start_is_told(tmp_path: Path) -> None:
+    train, test = stripes(tmp_path / "train", 3, 0), stripes(tmp_path / "test", 3, 1)
+    encoder = tiny_encoder()
+    encoder.about |= {"starting_weights": "hub", "view_size": 32}  # as a run saves it
+    save(encoder, tmp_path / "encoder")
+    for model in (tmp_path / "encoder", tmp_path / "encoder" / "model.safetensors"):
+        notes = selfsight.evaluate(str(model), train=str(train), test=str(test), shots="1", seeds=1).about.notes
+        assert f"{model} has no folder start, so its starting weights are not among the controls" in notes
 
 
 def test_unreadable_files_do_not_shift_the_labels(tmp_path: Path, encoder: str) -> None:

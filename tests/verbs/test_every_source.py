@@ -24,7 +24,7 @@ from helpers import NARROW, picture, write_folder
 from PIL import Image
 
 import selfsight
-from selfsight.encoders.store import load
+from selfsight.encoders.weights import load
 from selfsight.verbs.import_ import import_
 
 COUNT = 8

@@ -15,7 +15,7 @@ from helpers import SMALL_RECIPE, write_folder
 
 import selfsight
 from selfsight.data.importers import open_source
-from selfsight.encoders.store import load
+from selfsight.encoders.weights import load
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Objective
 from selfsight.training.recipe import Recipe

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
 import selfsight
-from selfsight.encoders.store import about_of, load, read_folder
-from selfsight.encoders.weights import find_weights
+from selfsight.encoders.store import about_of, read_folder
+from selfsight.encoders.weights import find_weights, load
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import find
 from selfsight.training.checkpoints import read_checkpoint

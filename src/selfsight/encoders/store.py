@@ -1,4 +1,4 @@
-"""Making, saving and loading encoders. What is saved loads through timm without selfsight."""
+"""Making, saving and reading encoders. What is saved loads through timm without selfsight."""
 
 from __future__ import annotations
 
@@ -9,32 +9,27 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
 
-from selfsight.data.formats.format import channels_of
 from selfsight.data.geometry import Geometry
-from selfsight.data.pixels import PixelFormat
 from selfsight.encoders.encoder import FORMAT_VERSION, Encoder
-from selfsight.encoders.licences import NONE, UNKNOWN
+from selfsight.encoders.licences import NONE
 from selfsight.errors import DataError, SelfsightError, first_line
 
 # Arguments of timm's that are none of a model's. By the first it reads a file, whatever that is, over all weights.
 NOT_OF_A_MODEL = ("checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def create(
     name: str,
     geometry: Geometry,
     args: Mapping[str, object] | None = None,
-    pretrained: bool = False,
     overlay: dict[str, object] | None = None,
 ) -> Encoder:
     """A timm model without classifier, fitted to the channels and, where its shape depends on it, the
-    size of the data. `args` go to the model; `overlay` to its `pretrained_cfg`, such as a state to load instead of
-    timm's own. Raises `SelfsightError` for a name timm does not know."""
+    size of the data. `args` go to the model; `overlay` to its `pretrained_cfg`, with the state to load; without one its
+    weights are random. Raises `SelfsightError` for a name timm does not know."""
     name = name.removeprefix("timm/")
     check_name(name)
     check_args(args or {})
@@ -44,13 +39,11 @@ def create(
         if takes_any_size(name):  # position embeddings are resampled to the views' size
             given.setdefault("dynamic_img_size", True)
     try:
-        net = timm.create_model(name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **given)
-    except Exception as error:  # timm, the hub and the network raise many kinds
-        what = "load the weights of" if pretrained else "make"
+        net = timm.create_model(name, pretrained=overlay is not None, pretrained_cfg_overlay=overlay, **given)
+    except Exception as error:  # timm raises many kinds
+        what = "make" if overlay is None else "load the weights of"
         raise SelfsightError(f"Cannot {what} {name!r} with {given}: {first_line(error)}") from None
-    cfg: Any = net.pretrained_cfg
-    licence = (cfg.get("license") or UNKNOWN) if pretrained else NONE
-    return Encoder(net, geometry, {"starting_weights": name if pretrained else None, "licence": licence})
+    return Encoder(net, geometry, {"starting_weights": None, "licence": NONE})
 
 
 def check_name(name: str) -> None:
@@ -78,23 +71,6 @@ def is_fixed_size(name: str) -> bool:
 def takes_any_size(name: str) -> bool:
     """Whether a model of fixed size can be told to take others too: the plain ViTs."""
     return name.removeprefix("timm/").startswith(("vit_", "deit"))
-
-
-def stock(name: str, format: PixelFormat) -> Encoder:
-    """A pretrained timm model with its own size and normalisation, fitted to the data: grey, RGB, or its channels."""
-    base = name.removeprefix("timm/")
-    try:
-        cfg = timm.get_pretrained_cfg(base, allow_unregistered=False) if timm.is_model(base.split(".")[0]) else None
-    except RuntimeError as error:  # a tag that the model has not
-        raise SelfsightError(f"timm has no weights {base!r}: {first_line(error)}") from None
-    size = cfg.input_size[-1] if cfg else 224
-    mean, std = (cfg.mean, cfg.std) if cfg else IMAGENET
-    mode = format.mode if format.mode.isdigit() else "L" if format.mode in ("L", "LA") else "RGB"
-    channels = channels_of(mode)
-    if channels != 3:  # the mean filter of RGB, the mean statistics
-        mean, std = (float(np.mean(mean)),) * channels, (float(np.mean(std)),) * channels
-    geometry = Geometry(channels, size, format.window, tuple(mean), tuple(std), format.depth, mode)
-    return create(base, geometry, pretrained=True)
 
 
 def save(encoder: Encoder, folder: str | os.PathLike[str]) -> None:
@@ -170,18 +146,13 @@ def about_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
         return {}
 
 
-def load(model: str | os.PathLike[str], format: PixelFormat | None = None) -> Encoder:
-    """The encoder of a run folder, of an encoder folder, or of a stock timm name.
-
-    `format`: of the data, to which a stock model is fitted; 8-bit RGB if not given.
-    """
-    path = Path(model)
+def folder_of(model: str | os.PathLike[str]) -> Path | None:
+    """The folder with the config.json of what `model` names, a run or such a folder itself; None if it is neither."""
+    path = Path(model).expanduser()
     for folder in (path / "encoder", path / "encoder.before", path):  # before: of a run that is being extended
-        if (folder / "config.json").exists():
-            return read_folder(folder)
-    if path.exists() or (os.sep in str(model) and not timm.is_model(str(model).removeprefix("timm/").split(".")[0])):
-        raise SelfsightError(f"{model} holds no encoder. Give a run folder, or the name of a timm model.")
-    return stock(str(model), format or PixelFormat("RGB", 8, (0.0, 255.0))).eval()
+        if (folder / "config.json").is_file():
+            return folder
+    return None
 
 
 def random_like(encoder: Encoder, seed: int = 0) -> Encoder:

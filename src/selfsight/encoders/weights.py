@@ -1,4 +1,4 @@
-"""Weights to start from: of a run, a folder, a file, timm, torchvision or a package, behind one description.
+"""Weights to start from or to use: of a run, a folder, a file, timm, torchvision or a package, behind one description.
 
 Only safetensors are read from files that a user names. timm and torchvision download by their own means, and only
 because their names were given; a pickle of theirs, or of a package, is read with `weights_only=True`, which runs no
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from selfsight.data.formats.format import channels_of, usual_mode
 from selfsight.data.geometry import Geometry
+from selfsight.data.pixels import PixelFormat
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.licences import UNKNOWN
-from selfsight.encoders.store import check_args, check_name, create
+from selfsight.encoders.store import about_of, check_args, check_name, create, folder_of, read_folder
 from selfsight.errors import DataError, MachineError, SelfsightError, first_line
 
 RANDOM = "random"
@@ -61,7 +64,7 @@ PACKAGES = {
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights that a pretraining can start from, before they are read.
+    """Weights to start from or to use, before they are read.
 
     source: as the user names them. architecture: timm's name. args: of the model, beside its channels, size and
     classes. channels, size, mean, std: of the images that they were trained on. licence: theirs, or "unknown". origin:
@@ -85,16 +88,49 @@ class Weights:
             return self.mean, self.std
         return (sum(self.mean) / len(self.mean),) * channels, (sum(self.std) / len(self.std),) * channels
 
+    def geometry(self, format: PixelFormat) -> Geometry:
+        """Their size and statistics, fitted to the data: grey, RGB, or its own channels."""
+        mode = format.mode if format.mode.isdigit() else "L" if format.mode in ("L", "LA") else "RGB"
+        channels = channels_of(mode)
+        return Geometry(channels, self.size, format.window, *self.statistics(channels), format.depth, mode)
+
+
+def load(model: str | os.PathLike[str], format: PixelFormat | None = None) -> Encoder:
+    """The encoder that `model` names, in eval mode.
+
+    A run and an encoder folder are read as they were saved. Whatever else `find_weights` takes is fitted to `format`,
+    that of the data (if not given, 8 bit and the channels of the weights); a NAME alone is timm:NAME. Raises
+    `SelfsightError` where there is no such model, or where it cannot be read.
+    """
+    source = os.fspath(model)
+    path, folder = Path(source).expanduser(), folder_of(source)
+    if path.name == "model.safetensors" and path.is_file():
+        folder = path.parent  # of an encoder of ours, or weights like any other
+    if folder is not None and about_of(folder):
+        return read_folder(folder)
+    if path.suffix == ".safetensors" and path.is_file() and not (path.parent / "config.json").is_file():
+        raise SelfsightError(
+            f"{source} has no config.json beside it, which says of which model it is. Put timm's config.json there."
+        )
+    known = path.exists() or ":" in source or path.suffix in (".safetensors", *PICKLES)
+    if not known and (os.sep not in source or timm.is_model(_base(source))):
+        source = f"timm:{source}"
+    weights = find_weights(source)
+    format = format or PixelFormat(usual_mode(weights.channels), 8, (0.0, 255.0))
+    return begin(weights, weights.geometry(format), weights.args).eval()
+
 
 def find_weights(source: str, encoder: str | None = None) -> Weights:
     """What `--weights` names: a run, an encoder folder, a .safetensors file (with timm's config.json beside it, or
-    the name of an `encoder`), timm:NAME, torchvision:NAME or package:NAME. Nothing is downloaded or read yet.
+    the name of an `encoder`), timm:NAME, torchvision:NAME or package:NAME; a folder of such a name comes first. Nothing
+    is downloaded or read yet.
 
     Raises `SelfsightError` where there are none, or where they are of another architecture than `encoder`.
     """
-    kind, _, name = source.partition(":")
+    kind, colon, name = source.partition(":")
     makers = {"timm": _of_timm, "torchvision": _of_torchvision, "package": _of_package}
-    weights = makers[kind](source, name) if kind in makers else _of_path(source, encoder)
+    named = colon and kind in makers and folder_of(source) is None
+    weights = makers[kind](source, name) if named else _of_path(source, encoder)
     if encoder is not None and _base(encoder) != _base(weights.architecture):
         raise SelfsightError(
             f"The weights {source} are of {weights.architecture}, not of {encoder}. Leave --encoder out, or give other "
@@ -116,11 +152,11 @@ def begin(weights: Weights, geometry: Geometry, args: Mapping[str, object]) -> E
         if geometry.channels != weights.channels and not isinstance(native.get_submodule(name), nn.Conv2d):
             raise SelfsightError(
                 f"The weights {weights.source} are for {weights.channels} channels and cannot be fitted to "
-                f"{geometry.channels}. Give other --weights."
+                f"{geometry.channels}. Give other weights."
             )
     state = native.state_dict()
     whole = _whole(state, native.num_classes, weights.channels, weights.size)
-    encoder = create(weights.architecture, geometry, args, pretrained=True, overlay=whole)
+    encoder = create(weights.architecture, geometry, args, whole)
     net: Any = encoder.net
     lacking = sorted(net.state_dict().keys() - state.keys())
     if lacking:
@@ -143,12 +179,12 @@ def read(weights: Weights) -> nn.Module:
     except Exception as error:  # timm, torch, the hub and the network raise many kinds
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         said = lines[1] if lines[0].startswith("Error(s) in loading") and len(lines) > 1 else lines[0]
-        if "on the Hub" in said:
-            said = "they are not in the cache of the hub, which cannot be reached"
+        if "on the Hub" in said or said.startswith("<urlopen error"):
+            said = "they are not in the cache, and the network cannot be reached"
         said = said if len(said) < 160 else f"{said[:160]}…"
         raise DataError(
             f"The weights {weights.source} cannot be loaded into {weights.architecture}: {said.rstrip('.')}. Check the "
-            "name, the file or the network, or give other --weights."
+            "name, the file or the network, or give other weights."
         ) from None
 
 
@@ -203,11 +239,11 @@ def _of_timm(source: str, name: str) -> Weights:
 def _of_torchvision(source: str, name: str) -> Weights:
     from torchvision import models
 
-    base, _, tag = name.partition(".")
+    base, dot, tag = name.partition(".")
     if base not in TORCHVISION:
         raise SelfsightError(f"{source} cannot be taken over. Of torchvision can: {', '.join(TORCHVISION)}.")
     known = models.get_model_weights(base)
-    if tag and tag not in known.__members__:
+    if dot and tag not in known.__members__:
         raise SelfsightError(f"torchvision has no weights {name!r}. There are: {', '.join(known.__members__)}.")
     chosen = known[tag] if tag else known.DEFAULT  # type: ignore[attr-defined]
     how = chosen.transforms()
@@ -258,9 +294,8 @@ def _of_path(source: str, encoder: str | None) -> Weights:
         if (path.parent / "config.json").is_file():
             return _of_config(source, path, path.parent / "config.json")
         return _of_file(source, path, encoder)
-    for folder in (path / "encoder", path / "encoder.before", path):  # before: of a run that is being extended
-        if (folder / "config.json").is_file():
-            return _of_config(source, folder / "model.safetensors", folder / "config.json")
+    if (folder := folder_of(source)) is not None:
+        return _of_config(source, folder / "model.safetensors", folder / "config.json")
     if (path / "recipe.yaml").exists():
         raise DataError(f"{source} is a run that has not ended. Give its selfsight pretrain command again first.")
     if path.suffix in PICKLES:
@@ -268,7 +303,7 @@ def _of_path(source: str, encoder: str | None) -> Weights:
             f"{source} is not read: a pickle can run code. Give the same weights as .safetensors, which cannot."
         )
     way = (
-        f"Did you mean --weights timm:{source}?"
+        f"Did you mean timm:{source}?"
         if timm.is_model(_base(source))
         else "Give a run, a folder with config.json and model.safetensors, a .safetensors file, timm:NAME, "
         f"torchvision:NAME or package:{next(iter(PACKAGES))}."

@@ -11,7 +11,7 @@ from selfsight.data.collection import Collection
 from selfsight.data.spread import spread
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.features import pooled
-from selfsight.encoders.store import load
+from selfsight.encoders.weights import load
 from selfsight.errors import DataError, SelfsightError, first_line
 from selfsight.machine import best_device
 from selfsight.probing.neighbours import nearest

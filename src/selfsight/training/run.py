@@ -99,9 +99,7 @@ class Run:
             if asked.pop("pretrained", None):  # before format 3
                 asked["weights"] = f"timm:{values['encoder']}"
         except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"{self.recipe_file} is damaged ({type(error).__name__}). Start in another -o."
-            ) from None
+            raise DataError(f"{self.recipe_file} is damaged ({type(error).__name__}). Start in another -o.") from None
         return asked, Recipe.from_dict(values), data
 
     def write_normalisation(self, values: dict[str, tuple[float, ...]]) -> None:

@@ -57,7 +57,8 @@ def compare(*runs: str, images: str | None = None, probe: str | None = None) -> 
     Parameters
     ----------
     runs
-        Runs, encoder folders, timm names, or checkpoints such as runs/first/checkpoints/step-00001000.
+        Each a run, an encoder folder, a .safetensors file with timm's config.json beside it, timm:NAME (or NAME alone),
+        torchvision:NAME or package:NAME; or a checkpoint such as runs/first/checkpoints/step-00001000.
     images
         Images to compare on, if not those of the first run.
     probe
@@ -109,12 +110,12 @@ def _images_of(run: str) -> str:
 
 
 def _encoder(run: str, items: Collection) -> Encoder:
-    """The encoder of a run, of a checkpoint, or a stock one."""
+    """The encoder of a checkpoint, or of whatever `load` takes."""
     from safetensors.torch import load_file
 
     from selfsight.data.geometry import Geometry
     from selfsight.data.pixels import PixelFormat
-    from selfsight.encoders.store import load
+    from selfsight.encoders.weights import load
     from selfsight.training.build import build
     from selfsight.training.run import Run
 

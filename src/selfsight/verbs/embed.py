@@ -66,7 +66,8 @@ def embed(
     source
         Folder of images, or any other source that `selfsight import --help` names.
     model
-        A run, an encoder folder, or the name of a timm model.
+        A run, an encoder folder, a .safetensors file with timm's config.json beside it, timm:NAME (or NAME alone),
+        torchvision:NAME or package:NAME.
     out
         File to write: .parquet, .npy (with a .items.csv of ids beside it), .csv or .lance.
     tokens
@@ -78,7 +79,7 @@ def embed(
     from selfsight.data.canvases import measure_format
     from selfsight.data.importers import check_outside, open_source
     from selfsight.encoders.features import pooled
-    from selfsight.encoders.store import load
+    from selfsight.encoders.weights import load
     from selfsight.files import TABLES, save_table
     from selfsight.machine import best_device
 

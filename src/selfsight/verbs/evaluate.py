@@ -47,7 +47,8 @@ def evaluate(
     Parameters
     ----------
     model
-        A run, an encoder folder, or the name of a timm model.
+        A run, an encoder folder, a .safetensors file with timm's config.json beside it, timm:NAME (or NAME alone),
+        torchvision:NAME or package:NAME.
     train
         Folder of labelled images to learn from: CLASS/image.jpg.
     test
@@ -65,7 +66,8 @@ def evaluate(
     from selfsight.data.importers import open_source
     from selfsight.data.labels import Labels, caveats, common_classes
     from selfsight.encoders.statistics import measure_batch_norm, some_inputs
-    from selfsight.encoders.store import load, random_like, read_folder
+    from selfsight.encoders.store import random_like, read_folder
+    from selfsight.encoders.weights import load
     from selfsight.encoders.whitening import whitened
     from selfsight.machine import best_device
 
@@ -84,7 +86,7 @@ def evaluate(
     sides = [labels.labelled() for labels in sides]
     if (Path(model) / "start" / "config.json").exists():
         encoders["start"] = read_folder(Path(model) / "start").to(device)
-    elif encoder.about.get("starting_weights") and Path(model).exists():  # a stock model is its own start
+    elif encoder.about.get("starting_weights") and "view_size" in encoder.about:  # untrained, it is its own start
         notes.append(f"{model} has no folder start, so its starting weights are not among the controls")
     measured: dict[str, Probes] = {}
     for name, candidate in encoders.items():
