@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import tiny_encoder
 
 from selfsight.data.canvases import decoded
@@ -43,6 +44,17 @@ def test_the_digest_and_the_key_of_squash_are_of_the_fields_that_there_were_befo
     assert encoder.digest == digest.hexdigest()
     assert g.key == hashlib.blake2b(json.dumps(said).encode(), digest_size=8).hexdigest()
     assert Key("abc", "pooled", g).elder == "abc.lance" and Key("abc", "pooled", replace(g, rule="fit")).elder is None
+
+
+def test_pixels_stay_as_they_are_and_have_the_gradient_of_their_way_to_the_unit_interval():
+    geometry = replace(GEOMETRY, window=(10.0, 20.0))
+    values = [9.0, 12.0, 19.0, 21.0]
+    plain, wanted = torch.tensor(values), torch.tensor(values, requires_grad=True)
+    for pixels in (plain, wanted):
+        unit = geometry.to_unit(pixels)
+        assert unit.tolist() == pytest.approx([0.0, 0.2, 0.9, 1.0]) and pixels.tolist() == values
+    (unit * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
+    assert wanted.grad is not None and wanted.grad.tolist() == pytest.approx([0.0, 0.2, 0.3, 0.0])
 
 
 def test_each_field_changes_the_key_and_equal_geometries_share_it():

@@ -74,9 +74,9 @@ class Geometry:
         return RULES[self.rule](height, width, self.size, stride)
 
     def to_unit(self, pixels: Tensor) -> Tensor:
-        """Pixels of own depth to float32 in [0, 1], by the window."""
+        """Pixels of own depth to float32 in [0, 1], by the window. They stay as they are, and get gradients."""
         low, high = self.window
-        return pixels.float().sub_(low).div_(high - low).clamp_(0.0, 1.0)
+        return pixels.to(torch.float32, copy=True).sub_(low).div_(high - low).clamp_(0.0, 1.0)
 
     def normalise(self, unit: Tensor) -> Tensor:
         """[..., C, H, W] in [0, 1] to what the encoder takes."""
