@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
 
+from selfsight.data.manifest import HEAD, RUN, strangers
 from selfsight.training import loop
 from selfsight.training.clock import Clock
 from selfsight.training.loop import Step, Stopped, fit
@@ -111,3 +112,15 @@ def test_a_head_that_was_stopped_ends_with_the_same_bytes(tmp_path: Path):
     assert torch.equal(load_file(two / "module.safetensors")["weight"], whole.module.weight)
     events = Run(tmp_path / "run").read_log()
     assert [event.kind for event in events] == ["resumed"] and events[0].step == 14
+
+
+def test_what_training_leaves_is_named_in_the_manifest_of_a_run_and_of_a_head(tmp_path: Path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with Run(folder).claimed():
+        with pytest.raises(Stopped):
+            train(folder, LinearHead(stop_at=13))
+        train(folder, LinearHead())
+        left = {path.name for path in folder.iterdir()}
+    assert left == {"checkpoints", "lock", "metrics.jsonl", "run.log", "tensorboard"}
+    assert left <= RUN.keys() & HEAD.keys() and strangers(folder, HEAD) == []

@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-RUN = {
-    "recipe.yaml": "what was asked, what was chosen and why, and which data",
+# What is left by whatever the loop trains.
+TRAINED = {
     "environment.json": "the machine and the versions",
-    "normalisation.json": "window, mean and deviation of the images",
-    "set_aside.json": "the items that could not be decoded, with the reasons",
     "run.log": "what happened: resumes, alarms, skipped steps",
     "lock": "the process that trains it",
     "metrics.jsonl": "the figures of training",
     "tensorboard": "the same, for TensorBoard",
+    "checkpoints": "the last two states that training can go on from",
+    "trackers.json": "the run's names in other trackers",
+    "wandb": "what Weights & Biases keeps offline",
+    "mlflow": "what MLflow keeps",
+    "mlflow.db": "what MLflow keeps",
+    "trackio": "what Trackio keeps",
+}
+RUN = TRAINED | {
+    "recipe.yaml": "what was asked, what was chosen and why, and which data",
+    "normalisation.json": "window, mean and deviation of the images",
+    "set_aside.json": "the items that could not be decoded, with the reasons",
     "views.png": "what the objective sees",
     "neighbours.png": "what the encoder finds alike",
     "reconstructions.png": "what an objective that hides pixels makes of them",
-    "checkpoints": "the last two states that training can go on from",
     "start": "the encoder with the starting weights",
     "adaptation.json": "what training made of the starting weights",
     "encoder": "the trained encoder",
@@ -26,13 +34,8 @@ RUN = {
     "evaluation.csv": "the same, as a table",
     "report.html": "the page",
     "energy.json": "the energy that training took",
-    "trackers.json": "the run's names in other trackers",
-    "wandb": "what Weights & Biases keeps offline",
-    "mlflow": "what MLflow keeps",
-    "mlflow.db": "what MLflow keeps",
-    "trackio": "what Trackio keeps",
 }
-HEAD = {
+HEAD = TRAINED | {
     "head.json": "task, classes, calibration, thresholds, metrics, geometry, licence",
     "head.safetensors": "the weights of the head",
     "encoder": "the encoder that it stands on",
