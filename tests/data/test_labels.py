@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from selfsight.data.boxes import BOXES_TYPE, Box
 from selfsight.data.collection import SCHEMA, About, Collection, item_id
-from selfsight.data.labels import Labels, caveats, common_classes
+from selfsight.data.labels import Kind, Labels, caveats, common_classes
 from selfsight.errors import SelfsightError
 
 
@@ -55,6 +56,32 @@ def test_some_rows_only(tmp_path: Path):
     labels = Labels.of(items, items.usable.take([2, 1]))
     assert labels.ids == ["2", "1"] and labels.values == ("cat", "dog")
     assert labels.take([1]).values == ("dog",)
+
+
+def test_the_digest_is_of_what_is_known_of_which_item_and_not_of_the_order_of_rows(tmp_path: Path):
+    names = iter("abcdefgh")
+
+    def digest(kind: Kind = "class", take: tuple[int, ...] = (0, 1, 2), **changes: list[Any]) -> str:
+        columns = {"label": ["1", "2", None], "group": ["p", "p", None]} | changes
+        return Labels.of(collection(tmp_path, next(names), **columns), kind=kind).take(take).digest
+
+    base = digest()
+    assert digest(take=(2, 0, 1)) == digest(content_hash=["x", "y", "z"]) == base
+    others = [digest(label=["1", "3", None]), digest(label=["2", "1", None]), digest(group=["p", "q", None])]
+    assert len({base, *others, digest(take=(0, 1)), digest("number")}) == 6
+
+
+def test_the_digest_of_boxes_and_of_masks_that_are_drawn(tmp_path: Path):
+    items = collection(tmp_path, label=["x"])
+    for kind, field, one, other in (
+        ("boxes", "boxes", [asdict(Box("cat", 0.0, 1.0, 2.0, 3.0))], [asdict(Box("cat", 0.0, 1.0, 2.0, 3.25))]),
+        ("masks", "mask", {"cat": {"size": [2, 2], "counts": "04"}}, {"cat": {"size": [2, 2], "counts": "13"}}),
+    ):
+        found = [Labels.of(items, kind=kind).digest]
+        for value in (one, other, one):
+            items.decisions.decide("0", "h", field, value)
+            found.append(Labels.of(items, kind=kind).digest)
+        assert len(set(found)) == 3 and found[1] == found[3]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

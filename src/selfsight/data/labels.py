@@ -8,9 +8,10 @@ None. Whatever splits labels keeps a group (a patient, a part, a scene) on one s
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias, get_args
@@ -103,6 +104,15 @@ class Labels:
         names = {name for value in self.values for name in self._names(value)}
         ordered = self.kind == "grade" and all(_as_number(name) is not None for name in names)
         return sorted(names, key=float) if ordered else sorted(names)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the kind and of each item's id, label and group, on which what is learnt and every split depend; the
+        same in whatever order rows lie. Of a mask in a file it is of the path, not of the pixels."""
+        digest = hashlib.blake2b(self.kind.encode(), digest_size=16)
+        for item, group, value in sorted(zip(self.ids, self.groups, self.values, strict=True), key=lambda row: row[0]):
+            digest.update(f"\n{json.dumps([item, group, value], default=asdict, sort_keys=True)}".encode())
+        return digest.hexdigest()
 
     def take(self, places: Sequence[int] | np.ndarray) -> Labels:
         """The labels of the items at these places."""
