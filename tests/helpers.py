@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import timm
 import torch
@@ -89,10 +90,14 @@ def make_batches(folder: Path, batch_size: int = 4, side: int = 32, companion: s
     return Batches(make_canvases(open_source(folder), side), batch_size, 0, companion)
 
 
-def make_canvases(collection: Collection, side: int, held: str = "resident", **changes: Any) -> Canvases:
+def make_canvases(
+    collection: Collection, side: int, held: str = "resident", rows: pa.Table | None = None, **changes: Any
+) -> Canvases:
     """Canvases of a collection in its own format, but for `changes` (mode="RGB", …)."""
     format = replace(measure_format(collection), **changes)
-    return Resident(collection, format, side) if held == "resident" else Streamed(collection, format, side, 2)
+    if held == "resident":
+        return Resident(collection, format, side, rows=rows)
+    return Streamed(collection, format, side, 2, rows=rows)
 
 
 def collection_of(folder: Path, rows: list[dict[str, Any]], sizes: list[tuple[int, int]] | None = None) -> Collection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from helpers import collection_of, garble, make_canvases, picture
 from PIL import Image
@@ -69,6 +72,44 @@ def test_another_side_is_another_file_and_changed_pixels_are_decoded_again(image
     Image.fromarray(np.full((40, 48, 3), 7, np.uint8)).save(folder / "000.png")
     canvases = make_canvases(open_source(folder), 24)
     assert (canvases[canvases.rows["uri"].to_pylist().index("000.png")] == 7).all()
+
+
+@BOTH
+def test_canvases_of_some_items_are_those_of_all_at_the_same_ids(images: Callable[..., Path], held: str):
+    folder = images(9)
+    garble(folder / "000.png")
+    collection = open_source(folder)
+    whole = make_canvases(collection, 24, held)
+    bad = whole.ids[whole.rows["uri"].to_pylist().index("000.png")]
+    chosen = [item for i, item in enumerate(whole.ids) if i % 2 or item == bad]
+    rows = collection.usable.filter(pc.is_in(collection.usable["id"], pa.array(chosen)))
+    some = make_canvases(collection, 24, held, rows.take(np.arange(len(rows))[::-1]))
+    assert some.ids == chosen == some.rows["id"].to_pylist()
+    for i, item in enumerate(chosen):
+        at = whole.ids.index(item)
+        assert (some.sides[i] == whole.sides[at]).all()
+        if item != bad:
+            assert (some[i] == whole[at]).all()
+    with pytest.raises(Unreadable):
+        some[chosen.index(bad)]
+    assert list(some.set_aside) == [bad] and len(list(some.sample(100))) == len(chosen) - 1
+
+
+def test_each_choice_of_items_has_a_folder_of_its_own_and_that_of_all_has_its_old_name(
+    images: Callable[..., Path], cache: Path
+):
+    collection = open_source(images(4))
+    usable = collection.usable
+    what = f"{collection.id_hash()} RGB 8 (0.0, 255.0) 24 2"
+    names = {hashlib.blake2b(what.encode(), digest_size=8).hexdigest()}
+    for rows in (None, usable, usable.take([3, 0, 1, 2])):
+        make_canvases(collection, 24, rows=rows)
+        assert {path.parent.name for path in cached(cache)} == names
+    for places, folders in (([0, 2], 2), ([2, 0], 2), ([0, 3], 3)):
+        make_canvases(collection, 24, rows=usable.take(places))
+        assert len(cached(cache)) == folders
+    remove_canvases({usable["id"][2].as_py()})
+    assert len(cached(cache)) == 1
 
 
 def test_an_interrupted_decoding_is_not_taken_for_a_whole_one(images: Callable[..., Path], cache: Path):

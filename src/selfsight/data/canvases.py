@@ -41,7 +41,7 @@ SAMPLE_SIDE = 512  # at this shorter side at most, so that few of them are in me
 
 
 class Canvases:
-    """The usable items of a collection at one size, in the order of id.
+    """Items of a collection at one size, in the order of id: those of `rows`, or all usable ones if not given.
 
     rows: the items, `len(canvases)` of them, with those that turn out to be unreadable. format: mode, depth and
     window of intensities. unit: the values of the pixels held that stand for 0 and 1. sides: [N, 2] height and width
@@ -49,10 +49,17 @@ class Canvases:
     error instead.
     """
 
-    def __init__(self, collection: Collection, format: PixelFormat, short_side: int, strict: bool = False) -> None:
+    def __init__(
+        self,
+        collection: Collection,
+        format: PixelFormat,
+        short_side: int,
+        strict: bool = False,
+        rows: pa.Table | None = None,
+    ) -> None:
         self.strict = strict
         self.collection = collection
-        self.rows = collection.usable.combine_chunks()
+        self.rows = (collection.usable if rows is None else rows.sort_by("id")).combine_chunks()
         self.ids: list[str] = self.rows["id"].to_pylist()
         self.format = format
         self.short_side = short_side
@@ -106,10 +113,17 @@ class Canvases:
 class Resident(Canvases):
     """Canvases decoded once into the cache folder; a second start on unchanged data maps them and reads no image."""
 
-    def __init__(self, collection: Collection, format: PixelFormat, short_side: int, strict: bool = False) -> None:
-        super().__init__(collection, format, short_side, strict)
+    def __init__(
+        self,
+        collection: Collection,
+        format: PixelFormat,
+        short_side: int,
+        strict: bool = False,
+        rows: pa.Table | None = None,
+    ) -> None:
+        super().__init__(collection, format, short_side, strict, rows)
         self.dtype = np.dtype({8: np.uint8, 16: np.uint16, 32: np.float16}[format.depth])
-        folder = folder_of(collection, format, short_side)
+        folder = folder_of(collection, format, short_side, rows)
         if not (folder / "about.json").exists():
             try:
                 self._decode_all(folder)
@@ -170,9 +184,15 @@ class Streamed(Canvases):
     """Canvases decoded whenever they are asked for, in `workers` threads as soon as `prefetch` names them."""
 
     def __init__(
-        self, collection: Collection, format: PixelFormat, short_side: int, workers: int, strict: bool = False
+        self,
+        collection: Collection,
+        format: PixelFormat,
+        short_side: int,
+        workers: int,
+        strict: bool = False,
+        rows: pa.Table | None = None,
     ) -> None:
-        super().__init__(collection, format, short_side, strict)
+        super().__init__(collection, format, short_side, strict, rows)
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="decode")
         self._coming: dict[int, Future[np.ndarray | Unreadable]] = {}
 
@@ -204,9 +224,9 @@ class Streamed(Canvases):
         return pixels if isinstance(pixels, Unreadable) else self._held(pixels)
 
 
-def folder_of(collection: Collection, format: PixelFormat, short_side: int) -> Path:
-    """Where the resident canvases of the usable items lie, if they were made."""
-    what = f"{collection.id_hash()} {format.mode} {format.depth} {format.window} {short_side} 2"
+def folder_of(collection: Collection, format: PixelFormat, short_side: int, rows: pa.Table | None = None) -> Path:
+    """Where the resident canvases of `rows`, or of all usable items, lie, if they were made."""
+    what = f"{collection.id_hash(rows)} {format.mode} {format.depth} {format.window} {short_side} 2"
     return cache_folder() / "canvases" / hashlib.blake2b(what.encode(), digest_size=8).hexdigest()
 
 

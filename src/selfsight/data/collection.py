@@ -216,12 +216,12 @@ class Collection:
         """The relative path of the item with this id."""
         return str(self.table.filter(pc.equal(self.table["id"], item))["uri"][0].as_py())
 
-    def id_hash(self) -> str:
-        """Hash of the sorted list of usable ids and their contents: what a run pins."""
+    def id_hash(self, rows: pa.Table | None = None) -> str:
+        """Hash of the sorted ids of `rows` (the usable items if not given) and of their contents: what a run pins."""
         digest = hashlib.blake2b(digest_size=16)
-        usable = self.usable
+        rows = self.usable if rows is None else rows.sort_by("id")
         for name in ("id", "content_hash"):
-            for value in usable[name].to_pylist():
+            for value in rows[name].to_pylist():
                 digest.update(f"{value}\n".encode())
         return digest.hexdigest()
 
