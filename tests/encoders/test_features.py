@@ -16,9 +16,10 @@ from PIL import Image
 from selfsight.data.collection import Collection
 from selfsight.data.features import Key
 from selfsight.data.importers import open_source
+from selfsight.data.labels import Labels
 from selfsight.encoders import features as module
 from selfsight.encoders.encoder import Encoder, Features
-from selfsight.encoders.features import encode, gathered, item_features, pooled
+from selfsight.encoders.features import encode, gathered, item_features, pooled, pooled_labelled
 from selfsight.errors import SelfsightError
 from selfsight.files import append_lance, as_vectors
 
@@ -79,6 +80,21 @@ def test_what_cannot_be_decoded_is_named_and_left_out(images: Callable[..., Path
         garble(path)
     with pytest.raises(SelfsightError, match="None of the 6 images"):
         pooled(encoder, collection)
+
+
+def test_labels_go_on_with_the_features_of_their_items(images: Callable[..., Path], tmp_path: Path):
+    folder = images(6)
+    garble(folder / "002.png")
+    collection, encoder = open_source(folder), tiny_encoder()
+    (tmp_path / "labels.csv").write_text("path,label\n000.png,a\n002.png,b\n004.png,c\nodd/ones/003.png,d\n")
+    given = Labels.of(collection, path=str(tmp_path / "labels.csv")).labelled().take([3, 1, 0, 2])
+    labels, features, bad = pooled_labelled(encoder, collection, given)
+    assert labels.values == tuple(value for value in given.values if value != "b") and len(features) == 3
+    assert [collection.uri_of(item) for item in bad] == ["002.png"]
+    for feature, alone in zip(features, one_by_one(encoder, collection, labels.rows), strict=True):
+        assert near(feature, alone.pooled[0])
+    again, kept, none = pooled_labelled(encoder, collection, labels)
+    assert (again.values, none) == (labels.values, {}) and (kept == features).all()
 
 
 def test_shards_are_the_whole_once(images: Callable[..., Path]):

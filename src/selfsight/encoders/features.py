@@ -16,6 +16,7 @@ from selfsight.data.collection import Collection
 from selfsight.data.features import Key
 from selfsight.data.formats.format import Unreadable
 from selfsight.data.geometry import Geometry
+from selfsight.data.labels import Labels
 from selfsight.encoders.encoder import Encoder, Features
 from selfsight.errors import SelfsightError, in_words
 
@@ -208,6 +209,17 @@ def pooled(
         whole[missing[numbers]] = fresh
         known[missing[numbers]] = True
     return rows.filter(pa.array(known)), whole[known], bad
+
+
+def pooled_labelled(
+    encoder: Encoder, collection: Collection, labels: Labels
+) -> tuple[Labels, np.ndarray, dict[str, str]]:
+    """`pooled` of the items of `labels`.
+
+    Returns the labels of those that could be decoded, their features [N, D] float32, and {id: reason} of the rest.
+    """
+    _, features, bad = pooled(encoder, collection, labels.rows)
+    return labels.take(np.flatnonzero(~np.isin(labels.ids, list(bad)))), features, bad
 
 
 def _kept(encoder: Encoder, collection: Collection, key: Key, rows: pa.Table) -> Iterator[Found[np.ndarray]]:

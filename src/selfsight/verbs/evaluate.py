@@ -124,17 +124,14 @@ def _labelled(
     encoder: Encoder, collection: Collection, labels: Labels, classes: list[str], notes: list[str]
 ) -> Labelled:
     """Features and classes of labelled items; what fails to decode is noted, once."""
-    import numpy as np
+    from selfsight.encoders.features import pooled_labelled
 
-    from selfsight.encoders.features import pooled
-
-    _, features, bad = pooled(encoder, collection, labels.rows)
+    labels, features, bad = pooled_labelled(encoder, collection, labels)
     for note in sorted(
         f"{collection.about.location}: {collection.uri_of(item)} {reason}" for item, reason in bad.items()
     ):
         if note not in notes:
             notes.append(note)
-    labels = labels.take(np.flatnonzero(~np.isin(labels.ids, list(bad))))
     return Labelled(features, labels.numbers(classes), labels.groups)
 
 
