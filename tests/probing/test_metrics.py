@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -167,7 +169,9 @@ def test_groups_of_one_are_items_and_groups_move_together() -> None:
     naive = interval(mean, [patients], draws=300)
     assert (found.high - found.low) / (naive.high - naive.low) == pytest.approx(3.0, rel=0.2)
     one = interval(mean, [values], np.full(60, "one patient"), draws=10)
-    assert one.value == values.mean() and math.isnan(one.low) and math.isnan(one.high)
+    assert one == Interval(values.mean(), None, None)
+    assert interval(mean, [values[:1]]) == Interval(values[0], None, None)
+    assert json.dumps(asdict(one), allow_nan=False) == f'{{"value": {values.mean()}, "low": null, "high": null}}'
 
 
 def test_draws_of_which_nothing_can_be_said_are_left_out() -> None:
@@ -175,8 +179,8 @@ def test_draws_of_which_nothing_can_be_said_are_left_out() -> None:
     scores, truth = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.1, 0.9]]), np.array([0, 0, 0, 1])
     found = interval(lambda s, t: metrics(s, t)["auroc"], [scores, truth], draws=50)
     assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
-    none = interval(lambda x: None, [truth], draws=5)
-    assert all(math.isnan(x) for x in (none.value, none.low, none.high))
+    for nothing in (None, math.nan):
+        assert interval(lambda x, nothing=nothing: nothing, [truth], draws=5) == Interval(None, None, None)
 
 
 def test_a_paired_interval_is_that_of_the_difference_of_each_item() -> None:

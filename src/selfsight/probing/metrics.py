@@ -119,11 +119,11 @@ def _share(some: np.ndarray, rest: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure, and between what it would mostly lie if other items had been drawn."""
+    """A figure, and between what it would mostly lie if other items had been drawn; None where nothing can be said."""
 
-    value: float
-    low: float
-    high: float
+    value: float | None
+    low: float | None
+    high: float | None
 
 
 def interval(
@@ -137,7 +137,7 @@ def interval(
     """`statistic(*arrays)` with its percentile bootstrap interval: items, the rows of all `arrays`, are drawn anew.
 
     groups: a name for each item, or None for one that is alone; groups are then drawn, each with all its items. What
-    the statistic cannot say (None or nan) of a draw is left out. low and high are nan with one item or group: nothing
+    the statistic cannot say (None or nan) of a draw is left out. low and high are None with one item or group: nothing
     tells how others would differ. The same seed gives the same interval. Efron and Tibshirani, "An Introduction to the
     Bootstrap", 1993, chapter 13. Raises `ValueError` for no items, arrays of different lengths, or a level not between
     0 and 1.
@@ -157,8 +157,8 @@ def interval(
         rows = np.repeat(np.arange(len(numbers)), times)
         found.append(_known(statistic(*(array[rows] for array in arrays))))
     known = [one for one in found if not math.isnan(one)]
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]) if known else (math.nan, math.nan)
-    return Interval(value, float(low), float(high))
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]).tolist() if known else (None, None)
+    return Interval(None if math.isnan(value) else value, low, high)
 
 
 def paired_interval(
