@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,5 +86,5 @@ def test_weights_are_compared_like_runs(photos: str):
     with pytest.raises(selfsight.SelfsightError, match=r"hub/model\.safetensors is not a run.*Name them: --images"):
         selfsight.compare("hub/model.safetensors", "flat")
     result = selfsight.compare("hub/model.safetensors", "flat", "hub", images=photos)
-    rows = {row.pop("run"): row for row in result["runs"]}
-    assert rows["hub"] == rows["hub/model.safetensors"] and rows["hub"]["rankme"] > rows["flat"]["rankme"]
+    rows = {row.run: replace(row, run="") for row in result.runs}
+    assert rows["hub"] == rows["hub/model.safetensors"] and rows["hub"].rankme > rows["flat"].rankme

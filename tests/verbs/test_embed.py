@@ -102,8 +102,8 @@ def squashed(photos: Path, uris: list[str], mode: str = "RGB", side: int = 224) 
 
 
 def embedded(source: Path, model: str) -> tuple[list[str], np.ndarray]:
-    table = selfsight.embed(str(source), model=model)
-    return table["uri"].to_pylist(), to_numpy(table["features"])
+    result = selfsight.embed(str(source), model=model)
+    return result.uris, result.features
 
 
 @needs_package
