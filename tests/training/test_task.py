@@ -22,42 +22,53 @@ from selfsight.training.loop import Step, Stopped, fit
 from selfsight.training.recipe import Budget
 from selfsight.training.recorder import Recorder
 from selfsight.training.run import Run
+from selfsight.training.stepping import Forward, Stepper
 
 STEPS, ITEMS, BATCH = 24, 64, 16
 
 
 class LinearHead:
-    """Softmax regression by plain gradient descent; the batch of a step is a function of its number."""
+    """Softmax regression by plain gradient descent; a batch is a function of its number. normed: behind a batch norm.
+    spoilt: the batch with a feature that is not finite."""
 
     remedy = "Take a lower rate."
 
-    def __init__(self, stop_at: int = -1) -> None:
+    def __init__(self, stop_at: int = -1, accumulate: int = 1, normed: bool = False, spoilt: int = -1) -> None:
         rng = np.random.default_rng(0)
         self.features = torch.tensor(rng.normal(size=(ITEMS, 8)), dtype=torch.float32)
         self.labels = (self.features[:, 0] > 0).long()
         torch.manual_seed(0)
-        self.module = nn.Linear(8, 2)
+        self.module = nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 2)) if normed else nn.Linear(8, 2)
         self.optimiser = torch.optim.SGD(self.module.parameters(), lr=0.5, momentum=0.9)
-        self.stop_at = stop_at
+        self.accelerator = Accelerator(cpu=True)
+        self.stepper = Stepper(self.module, self.accelerator, accumulate)
+        self.stop_at, self.accumulate, self.spoilt = stop_at, accumulate, spoilt
 
     def begin(self, step: int) -> None:
-        self.step = step
+        self.stepper.begin()
+        self.batch = step * self.accumulate
 
     def schedule(self, progress: float) -> dict[str, float]:
         self.optimiser.param_groups[0]["lr"] = 0.5 * (1.0 - progress)
         return {"learning_rate": 0.5 * (1.0 - progress)}
 
     def gradients(self, progress: float) -> Step:
-        if self.step == self.stop_at:
+        if self.batch == self.stop_at:
             os.kill(os.getpid(), signal.SIGTERM)  # as a batch system does; the step is done first
-        chosen = np.random.default_rng(self.step).permutation(ITEMS)[:BATCH]
-        self.step += 1
-        self.scores = self.module(self.features[chosen])
-        self.truth = self.labels[chosen]
-        loss = F.cross_entropy(self.scores, self.truth)
-        loss.backward()
-        norm = torch.stack([p.grad.norm() for p in self.module.parameters() if p.grad is not None]).norm()
-        return Step({"loss": loss.detach()}, float(norm), None)
+        return self.stepper.gradients(self.forward)
+
+    def forward(self) -> Forward:
+        features, self.truth = self.of_batch(self.batch)
+        if self.batch == self.spoilt:
+            features[3, 5] = float("nan")
+        self.batch += 1
+        self.scores = self.stepper.model(features)
+        way = {"a feature": [features], "a weight": self.module.parameters(), "a score": [self.scores]}
+        return Forward(F.cross_entropy(self.scores, self.truth), {}, way)
+
+    def of_batch(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen = np.random.default_rng(number).permutation(ITEMS)[:BATCH]
+        return self.features[chosen], self.labels[chosen]
 
     def after_step(self, progress: float) -> None: ...
 
@@ -70,9 +81,16 @@ class LinearHead:
 
 def train(folder: Path, task: LinearHead) -> loop.Done:
     folder.mkdir(exist_ok=True)
-    run, accelerator = Run(folder), Accelerator(cpu=True)
+    run, device = Run(folder), task.accelerator.device
     clock = Clock(Budget(steps=STEPS), time.monotonic(), 4)
-    return fit(task, run, clock, accelerator, Recorder(run, accelerator.device, lambda row: None), 0)
+    return fit(task, run, clock, task.accelerator, Recorder(run, device, lambda row: None), 0)
+
+
+def slope(task: LinearHead, number: int, w: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradient of a batch's mean cross-entropy at weights [2, 8] and biases [2], written out in float64."""
+    x, y = task.of_batch(number)
+    apart = torch.softmax(x.double() @ w.T + b, 1) - F.one_hot(y, 2)
+    return apart.T @ x.double() / BATCH, apart.mean(0)
 
 
 def by_hand() -> torch.Tensor:
@@ -82,10 +100,8 @@ def by_hand() -> torch.Tensor:
     vw, vb = torch.zeros_like(w), torch.zeros_like(b)
     for step in range(STEPS):
         rate = 0.5 * (1.0 - step / STEPS)
-        chosen = np.random.default_rng(step).permutation(ITEMS)[:BATCH]
-        x, y = task.features[chosen].double(), F.one_hot(task.labels[chosen], 2).double()
-        p = torch.softmax(x @ w.T + b, 1)
-        vw, vb = 0.9 * vw + (p - y).T @ x / BATCH, 0.9 * vb + (p - y).mean(0)
+        dw, db = slope(task, step, w, b)
+        vw, vb = 0.9 * vw + dw, 0.9 * vb + db
         w, b = w - rate * vw, b - rate * vb
     return w
 
@@ -124,3 +140,61 @@ def test_what_training_leaves_is_named_in_the_manifest_of_a_run_and_of_a_head(tm
         left = {path.name for path in folder.iterdir()}
     assert left == {"checkpoints", "lock", "metrics.jsonl", "run.log", "tensorboard"}
     assert left <= RUN.keys() & HEAD.keys() and strangers(folder, HEAD) == []
+
+
+def test_batches_that_add_up_to_a_step_give_the_mean_of_their_gradients():
+    task = LinearHead(accumulate=3)
+    task.begin(2)
+    found = task.gradients(0.0)
+    w, b = (p.detach().double() for p in task.module.parameters())
+    parts = [slope(task, number, w, b) for number in (6, 7, 8)]
+    mean = [torch.stack(each).mean(0) for each in zip(*parts, strict=True)]
+    for parameter, wanted in zip(task.module.parameters(), mean, strict=True):
+        assert torch.allclose(parameter.grad.double(), wanted, atol=1e-7)
+    length = torch.cat([g.flatten() for g in mean]).norm()
+    assert found.broken is None and found.norm == pytest.approx(float(length), rel=1e-5)
+
+
+def test_a_gradient_that_is_too_long_is_cut_to_the_length_asked_for():
+    whole, cut = LinearHead(), LinearHead()
+    cut.stepper.clip = 0.01
+    for task in (whole, cut):
+        task.begin(0)
+    norms = [task.gradients(0.0).norm for task in (whole, cut)]
+    assert norms[0] == norms[1] > 0.1  # what is told is the length before it
+    for one, other in zip(whole.module.parameters(), cut.module.parameters(), strict=True):
+        assert torch.allclose(other.grad, one.grad * 0.01 / norms[0], rtol=1e-4)
+
+
+def test_gradients_that_are_dropped_count_no_more():
+    task = LinearHead()
+    task.begin(0)
+
+    def drop() -> None:
+        task.module.weight.grad = None
+
+    norm = task.stepper.gradients(task.forward, drop).norm
+    assert norm == pytest.approx(float(task.module.bias.grad.norm())) and task.module.weight.grad is None
+
+
+def test_a_batch_that_is_not_finite_leaves_statistics_as_they_were_and_is_named():
+    """The second of the two batches of the sixth step: the first has moved the statistics by then."""
+    task = LinearHead(accumulate=2, normed=True, spoilt=11)
+    task.begin(0)
+    assert [loop.take_step(task, 0.0)[1].broken for _ in range(5)] == [None] * 5
+    before = [tensor.clone() for tensor in task.module.state_dict().values()]
+    assert loop.take_step(task, 0.0)[1].broken == "a feature" and int(task.module[0].num_batches_tracked) == 10
+    assert all(torch.equal(*pair) for pair in zip(task.module.state_dict().values(), before, strict=True))
+    assert loop.take_step(task, 0.0)[1].broken is None and int(task.module[0].num_batches_tracked) == 12
+
+
+def test_a_head_goes_on_behind_a_batch_that_is_not_finite(tmp_path: Path):
+    task = LinearHead(accumulate=2, normed=True, spoilt=10)
+    assert train(tmp_path / "run", task) == (STEPS, 1)
+    mean = torch.zeros(8, dtype=torch.float64)
+    for number in range(2 * STEPS):
+        if number not in (10, 11):  # of the sixth step
+            mean = 0.9 * mean + 0.1 * task.of_batch(number)[0].double().mean(0)
+    assert torch.allclose(task.module[0].running_mean.double(), mean, atol=1e-6)
+    (event,) = Run(tmp_path / "run").read_log()
+    assert (event.kind, event.step) == ("skipped", 5) and event.text.startswith("the gradient")
