@@ -13,7 +13,8 @@ from torch import Tensor
 from selfsight.objectives.simclr import SimCLR
 from selfsight.training.adaptation import Adaptation, Frozen, drift
 from selfsight.training.measure import canvas_features, measure_normalisation
-from selfsight.training.optimisers import encoder_factor, learning_rate_factor, make_optimiser, schedule
+from selfsight.training.optimisers import learning_rate_factor, make_optimiser
+from selfsight.training.pretraining import encoder_factor, groups_of, schedule
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_without_a_frozen_part_the_encoder_has_its_share_of_the_schedule():
 def test_groups_hold_each_weight_once_and_the_encoders_are_slower():
     task = SimCLR(tiny_encoder(), two_views(), hidden=8, width=8)
     recipe = tiny_recipe(task.views, learning_rate=2.0, weight_decay=0.3, warmup=0.1, frozen=0.2, encoder_rate=0.1)
-    optimiser = make_optimiser(task, "adamw", 2.0, 0.3, encoder_apart=True)
+    optimiser = make_optimiser(groups_of(task, 0.3, encoder_apart=True), "adamw", 2.0)
     every = [p for g in optimiser.param_groups for p in g["params"]]
     assert {id(p) for p in every} == {id(p) for p in task.parameters()} and len(every) == len(set(map(id, every)))
     own = {id(p) for p in task.encoder.parameters()}
@@ -113,7 +114,7 @@ def test_groups_hold_each_weight_once_and_the_encoders_are_slower():
 
 def test_one_process_without_weights_has_the_groups_it_always_had():
     task = SimCLR(tiny_encoder(), two_views(), hidden=8, width=8)
-    groups = make_optimiser(task, "adamw", 1.0, 0.1).param_groups
+    groups = make_optimiser(groups_of(task, 0.1), "adamw", 1.0).param_groups
     assert [len(g["params"]) for g in groups] == [len(g["params"]) for g in task.parameter_groups(0.0)]
 
 

@@ -14,11 +14,12 @@ from selfsight.errors import SelfsightError
 from selfsight.objectives.simclr import SimCLR
 from selfsight.training.checkpoints import load_checkpoint, save_checkpoint
 from selfsight.training.optimisers import make_optimiser
+from selfsight.training.pretraining import groups_of
 
 
 def make(name: str, seed: int) -> tuple[SimCLR, torch.optim.Optimizer]:
     task = SimCLR(tiny_encoder(seed=seed), two_views(), hidden=8, width=8)
-    return task, make_optimiser(task, name, 0.01, 0.1)
+    return task, make_optimiser(groups_of(task, 0.1), name, 0.01)
 
 
 def step(task: nn.Module, optimiser: torch.optim.Optimizer) -> None:

@@ -12,7 +12,8 @@ from torch import nn
 
 from selfsight.errors import SelfsightError
 from selfsight.objectives.simclr import SimCLR
-from selfsight.training.optimisers import LARS, learning_rate_factor, make_optimiser, schedule
+from selfsight.training.optimisers import LARS, learning_rate_factor, make_optimiser
+from selfsight.training.pretraining import groups_of, schedule
 
 
 def slow_lars(w: np.ndarray, grads: list[np.ndarray], rates: list[float], decay: float, eta: float) -> np.ndarray:
@@ -53,7 +54,7 @@ def test_lars_moves_a_weight_of_nought_by_the_plain_step():
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
 def test_biases_and_norms_are_not_decayed(name: str):
     task = SimCLR(tiny_encoder(), two_views(), hidden=8, width=8)
-    optimiser = make_optimiser(task, name, 1e-3, 0.1)
+    optimiser = make_optimiser(groups_of(task, 0.1), name, 1e-3)
     names = {id(p): n for n, p in task.named_parameters()}
     decayed = {names[id(p)] for g in optimiser.param_groups if g["weight_decay"] == 0.1 for p in g["params"]}
     plain = {names[id(p)] for g in optimiser.param_groups if g["weight_decay"] == 0.0 for p in g["params"]}
@@ -64,12 +65,12 @@ def test_biases_and_norms_are_not_decayed(name: str):
             wanted.add(f"{path}.weight")
     assert decayed == wanted
     with pytest.raises(SelfsightError, match=r"'adam'.*adamw, sgd, lars"):
-        make_optimiser(task, "adam", 1e-3, 0.1)
+        make_optimiser(groups_of(task, 0.1), "adam", 1e-3)
 
 
 def test_without_a_gradient_adamw_shrinks_weights_and_leaves_biases():
     task = SimCLR(tiny_encoder(), two_views(), hidden=8, width=8)
-    optimiser = make_optimiser(task, "adamw", 0.01, 0.5)
+    optimiser = make_optimiser(groups_of(task, 0.5), "adamw", 0.01)
     before = {n: p.detach().clone() for n, p in task.named_parameters()}
     for p in task.parameters():
         p.grad = torch.zeros_like(p)
@@ -101,7 +102,7 @@ def test_schedule_scales_each_group_by_progress():
 
     task = Scaled(tiny_encoder(), two_views(), hidden=8, width=8)
     recipe = tiny_recipe(task.views, learning_rate=2.0, weight_decay=0.3, warmup=0.1)
-    optimiser = make_optimiser(task, "sgd", 2.0, 0.3)
+    optimiser = make_optimiser(groups_of(task, 0.3), "sgd", 2.0)
     assert schedule(optimiser, task, 0.55, recipe) == pytest.approx(1.0)
     got = [(g["lr"], g["weight_decay"]) for g in optimiser.param_groups]
     assert got[0] == pytest.approx((0.1, 0.3 * 1.55)) and got[1] == pytest.approx((0.45, 0.0))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TypedDict
 
 import torch
+from torch import nn
 from torch.optim.optimizer import ParamsT
 
 from selfsight.errors import SelfsightError
-from selfsight.objectives.objective import Objective
-from selfsight.training.recipe import Recipe
 
 
 class LARS(torch.optim.Optimizer):
@@ -59,20 +58,18 @@ def check_optimiser(name: str) -> None:
         raise SelfsightError(f"No optimiser is called {name!r}. There are: {', '.join(OPTIMISERS)}.")
 
 
-def make_optimiser(
-    objective: Objective, name: str, learning_rate: float, weight_decay: float, encoder_apart: bool = False
-) -> torch.optim.Optimizer:
-    """The optimiser called `name` over the objective's groups, no weight decay on biases and norms. With
-    `encoder_apart` each group is two, of which the second holds what belongs to the encoder."""
+class Group(TypedDict):
+    """Parameters of one weight decay (0 for biases and norms)."""
+
+    params: list[nn.Parameter]
+    weight_decay: float
+
+
+def make_optimiser(groups: Iterable[Group], name: str, learning_rate: float) -> torch.optim.Optimizer:
+    """The optimiser called `name` over those groups that have parameters; what else a group says stays in the
+    optimiser's. Raises `SelfsightError` for a name that there is not."""
     check_optimiser(name)
-    encoder = {id(p) for p in objective.encoder.parameters()} if encoder_apart else set()
-    groups: list[dict[str, Any]] = []
-    for number, g in enumerate(objective.parameter_groups(0.0)):
-        for apart in (False, True) if encoder_apart else (False,):
-            own = [p for p in g["params"] if (id(p) in encoder) == apart]
-            decay = weight_decay * g["weight_decay_scale"]
-            groups.append({"params": own, "weight_decay": decay, "number": number, "encoder": apart})
-    return OPTIMISERS[name]([g for g in groups if g["params"]], learning_rate)
+    return OPTIMISERS[name]([group for group in groups if group["params"]], learning_rate)
 
 
 def learning_rate_factor(progress: float, warmup: float) -> float:
@@ -83,24 +80,3 @@ def learning_rate_factor(progress: float, warmup: float) -> float:
     if progress < warmup:
         return progress / warmup
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (progress - warmup) / (1.0 - warmup))))
-
-
-def encoder_factor(progress: float, recipe: Recipe) -> float:
-    """The encoder's rate as a part of the peak one: nothing while it is frozen, then `encoder_rate` of the schedule's,
-    rising to it over another warm-up, as its gradients are new to the optimiser too."""
-    if progress < recipe.frozen:
-        return 0.0
-    rise = 1.0 if not recipe.frozen or not recipe.warmup else min(1.0, (progress - recipe.frozen) / recipe.warmup)
-    return recipe.encoder_rate * rise * learning_rate_factor(progress, recipe.warmup)
-
-
-def schedule(optimiser: torch.optim.Optimizer, objective: Objective, progress: float, recipe: Recipe) -> float:
-    """Set each group's rate and decay for `progress`; returns the base rate in force."""
-    rate = recipe.learning_rate * learning_rate_factor(progress, recipe.warmup)
-    slow = recipe.learning_rate * encoder_factor(progress, recipe)
-    groups = objective.parameter_groups(progress)
-    for group in optimiser.param_groups:
-        wanted = groups[group["number"]]
-        group["lr"] = (slow if group["encoder"] else rate) * wanted["lr_scale"]
-        group["weight_decay"] = recipe.weight_decay * wanted["weight_decay_scale"]
-    return rate

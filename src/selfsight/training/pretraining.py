@@ -17,7 +17,7 @@ from selfsight.training.build import computing
 from selfsight.training.clock import Clock
 from selfsight.training.loop import Done, Step, fit
 from selfsight.training.monitors import evidence
-from selfsight.training.optimisers import encoder_factor, make_optimiser, schedule
+from selfsight.training.optimisers import Group, learning_rate_factor, make_optimiser
 from selfsight.training.pictures import neighbour_gallery, reconstructions
 from selfsight.training.recipe import Recipe
 from selfsight.training.recorder import Recorder, Watch
@@ -66,9 +66,8 @@ class Pretraining:
         self.module = objective.to(accelerator.device).to(memory_format=torch.channels_last)
         self.batches, self.normalise, self.recipe, self.accelerator = batches, normalise, recipe, accelerator
         self.apart = encoder_apart
-        self.optimiser = make_optimiser(
-            objective, recipe.optimiser, recipe.learning_rate, recipe.weight_decay, encoder_apart
-        )
+        groups = groups_of(objective, recipe.weight_decay, encoder_apart)
+        self.optimiser = make_optimiser(groups, recipe.optimiser, recipe.learning_rate)
         self.remedy = f"Start anew, in another folder, with a --learning-rate below {recipe.learning_rate:.2g}."
         self.pace = Pace()
         self.frozen = Frozen(objective, recipe.frozen, recipe.statistics == "kept")
@@ -119,3 +118,44 @@ class Pretraining:
         neighbour_gallery(self.module.trained, self.batches, self.normalise, folder / "neighbours.png")
         reconstructions(self.module, self.batches, self.normalise, self.recipe.seed, folder / "reconstructions.png")
         return "neighbours", "reconstructions"
+
+
+class ScheduledGroup(Group):
+    """number: which of the objective's groups it is, or a part of. encoder: whether all of it is the encoder's."""
+
+    number: int
+    encoder: bool
+
+
+def groups_of(objective: Objective, weight_decay: float, encoder_apart: bool = False) -> list[ScheduledGroup]:
+    """The objective's groups for an optimiser, no weight decay on biases and norms. With `encoder_apart` each group is
+    two, of which the second holds what belongs to the encoder."""
+    encoder = {id(p) for p in objective.encoder.parameters()} if encoder_apart else set()
+    groups: list[ScheduledGroup] = []
+    for number, g in enumerate(objective.parameter_groups(0.0)):
+        for apart in (False, True) if encoder_apart else (False,):
+            own = [p for p in g["params"] if (id(p) in encoder) == apart]
+            decay = weight_decay * g["weight_decay_scale"]
+            groups.append({"params": own, "weight_decay": decay, "number": number, "encoder": apart})
+    return groups
+
+
+def encoder_factor(progress: float, recipe: Recipe) -> float:
+    """The encoder's rate as a part of the peak one: nothing while it is frozen, then `encoder_rate` of the schedule's,
+    rising to it over another warm-up, as its gradients are new to the optimiser too."""
+    if progress < recipe.frozen:
+        return 0.0
+    rise = 1.0 if not recipe.frozen or not recipe.warmup else min(1.0, (progress - recipe.frozen) / recipe.warmup)
+    return recipe.encoder_rate * rise * learning_rate_factor(progress, recipe.warmup)
+
+
+def schedule(optimiser: torch.optim.Optimizer, objective: Objective, progress: float, recipe: Recipe) -> float:
+    """Set each group's rate and decay for `progress`; returns the base rate in force."""
+    rate = recipe.learning_rate * learning_rate_factor(progress, recipe.warmup)
+    slow = recipe.learning_rate * encoder_factor(progress, recipe)
+    groups = objective.parameter_groups(progress)
+    for group in optimiser.param_groups:
+        wanted = groups[group["number"]]
+        group["lr"] = (slow if group["encoder"] else rate) * wanted["lr_scale"]
+        group["weight_decay"] = recipe.weight_decay * wanted["weight_decay_scale"]
+    return rate
