@@ -23,7 +23,7 @@ import selfsight.training.loop as loop
 from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Loss, Objective
 from selfsight.objectives.simclr import SimCLR
-from selfsight.training.build import computing
+from selfsight.training.build import computing, most_patches
 from selfsight.training.clock import Clock
 from selfsight.training.loop import Stopped
 from selfsight.training.optimisers import learning_rate_factor
@@ -444,6 +444,6 @@ def test_attention_over_few_patches_in_bf16_is_plain_products_on_a_cpu(precision
     """The fused kernel takes half of a step there, backwards; over many patches it is faster, and keeps less."""
     encoder = tiny_encoder(name="vit_tiny_patch16_224")  # of patches of 8 px
     recipe = tiny_recipe(two_views(size), precision=precision, encoder="vit_tiny_patch16_224", encoder_args=SMALL_VIT)
-    with torch.profiler.profile() as profile, computing(recipe, "cpu"):
+    with torch.profiler.profile() as profile, computing(recipe.precision, "cpu", most_patches(recipe)):
         encoder(torch.zeros(2, 3, size, size)).pooled.sum().backward()
     assert any("flash_attention" in event.key for event in profile.key_averages()) == fused

@@ -25,25 +25,26 @@ FEW_PATCHES = 144  # of a view, up to which attention on a CPU in bf16 is not fu
 
 
 @contextmanager
-def computing(recipe: Recipe, device: str | torch.device) -> Iterator[None]:
-    """Around the forward pass of an objective: in the precision of the recipe.
+def computing(precision: str, device: str | torch.device, patches: int = 0) -> Iterator[None]:
+    """Around a forward pass: in `precision`, "bf16" or "no". patches: the most in a view, of an encoder that is a ViT;
+    else 0.
 
     On a CPU, attention over few patches in bfloat16 is computed as plain products of matrices: PyTorch's fused kernel
     is so slow backwards there that it took half of a ViT's step (measured, benchmarks/README.md). Products keep the
     square of the patches for the backward pass, and from 197 tokens on they are no faster.
     """
-    kind, low = torch.device(device).type, recipe.precision == "bf16"
-    plain = sdpa_kernel(SDPBackend.MATH) if low and kind == "cpu" and _few_patches(recipe) else nullcontext()
-    with plain, torch.autocast(kind, torch.bfloat16, enabled=low):
+    kind, low = torch.device(device).type, precision == "bf16"
+    few = low and kind == "cpu" and 0 < patches <= FEW_PATCHES
+    with sdpa_kernel(SDPBackend.MATH) if few else nullcontext(), torch.autocast(kind, torch.bfloat16, enabled=low):
         yield
 
 
-def _few_patches(recipe: Recipe) -> bool:
-    """Whether every view of a ViT is of at most `FEW_PATCHES`."""
+def most_patches(recipe: Recipe) -> int:
+    """In a view, of an encoder that is a ViT; of another one 0."""
     if not takes_any_size(recipe.encoder):
-        return False
+        return 0
     side = recipe.views.largest // patch_side({"encoder": recipe.encoder, "encoder_args": recipe.encoder_args})
-    return bool(side**2 <= FEW_PATCHES)
+    return int(side**2)
 
 
 def check_sizes(recipe: Recipe) -> None:

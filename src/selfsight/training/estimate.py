@@ -20,7 +20,7 @@ from selfsight.distributed import processes
 from selfsight.errors import MachineError
 from selfsight.machine import free_memory, memory_errors
 from selfsight.objectives.objective import Objective
-from selfsight.training.build import computing
+from selfsight.training.build import computing, most_patches
 from selfsight.training.loop import LOG_EVERY, take_step
 from selfsight.training.pretraining import Pretraining
 from selfsight.training.recipe import Recipe
@@ -89,7 +89,7 @@ def _saved_bytes(trial: Objective, batch: Batch, normalise: Geometry, recipe: Re
     views = make_views(batch, trial.views, normalise, recipe.seed, device)
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        computing(recipe, device),
+        computing(recipe.precision, device, most_patches(recipe)),
     ):
         loss = trial(views, 0.5)
     own = {tensor.untyped_storage().data_ptr() for tensor in [*trial.parameters(), *trial.buffers()]}

@@ -13,7 +13,7 @@ from selfsight.data.batches import Batches
 from selfsight.data.geometry import Geometry
 from selfsight.objectives.objective import Loss, Objective
 from selfsight.training.adaptation import Frozen
-from selfsight.training.build import computing
+from selfsight.training.build import computing, most_patches
 from selfsight.training.clock import Clock
 from selfsight.training.loop import Done, Step, fit
 from selfsight.training.monitors import evidence
@@ -95,7 +95,7 @@ class Pretraining:
         batch = self.pace.wait_for(self.stream)
         views = make_views(batch, self.module.views, self.normalise, recipe.seed, device)
         self.pace.views += len(batch.ids) * len(views)
-        with computing(recipe, device):
+        with computing(recipe.precision, device, most_patches(recipe)):
             loss: Loss = self.stepper.model(views, progress)
         self.seen = loss
         way = {
