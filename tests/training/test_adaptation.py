@@ -68,13 +68,13 @@ def test_the_optimiser_remembers_nothing_of_a_frozen_encoder(batches, tmp_path: 
 
 def test_modes_are_those_of_before_and_after(batches):
     task = default_objective("dino").train()
-    frozen = Frozen(task, 0.5, keep_statistics=True)
+    frozen = Frozen(task.encoder, task, 0.5, keep_statistics=True)
     norms = [m for m in task.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     frozen.before(0.2)
     assert not task.encoder.training and not task.teacher.copies[0].training and task.head.training
     frozen.before(0.5)
     assert task.encoder.training and not any(norm.training for norm in norms)
-    Frozen(task.train(), 0.0).before(0.0)
+    Frozen(task.encoder, task.train(), 0.0).before(0.0)
     assert all(module.training for module in task.modules())
 
 

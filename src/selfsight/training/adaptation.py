@@ -15,7 +15,6 @@ from selfsight.data.batches import Batches
 from selfsight.data.geometry import Geometry
 from selfsight.encoders.encoder import Encoder
 from selfsight.files import write_whole
-from selfsight.objectives.objective import Objective
 from selfsight.training.measure import canvas_features, view_features
 from selfsight.training.monitors import effective_rank, neighbour_stability
 from selfsight.training.run import Run
@@ -30,19 +29,20 @@ class Frozen:
     decays or remembers them, and it is in eval mode, so that its running statistics stand too. With `keep_statistics`
     those stand throughout, and are what its batch norms use, as they will where it is used.
 
-    Its copies that follow it (a teacher's) are held with it. Gradients are computed as ever, and then dropped, so that
-    nothing changes for processes that average them. With `until` 0, and without the other, nothing is touched.
+    It is a part of `module`, whose other encoders, copies that follow it (a teacher's), are held with it. Gradients are
+    computed as ever, and then dropped, so that nothing changes for processes that average them. With `until` 0, and
+    without the other, nothing is touched.
     """
 
-    def __init__(self, objective: Objective, until: float, keep_statistics: bool = False) -> None:
+    def __init__(self, encoder: Encoder, module: nn.Module, until: float, keep_statistics: bool = False) -> None:
         self.until = until
-        self.parameters = list(objective.encoder.parameters())
-        self.encoders = [module for module in objective.modules() if isinstance(module, Encoder)]
+        self.parameters = list(encoder.parameters())
+        self.encoders = [each for each in module.modules() if isinstance(each, Encoder)]
         self.norms = [
-            module
-            for encoder in self.encoders
-            for module in encoder.modules()
-            if keep_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm)
+            norm
+            for each in self.encoders
+            for norm in each.modules()
+            if keep_statistics and isinstance(norm, nn.modules.batchnorm._BatchNorm)
         ]
 
     def before(self, progress: float) -> None:

@@ -70,7 +70,7 @@ class Pretraining:
         self.optimiser = make_optimiser(groups, recipe.optimiser, recipe.learning_rate)
         self.remedy = f"Start anew, in another folder, with a --learning-rate below {recipe.learning_rate:.2g}."
         self.pace = Pace()
-        self.frozen = Frozen(objective, recipe.frozen, recipe.statistics == "kept")
+        self.frozen = Frozen(objective.encoder, objective, recipe.frozen, recipe.statistics == "kept")
         self.stepper = Stepper(self.module, accelerator, recipe.accumulate, recipe.clip)
 
     def begin(self, step: int) -> None:
