@@ -42,6 +42,7 @@ class LinearHead:
         self.optimiser = torch.optim.SGD(self.module.parameters(), lr=0.5, momentum=0.9)
         self.accelerator = Accelerator(cpu=True)
         self.stepper = Stepper(self.module, self.accelerator, accumulate)
+        self.drawn: list[int] = []
         self.stop_at, self.accumulate, self.spoilt = stop_at, accumulate, spoilt
 
     def begin(self, step: int) -> None:
@@ -75,7 +76,8 @@ class LinearHead:
     def evidence(self) -> dict[str, float]:
         return {"accuracy": float((self.scores.argmax(1) == self.truth).float().mean())}
 
-    def draw(self, folder: Path) -> tuple[str, ...]:
+    def draw(self, folder: Path, step: int) -> tuple[str, ...]:
+        self.drawn.append(step)
         return ()
 
 
@@ -114,14 +116,17 @@ def test_a_head_is_trained_as_by_hand_and_its_rows_are_its_own(tmp_path: Path):
     assert [row["step"] for row in rows] == [1, 10, 20, 24]
     keys = ["step", "skipped", "progress", "learning_rate", "gradient_norm", "loss", "accuracy", "epoch", "seconds"]
     assert list(rows[0]) == keys and rows[-1]["accuracy"] == 1.0 and rows[-1]["epoch"] == STEPS / 4
+    assert task.drawn == [0, STEPS]
 
 
 def test_a_head_that_was_stopped_ends_with_the_same_bytes(tmp_path: Path):
     whole = LinearHead()
     train(tmp_path / "whole", whole)
+    stopped, resumed = LinearHead(stop_at=13), LinearHead()
     with pytest.raises(Stopped):
-        train(tmp_path / "run", LinearHead(stop_at=13))
-    assert train(tmp_path / "run", LinearHead()) == (STEPS, 0)
+        train(tmp_path / "run", stopped)
+    assert train(tmp_path / "run", resumed) == (STEPS, 0)
+    assert stopped.drawn == [0] and resumed.drawn == [STEPS]
     one, two = (tmp_path / name / "checkpoints" / f"step-{STEPS:08d}" for name in ("whole", "run"))
     for file in ("module.safetensors", "optimiser.safetensors"):
         assert (one / file).read_bytes() == (two / file).read_bytes()

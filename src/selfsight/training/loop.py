@@ -64,8 +64,8 @@ class Task(Protocol):
     def evidence(self) -> dict[str, float]:
         """Further columns about the last step."""
 
-    def draw(self, folder: Path) -> tuple[str, ...]:
-        """Draw pictures of what was learnt, NAME.png in `folder`; their names."""
+    def draw(self, folder: Path, step: int) -> tuple[str, ...]:
+        """Draw pictures NAME.png in `folder`, before the first step (0) or after the last one; their names."""
 
 
 @dataclass
@@ -118,7 +118,13 @@ def fit(task: Task, run: Run, clock: Clock, accelerator: Accelerator, recorder: 
             save_checkpoint(run.checkpoints, task.module, task.optimiser, asdict(state))
         saved = time.monotonic()
 
+    def draw() -> None:
+        for name in task.draw(run.path, state.step) if main else ():
+            recorder.picture(name, state.step)
+
     with Interrupts() as interrupts, opened:
+        if state.step == 0:
+            draw()
         progress, stop = agreed(clock.progress(state.step), interrupts.caught, accelerator.device)
         while progress < 1.0 and not stop:
             torch.manual_seed(_seed_of_step(seed, state.step, accelerator.process_index))
@@ -140,9 +146,8 @@ def fit(task: Task, run: Run, clock: Clock, accelerator: Accelerator, recorder: 
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 save()
         save()
-        if main and not stop and state.step:
-            for name in task.draw(run.path):
-                recorder.picture(name, state.step)
+        if not stop and state.step:
+            draw()
     if stop:
         raise Stopped(f"Stopped and saved in {run.path}. The same command goes on from here.")
     return Done(state.step, state.skipped)

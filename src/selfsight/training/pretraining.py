@@ -13,12 +13,13 @@ from selfsight.data.batches import Batches
 from selfsight.data.geometry import Geometry
 from selfsight.objectives.objective import Loss, Objective
 from selfsight.training.adaptation import Frozen
+from selfsight.training.alarm import Alarm
 from selfsight.training.build import computing, most_patches
 from selfsight.training.clock import Clock
 from selfsight.training.loop import Done, Step, fit
 from selfsight.training.monitors import evidence
 from selfsight.training.optimisers import Group, learning_rate_factor, make_optimiser
-from selfsight.training.pictures import neighbour_gallery, reconstructions
+from selfsight.training.pictures import contact_sheet, neighbour_gallery, reconstructions
 from selfsight.training.recipe import Recipe
 from selfsight.training.recorder import Recorder, Watch
 from selfsight.training.run import Run
@@ -46,7 +47,7 @@ def train(
     by = replace(recipe, frozen=0.0) if clock.first_step else recipe
     task = Pretraining(objective, batches, normalise, by, accelerator, recipe.encoder_apart)
     main = accelerator.is_main_process
-    recorder = Recorder(run, accelerator.device, show, watches, track, by.to_dict(), main)
+    recorder = Recorder(run, accelerator.device, show, watches, track, by.to_dict(), main, Alarm())
     return fit(task, run, clock, accelerator, recorder, recipe.seed)
 
 
@@ -113,10 +114,14 @@ class Pretraining:
         """What the embeddings of the last step say, and the pace since the last row."""
         return {**evidence(self.seen.embeddings, self.seen.assignments), **self.pace.lap()}
 
-    def draw(self, folder: Path) -> tuple[str, ...]:
-        """Draw the pictures of the end; their names."""
-        neighbour_gallery(self.module.trained, self.batches, self.normalise, folder / "neighbours.png")
-        reconstructions(self.module, self.batches, self.normalise, self.recipe.seed, folder / "reconstructions.png")
+    def draw(self, folder: Path, step: int) -> tuple[str, ...]:
+        """Draw what the objective sees, or what it has learnt; the names."""
+        objective, seen, seed = self.module, (self.batches, self.normalise), self.recipe.seed
+        if step == 0:
+            contact_sheet(self.batches, objective.views, self.normalise, seed, folder / "views.png")
+            return ("views",)
+        neighbour_gallery(objective.trained, *seen, folder / "neighbours.png")
+        reconstructions(objective, *seen, seed, folder / "reconstructions.png")
         return "neighbours", "reconstructions"
 
 

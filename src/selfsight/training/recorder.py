@@ -23,7 +23,8 @@ class Recorder:
     """Takes the figures of each step and writes a row of metrics where the loop asks for one.
 
     show: called with each row. watches: give further figures for a row, from its progress and that of the row before
-    (-1 if there is none). track: names of trackers, which get `config` too. main: whether this process writes.
+    (-1 if there is none). track: names of trackers, which get `config` too. main: whether this process writes. alarm:
+    looks at each row, if there is one.
     """
 
     def __init__(
@@ -35,16 +36,18 @@ class Recorder:
         track: Sequence[str] = (),
         config: Mapping[str, object] | None = None,
         main: bool = True,
+        alarm: Alarm | None = None,
     ) -> None:
         self.run, self.device, self.show, self.watches, self.main = run, device, show, watches, main
         self.track, self.config = track, config
-        self.alarm, self.means, self.last = Alarm(), Means(), -1.0
+        self.alarm, self.means, self.last = alarm, Means(), -1.0
 
     def opened(self, step: int, means: Sums) -> Recorder:
         """Go on at `step`, with the `means` of a checkpoint; to be used as a context."""
         self.means.go_on(means, self.device)
         for row in self.run.read_metrics():
-            self.alarm.look(row)
+            if self.alarm:
+                self.alarm.look(row)
             self.last = row["progress"]
         self.step = step
         return self
@@ -52,8 +55,6 @@ class Recorder:
     def __enter__(self) -> Recorder:
         self.metrics = Metrics(self.run, self.step, self.track, self.config, self.main)
         self.metrics.__enter__()
-        if self.step == 0:
-            self.picture("views", 0)
         return self
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
@@ -74,7 +75,7 @@ class Recorder:
         if not self.main:
             return
         self.metrics.write(full)
-        for alert in self.alarm.look(full):
+        for alert in self.alarm.look(full) if self.alarm else ():
             text = f"{alert.kind}: {alert.sentence} {alert.remedy}"
             console().print(f"Alarm at step {alert.step:,}: {text}", style="bold red", soft_wrap=True)
             self.run.log("alarm", text, alert.step)

@@ -26,7 +26,6 @@ from selfsight.training.clock import Clock
 from selfsight.training.estimate import check_memory, memory_of, memory_told
 from selfsight.training.loop import Done, Stopped
 from selfsight.training.measure import canvas_features, seconds_to_whiten
-from selfsight.training.pictures import contact_sheet
 from selfsight.training.pretraining import train
 from selfsight.training.recipe import Recipe
 from selfsight.training.recorder import Watch
@@ -79,7 +78,6 @@ class Session:
         if self.main:
             device = str(self.accelerator.device)
             write_whole(run.path / "environment.json", json.dumps(environment(device), indent=2))
-            contact_sheet(self.batches, self.objective.views, self.normalise, recipe.seed, run.path / "views.png")
         what = self.objective, self.batches, self.normalise, recipe, run, clock, self.accelerator
         with self._set_aside(), Show(run, recipe) as show, memory_told(self.memory, recipe):
             done = train(*what, show, self.watches, trackers)
