@@ -14,6 +14,7 @@ from selfsight.errors import SelfsightError
 from selfsight.objectives.facts import Facts
 from selfsight.training.recipe import Budget, Recipe
 from selfsight.training.rules import resolve
+from selfsight.training.settle import differing
 from selfsight.views.plan import Colour, ViewGroup, ViewPlan
 
 PLAN = ViewPlan(
@@ -107,3 +108,12 @@ def test_a_recipe_is_frozen_and_compared_by_value():
     assert recipe != replace(recipe, seed=1)
     with pytest.raises(AttributeError):
         recipe.seed = 5  # type: ignore[misc]
+
+
+def test_what_is_asked_otherwise_than_before_is_named_in_order():
+    before = {"seed": 1, "size": 32, "views": [2, 4], "recipe": "a.yaml", "budget": {"steps": 5}}
+    assert differing(before, {**before, "views": [2, 4]}) == []
+    now = {"size": 64, "views": [2, 5], "extend": True, "recipe": "b.yaml", "seed": 1}
+    assert differing(before, now) == ["budget", "extend", "recipe", "size", "views"]
+    assert differing(before, {**before, "seed": 2, "recipe": "b.yaml"}, {"recipe", "extend"}) == ["seed"]
+    assert differing({}, {"seed": None, "size": 0}) == ["size"]

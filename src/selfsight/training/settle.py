@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,12 @@ def settled_before(run: Run) -> Settled:
     return Settled(recipe, format, begin.get("step", 0), begin.get("seconds", 0.0))
 
 
+def differing(before: Mapping[str, object], now: Mapping[str, object], apart: Set[str] = frozenset()) -> list[str]:
+    """The names, sorted, of what is asked now that was not asked before with the same value, or the other way round;
+    None is as if it was not asked. What is named in `apart` may differ."""
+    return sorted(k for k in (before.keys() | now.keys()) - apart if before.get(k) != now.get(k))
+
+
 def _go_on(
     run: Run, asked: Mapping[str, Any], wanted: Mapping[str, object], data: Mapping[str, object], extend: bool
 ) -> Settled:
@@ -172,8 +178,7 @@ def _go_on(
     apart = {"budget", "extend"} if extending else set()
     if "recipe_digest" in before:  # what the file says counts, not what it is called
         apart |= {"recipe"}
-    differ = sorted(k for k in (before.keys() | wanted.keys()) - apart if before.get(k) != wanted.get(k))
-    if differ:
+    if differ := differing(before, wanted, apart):
         raise SelfsightError(
             f"{run.path} was started with other values of {', '.join(differ)}. "
             "Give the same command to go on with it, or another -o to start anew."
