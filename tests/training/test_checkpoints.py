@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +13,12 @@ import torch
 from helpers import tiny_encoder, two_views
 from torch import nn
 
-from selfsight.errors import SelfsightError
+from selfsight.errors import MachineError, SelfsightError
 from selfsight.objectives.simclr import SimCLR
 from selfsight.training.checkpoints import load_checkpoint, save_checkpoint
 from selfsight.training.optimisers import make_optimiser
 from selfsight.training.pretraining import groups_of
+from selfsight.training.run import Run
 
 
 def make(name: str, seed: int) -> tuple[SimCLR, torch.optim.Optimizer]:
@@ -121,3 +125,16 @@ def test_what_a_kill_left_half_written_is_not_read_and_is_written_over(tmp_path:
     save_checkpoint(tmp_path, task, optimiser, {"step": 2})
     assert names(tmp_path) == ["step-00000001", "step-00000002"]
     assert load_checkpoint(tmp_path, task, optimiser) == ({"step": 2}, [])
+
+
+def test_of_a_full_disk_it_is_said_what_is_left_of_the_run(tmp_path: Path):
+    run, full = Run(tmp_path), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "module.safetensors")
+    said = f"module.safetensors: {os.strerror(errno.ENOSPC)}. "
+    with pytest.raises(MachineError, match=f"^{re.escape(said)}Mend that, and give the same command"), run.mendable():
+        raise full
+    save_checkpoint(run.checkpoints, *make("sgd", 0), {"step": 1})
+    kept = re.escape(f"{said}The run in {tmp_path} is kept up to its last checkpoint: mend that, and give the same")
+    with pytest.raises(MachineError, match=f"^{kept}"), run.mendable():
+        raise full
+    with pytest.raises(KeyError), run.mendable():  # what is no fault of the machine goes through
+        raise KeyError

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from safetensors import SafetensorError
 
 from selfsight.data.lock import Busy, holder, locked
-from selfsight.errors import DataError, MachineError, SelfsightError, check_version
+from selfsight.errors import DataError, MachineError, SelfsightError, check_version, in_words
 from selfsight.files import write_whole
 from selfsight.training.recipe import FORMAT_VERSION, Recipe, plain
 
@@ -129,6 +130,21 @@ class Run:
             raise MachineError(
                 f"{self.path} is being trained by process {other}. Wait for it, or give another -o."
             ) from None
+
+    @contextmanager
+    def mendable(self) -> Iterator[None]:
+        """Raise `SelfsightError` where what is within meets a full disk, a folder that may not be written, …: what it
+        is, and what is left of the run."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            kept = any(self.checkpoints.glob("*"))
+            way = (
+                f"The run in {self.path} is kept up to its last checkpoint: mend that, and give"
+                if kept
+                else "Mend that, and give"
+            )
+            raise MachineError(f"{in_words(error)}. {way} the same command to go on.") from None
 
     def log(self, kind: str, text: str, step: int) -> None:
         """Append to `run.log`: time, step, kind ("resumed", "skipped", "alarm", …) and text, divided by tabs."""

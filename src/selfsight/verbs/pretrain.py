@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from selfsight.errors import DataError, MachineError, SelfsightError, in_words
+from selfsight.errors import DataError, SelfsightError
 from selfsight.results import Result
 from selfsight.verbs.choices import Choices, spelt_out
 
@@ -110,7 +109,7 @@ def pretrain(
         raise SelfsightError(f"{out} is a file. Give a folder for the run.")
     check_outside(out, str(Path(source).expanduser()))
     accelerator = start_processes()
-    with _mendable(run), ExitStack() as claimed:
+    with run.mendable(), ExitStack() as claimed:
         with main_first(accelerator):
             if accelerator.is_main_process and not run.begun:
                 check_weights(asked, recipe)
@@ -132,23 +131,6 @@ def pretrain(
             done = session.train(trackers)
             session.keep(done)
             return _result(run, done, session.clock.seconds, held)
-
-
-@contextmanager
-def _mendable(run: Run) -> Iterator[None]:
-    """A full disk, a folder that may not be written, …: what it is, and what is left of the run."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        kept = any(run.checkpoints.glob("*"))
-        way = (
-            f"The run in {run.path} is kept up to its last checkpoint: mend that, and give"
-            if kept
-            else "Mend that, and give"
-        )
-        raise MachineError(f"{in_words(error)}. {way} the same command to go on.") from None
 
 
 def _hold(settled: Settled, items: Collection, strict: bool) -> Canvases:
