@@ -22,6 +22,7 @@ from selfsight.training.loop import Step, Stopped, fit
 from selfsight.training.recipe import Budget
 from selfsight.training.recorder import Recorder
 from selfsight.training.run import Run
+from selfsight.training.show import Show
 from selfsight.training.stepping import Forward, Stepper
 
 STEPS, ITEMS, BATCH = 24, 64, 16
@@ -203,3 +204,10 @@ def test_a_head_goes_on_behind_a_batch_that_is_not_finite(tmp_path: Path):
     assert torch.allclose(task.module[0].running_mean.double(), mean, atol=1e-6)
     (event,) = Run(tmp_path / "run").read_log()
     assert (event.kind, event.step) == ("skipped", 5) and event.text.startswith("the gradient")
+
+
+def test_a_head_shows_figures_of_its_own_in_its_own_words(capsys: pytest.CaptureFixture[str]):
+    shown = {"accuracy": "{:.1%} right", "kappa": "kappa {:.2f}", "loss": "loss {:.3f}"}
+    with Show("classes into head", shown) as show:
+        show({"step": 7, "progress": 0.25, "loss": 1.23456, "accuracy": 0.8767, "spread": 0.5})
+    assert capsys.readouterr().err == "classes into head\n 25%  step 7  87.7% right  loss 1.235\n"

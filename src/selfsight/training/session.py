@@ -34,6 +34,14 @@ from selfsight.training.settle import Settled
 from selfsight.training.show import Show
 from selfsight.training.watch import online_knn
 
+SHOWN = {
+    "loss": "loss {:.3f}",
+    "effective_rank": "rank {:.0f}",
+    "spread": "spread {:.2f}",
+    "agreement": "agreement {:.2f}",
+    "views_per_second": "{:,.0f} views/s",
+}
+
 
 class Session:
     """A claimed run, about to be trained. Every process has one; what is written is written by the main one.
@@ -78,8 +86,9 @@ class Session:
         if self.main:
             device = str(self.accelerator.device)
             write_whole(run.path / "environment.json", json.dumps(environment(device), indent=2))
+        title = f"{recipe.objective} with {recipe.encoder} into {run.path}"
         what = self.objective, self.batches, self.normalise, recipe, run, clock, self.accelerator
-        with self._set_aside(), Show(run, recipe) as show, memory_told(self.memory, recipe):
+        with self._set_aside(), Show(title, SHOWN) as show, memory_told(self.memory, recipe):
             done = train(*what, show, self.watches, trackers)
         if done.step == 0:
             raise TrainingError(

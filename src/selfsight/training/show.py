@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from selfsight.console import console
-from selfsight.training.recipe import Recipe
-from selfsight.training.run import Run
 
 PLAIN_SECONDS = 30.0
 
 
 class Show:
-    """Called with each row of metrics."""
+    """Called with each row of metrics. title: printed before the first one. shown: how a figure is written, by its
+    name, in this order ({"loss": "loss {:.3f}", …}); one that a row does not have is left out."""
 
-    def __init__(self, run: Run, recipe: Recipe) -> None:
-        self.console = console()
+    def __init__(self, title: str, shown: Mapping[str, str]) -> None:
+        self.console, self.shown = console(), shown
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.percentage:>3.0f}%"))
         self.progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console)
         self.task = self.progress.add_task("training", total=1.0)
         self.last = 0.0
-        self.console.print(f"{recipe.objective} with {recipe.encoder} into {run.path}")
+        self.console.print(title)
 
     def __call__(self, row: dict[str, float]) -> None:
-        text = f"step {row['step']}  loss {row['loss']:.3f}  rank {row['effective_rank']:.0f}  "
-        text += f"spread {row['spread']:.2f}  "
-        text += f"agreement {row['agreement']:.2f}  " if "agreement" in row else ""
-        text += f"{row['views_per_second']:,.0f} views/s"
+        figures = [how.format(row[name]) for name, how in self.shown.items() if name in row]
+        text = "  ".join([f"step {row['step']}", *figures])
         self.progress.update(self.task, completed=row["progress"], description=text)
         if not self.console.is_terminal and time.monotonic() - self.last > PLAIN_SECONDS:
             self.console.print(f"{row['progress']:4.0%}  {text}")
