@@ -15,8 +15,15 @@ from pathlib import Path
 import pytest
 
 import selfsight
+from selfsight.verbs import groups
 
 SRC = Path(__file__).parent.parent / "src"
+GROUP = '''"""Learn a head."""
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from selfsight.verbs.learn.classify_images import classify_images as classify_images
+'''
 TASK = '''
 """A task."""
 from __future__ import annotations
@@ -92,6 +99,7 @@ assert_type([run.licence for run in selfsight.runs("list").runs or []], list[str
 assert_type(selfsight.forget("photos.lance", "a.jpg").items, int)
 assert_type(selfsight.demo(seeds=2).evaluation.encoder.knn["top1"], float | None)
 assert_type([task.when for task in selfsight.objectives().objectives], list[str])
+assert_type(selfsight.learn.classify_images("labelled/train", out="head").head_size, int)
 '''
 
 
@@ -141,26 +149,37 @@ def test_a_name_that_there_is_not() -> None:
     python(code + "assert not hasattr(selfsight.report, 'nothing')")
 
 
+def seen(package: Path) -> dict[str, str]:
+    """{name: the module that it is from} of what type checkers see in a package."""
+    text = (package / "__init__.py").read_text()
+    return {name: module for module, name in re.findall(r"^    from (\S+) import (\w+) as \2$", text, re.MULTILINE)}
+
+
 def test_type_checkers_see_every_public_name() -> None:
     import selfsight
 
-    text = (SRC / "selfsight" / "__init__.py").read_text()
-    assert sorted(re.findall(r"^    from \S+ import (\w+) as \1$", text, re.MULTILINE)) == selfsight.__all__
-    for line in re.findall(r"^    (from \S+ import \w+) as", text, re.MULTILINE):
-        module, name = line.split()[1::2]
-        assert getattr(selfsight, name).__module__ == module
+    names = seen(SRC / "selfsight")
+    assert sorted(names) == selfsight.__all__
+    assert {name: getattr(selfsight, name).__module__ for name in names} == names
     assert (SRC / "selfsight" / "py.typed").exists()
+
+
+def test_type_checkers_see_every_verb_of_every_group() -> None:
+    for group, verbs in groups().items():
+        assert seen(SRC / "selfsight" / "verbs" / group) == {verb.name: verb.module.__name__ for verb in verbs}
 
 
 def test_a_package_under_verbs_is_a_group(tmp_path: Path) -> None:
     package = tmp_path / "learn"
     package.mkdir()
-    (package / "__init__.py").write_text('"""Learn a head."""\n')
+    (package / "__init__.py").write_text(GROUP)
+    assert seen(package) == {"classify_images": "selfsight.verbs.learn.classify_images"}
     (package / "classify_images.py").write_text(TASK)
     (package / "_private.py").write_text("raise SystemExit('imported')")
     code = "import sys, selfsight.verbs\nselfsight.verbs.__path__.append(sys.argv.pop(1))\nimport selfsight\n"
-    shown = python(f"{code}print(selfsight.learn.classify_images('x').to_dict(), dir(selfsight.learn))", str(tmp_path))
-    assert shown == "{'source': 'x', 'head_size': 3, 'written': None} ['classify_images']\n"
+    code += "learn = selfsight.learn\n"
+    shown = python(f"{code}print(learn.classify_images('x').to_dict(), dir(learn), learn.__module__)", str(tmp_path))
+    assert shown == "{'source': 'x', 'head_size': 3, 'written': None} ['classify_images'] selfsight.verbs\n"
     line = f"{code}from selfsight.cli import main\nmain()"
     given = ("learn", "classify-images", "photos", "--head-size", "5", "-o", "file")
     assert python(line, str(tmp_path), *given) == "learnt from photos\n"
@@ -189,12 +208,21 @@ def test_a_type_checker_knows_every_result_of_the_installed_package(tmp_path: Pa
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     [site] = (tmp_path / "venv").glob("lib/python*/site-packages")
     shutil.copytree(SRC / "selfsight", site / "selfsight")
+    (site / "selfsight" / "verbs" / "learn").mkdir()  # and a group of verbs, as a newcomer adds it
+    (site / "selfsight" / "verbs" / "learn" / "__init__.py").write_text(GROUP)
+    (site / "selfsight" / "verbs" / "learn" / "classify_images.py").write_text(TASK)
+    line = "    from selfsight.verbs.cache import"
+    text = (SRC / "selfsight" / "__init__.py").read_text()
+    (site / "selfsight" / "__init__.py").write_text(
+        text.replace(line, f"    from selfsight.verbs import learn as learn\n{line}")
+    )
     (site / "rest.pth").write_text(sysconfig.get_path("purelib"))
+    installed = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # not the copy at hand
 
     def mypy(name: str, text: str) -> str:
         (tmp_path / name).write_text(text)
         line = [sys.executable, "-m", "mypy", "--strict", "--python-executable", tmp_path / "venv/bin/python", name]
-        return subprocess.run(line, capture_output=True, text=True, cwd=tmp_path).stdout
+        return subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, env=installed).stdout
 
     assert mypy("user.py", USER) == "Success: no issues found in 1 source file\n"
     wrong = mypy("wrong.py", 'import selfsight\nselfsight.pretrain("photos", out="run", minuts=3)\n')

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfsight.verbs import VERBS, Verb, groups
 
-if TYPE_CHECKING:  # what type checkers and editors see; a test holds it against the table of verbs
+if TYPE_CHECKING:  # what type checkers and editors see, of groups their packages; a test holds it against the verbs
     from selfsight.data.collection import Collection as Collection
     from selfsight.encoders.encoder import Encoder as Encoder
     from selfsight.encoders.weights import load as load
@@ -80,6 +80,7 @@ class _Group:
 
     def __init__(self, name: str) -> None:
         self._verbs = {verb.name: verb for verb in groups()[name]}
+        self.__module__ = "selfsight.verbs"
         self.__doc__ = importlib.import_module(f"selfsight.verbs.{name}").__doc__
 
     def __getattr__(self, name: str) -> Callable[..., Any]:

@@ -46,7 +46,10 @@ class Verb:
 
 
 def groups() -> dict[str, tuple[Verb, ...]]:
-    """The verbs of each group: every module of every package in this folder, but for names with an underscore first."""
+    """The verbs of each group: every module of every package in this folder, but for names with an underscore first.
+
+    For type checkers the package imports each verb by name, as `selfsight` does; a test says what is lacking.
+    """
     found = {}
     for package in pkgutil.iter_modules(__path__):
         if package.ispkg:
