@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from selfsight.probing.neighbours import fit_knn, nearest
+from selfsight.probing.neighbours import fit_knn, nearest, nearest_others
 
 
 def test_votes_equal_a_loop() -> None:
@@ -38,3 +38,15 @@ def test_a_bank_without_labels_is_refused() -> None:
         fit_knn(np.eye(3), np.array([0, 1]), 2)
     with pytest.raises(ValueError, match="0 labels for 0 items"):
         fit_knn(np.empty((0, 3)), np.empty(0, dtype=int), 2)
+
+
+def test_others_are_those_of_a_slow_search_without_the_item_itself() -> None:
+    features = np.random.default_rng(1).normal(size=(30, 5))
+    features[7] = features[3]  # as near to an item as the item itself
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    asked = np.array([3, 20])
+    for item, found in zip(asked.tolist(), nearest_others(features, asked, 4), strict=True):
+        expected = sorted((i for i in range(30) if i != item), key=lambda i: -float(unit[i] @ unit[item]))[:4]
+        assert [i for i, _ in found] == expected
+        assert [cosine for _, cosine in found] == pytest.approx([unit[i] @ unit[item] for i in expected], abs=1e-6)
+    assert [len(found) for found in nearest_others(features, asked, 40)] == [29, 29]

@@ -20,6 +20,16 @@ def nearest(queries: np.ndarray, bank: np.ndarray, k: int) -> tuple[np.ndarray, 
     return torch.cat([t.values for t in tops]).numpy(), torch.cat([t.indices for t in tops]).numpy()
 
 
+def nearest_others(features: np.ndarray, asked: np.ndarray, k: int) -> list[list[tuple[int, float]]]:
+    """For each of the items `asked`, by their numbers among `features` [N, D], up to `k` (number, cosine similarity) of
+    the others nearest to it, nearest first."""
+    similarity, index = nearest(features[asked], features, k + 1)
+    return [
+        [(i, cosine) for i, cosine in zip(found, cosines, strict=True) if i != item][:k]
+        for item, found, cosines in zip(asked.tolist(), index.tolist(), similarity.tolist(), strict=True)
+    ]
+
+
 @dataclass(frozen=True)
 class KNNProbe:
     """Items whose classes are known, to be asked for the k nearest.

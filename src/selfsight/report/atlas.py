@@ -14,7 +14,7 @@ from selfsight.encoders.features import pooled
 from selfsight.encoders.weights import load
 from selfsight.errors import DataError, SelfsightError, first_line
 from selfsight.machine import best_device
-from selfsight.probing.neighbours import nearest
+from selfsight.probing.neighbours import nearest_others
 from selfsight.report.pictures import data_uri, data_uris, thumbnails_of
 from selfsight.training.run import Run
 
@@ -79,12 +79,7 @@ def places(features: np.ndarray) -> np.ndarray:
 def neighbours(features: np.ndarray) -> list[tuple[int, list[tuple[int, float]]]]:
     """Up to 10 queries, evenly spaced over `features` [N, D], each with its up to 8 (index, cosine), nearest first."""
     queries = spread(len(features), QUERIES)
-    similarity, index = nearest(features[queries], features, NEIGHBOURS + 1)
-    out = []
-    for query, cosines, found in zip(queries.tolist(), similarity.tolist(), index.tolist(), strict=True):
-        others = [(i, cosine) for i, cosine in zip(found, cosines, strict=True) if i != query]
-        out.append((query, others[:NEIGHBOURS]))
-    return out
+    return list(zip(queries.tolist(), nearest_others(features, queries, NEIGHBOURS), strict=True))
 
 
 def _gallery(encoder: Encoder, collection: Collection, rows: pa.Table, features: np.ndarray) -> list[dict[str, object]]:

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from selfsight.data.batches import Batches
+from selfsight.data.batches import Batch, Batches
 from selfsight.data.geometry import Geometry
 from selfsight.data.spread import spread
 from selfsight.encoders.encoder import Encoder
 from selfsight.objectives.objective import Joint, Objective
-from selfsight.probing.neighbours import nearest
+from selfsight.probing.neighbours import nearest_others
 from selfsight.training.measure import canvas_features
 from selfsight.views.make import make_views
 from selfsight.views.plan import ViewPlan
@@ -27,9 +27,7 @@ ASKED = 1024  # items among which neighbours are looked for
 def contact_sheet(batches: Batches, plan: ViewPlan, normalise: Geometry, seed: int, path: Path) -> None:
     """Draw the first batch's first items, one a row: the canvas, then its views. Written to `path`."""
     batch = batches.gather(np.arange(min(batches.batch_size, ITEMS)), 0)
-    middle = batch.pixels[:, (batch.pixels.shape[1] - 1) // 2]
-    sizes = batch.shapes[:, (batch.pixels.shape[1] - 1) // 2].tolist()
-    rows = [[_tile(normalise.to_unit(p[:, :h, :w]))] for p, (h, w) in zip(middle, sizes, strict=True)]
+    rows = [[tile] for tile in _canvas_tiles(batch, normalise)]
     for view in make_views(batch, plan, normalise, seed):
         pixels = view.pixels if view.pixels.ndim == 4 else view.pixels[:, 1]
         for row, picture in zip(rows, normalise.undo(pixels), strict=True):
@@ -42,15 +40,10 @@ def neighbour_gallery(encoder: Encoder, batches: Batches, normalise: Geometry, p
     count = min(ASKED, len(batches.ids))
     features = canvas_features(encoder, batches, normalise, count).numpy()
     asked = spread(count, ITEMS)
-    _, near = nearest(features[asked], features, 1 + ITEMS)
     rows = []
-    for item, others in zip(asked, near, strict=True):
-        shown = [item, *(other for other in others if other != item)][: 1 + ITEMS]
-        batch = batches.gather(np.array(shown), 0)
-        middle = (batch.pixels.shape[1] - 1) // 2
-        sizes = batch.shapes[:, middle].tolist()
-        tiles = zip(batch.pixels[:, middle], sizes, strict=True)
-        rows.append([_tile(normalise.to_unit(pixels[:, :h, :w])) for pixels, (h, w) in tiles])
+    for item, others in zip(asked, nearest_others(features, asked, ITEMS), strict=True):
+        shown = np.array([item, *(other for other, _ in others)])
+        rows.append(_canvas_tiles(batches.gather(shown, 0), normalise))
     _draw(rows, path)
 
 
@@ -70,6 +63,14 @@ def reconstructions(objective: Objective, batches: Batches, normalise: Geometry,
     objective.train(training)
     columns = [normalise.undo(pixels.float()).cpu() for pixels in shown]
     _draw([[_tile(picture) for picture in row] for row in zip(*columns, strict=True)], path)
+
+
+def _canvas_tiles(batch: Batch, normalise: Geometry) -> list[Image.Image]:
+    """The canvas of each item of a batch; of several frames the middle one."""
+    middle = (batch.pixels.shape[1] - 1) // 2
+    sizes = batch.shapes[:, middle].tolist()
+    tiles = zip(batch.pixels[:, middle], sizes, strict=True)
+    return [_tile(normalise.to_unit(pixels[:, :h, :w])) for pixels, (h, w) in tiles]
 
 
 def _draw(rows: list[list[Image.Image]], path: Path) -> None:
