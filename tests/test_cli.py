@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-VERBS = ("plan", "pretrain", "embed", "evaluate", "report", "demo")
+from selfsight.verbs import Verb, every_verb
 
 
 def selfsight(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -23,13 +24,16 @@ def test_help_imports_nothing_heavy() -> None:
     code += "print(sorted(m for m in ('torch', 'lance', 'timm', 'sklearn', 'numpy', 'pyarrow') if m in sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "[]"
-    assert all(verb in out for verb in VERBS)
+    assert all(f" {verb.words[0]} " in out for verb in every_verb())
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_each_verb_explains_itself(verb: str) -> None:
-    done = selfsight(verb, "--help")
-    assert done.returncode == 0 and "--json" in done.stdout and "--out" in done.stdout
+@pytest.mark.parametrize("verb", every_verb(), ids=lambda verb: " ".join(verb.words))
+def test_each_verb_explains_itself(verb: Verb) -> None:
+    done = selfsight(*verb.words, "--help")
+    assert done.returncode == 0 and " --json " in done.stdout
+    for name, parameter in inspect.signature(verb.function).parameters.items():
+        any_number = parameter.kind is inspect.Parameter.VAR_POSITIONAL
+        assert f" {name.upper()} " in done.stdout if any_number else f" --{name.replace('_', '-')} " in done.stdout
 
 
 def test_json_is_one_object_and_nothing_else(images: Callable[..., Path], tmp_path: Path) -> None:

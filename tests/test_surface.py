@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 import selfsight
-from selfsight.verbs import groups
+from selfsight.results import Result
+from selfsight.verbs import Verb, every_verb, groups
 
 SRC = Path(__file__).parent.parent / "src"
 GROUP = '''"""Learn a head."""
@@ -188,6 +189,12 @@ def test_a_package_under_verbs_is_a_group(tmp_path: Path) -> None:
     assert "Learn a head." in python(line, str(tmp_path), "--help")
     assert "classify-images" in python(line, str(tmp_path), "learn", "--help")
     assert "--out -o" in python(line, str(tmp_path), "learn", "classify-images", "--help")
+
+
+@pytest.mark.parametrize("verb", every_verb(), ids=lambda verb: " ".join(verb.words))
+def test_each_verb_gives_a_result_that_is_shown_and_is_json(verb: Verb) -> None:
+    result = eval(verb.function.__annotations__["return"], vars(verb.module))
+    assert issubclass(result, Result) and list(inspect.signature(verb.module.show).parameters) == ["result"]
 
 
 def test_completion_is_installed_only_when_asked_for(tmp_path: Path) -> None:

@@ -54,11 +54,11 @@ def command(verb: Verb) -> Callable[..., None]:
 
 
 for _name in VERBS:
-    app.command(command(Verb(_name)), name=Verb(_name).command)
+    app.command(command(Verb(_name)), name=Verb(_name).words[-1])
 for _group, _verbs in groups().items():
     _under = App(name=_group.replace("_", "-"), help=(sys.modules[f"selfsight.verbs.{_group}"].__doc__ or "").strip())
     for _verb in _verbs:
-        _under.command(command(_verb), name=_verb.command)
+        _under.command(command(_verb), name=_verb.words[-1])
     app.command(_under)
 
 

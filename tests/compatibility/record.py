@@ -27,12 +27,12 @@ from stored import (
     COMMANDS,
     FIXTURE,
     HELP,
+    HELPS,
     HERE,
     ITEM,
     ITEMS,
     JSON,
     STEPS,
-    VERBS,
     WORK,
     answer,
     help_of,
@@ -168,8 +168,8 @@ def record_outputs() -> None:
         for name in COMMANDS:
             text = json.dumps(answer(name, work), indent=1, sort_keys=True, ensure_ascii=False)
             (JSON / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-        for verb in VERBS:
-            (HELP / f"{verb or 'selfsight'}.txt").write_text(help_of(verb), encoding="utf-8")
+        for name in HELPS:
+            (HELP / f"{name}.txt").write_text(help_of(name), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from typing import Any
 import lance
 import pytest
 
+from selfsight.verbs import every_verb
+
 HERE = Path(__file__).parent
 FIXTURE, JSON, HELP = HERE / "fixture", HERE / "json", HERE / "help"
 WORK, CACHE, MEASURED = "{work}", "{cache}", "{measured}"  # in place of what differs from one machine to the next
@@ -57,8 +59,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "report_extended": ("report", "run"),
     "forget": ("forget", ITEMS, ITEM),
 }  # fmt: skip
-VERBS = ("", "import", "objectives", "plan", "pretrain", "compare", "embed", "evaluate", "report", "demo")
-VERBS += ("runs", "cache", "forget")
+# {name of the stored help: the words that ask for it}: of the whole command line, of each group and of each verb.
+HELPS: dict[str, tuple[str, ...]] = {"selfsight": ()}
+HELPS |= {"-".join(words): words for verb in every_verb() for words in (verb.words[:1], verb.words)}
 
 
 @contextmanager
@@ -167,9 +170,9 @@ def differences(stored: Any, now: Any, where: str = "") -> list[str]:
     return [] if stored == now else [f"{where}: {stored!r} was stored, now {now!r}"]
 
 
-def help_of(verb: str) -> str:
-    """The help of a verb, or of the whole command line for ""."""
-    text = say(*([verb] if verb else []), "--help")
+def help_of(name: str) -> str:
+    """The help that is stored under this name, as it is now."""
+    text = say(*HELPS[name], "--help")
     return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
 
 

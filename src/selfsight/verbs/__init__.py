@@ -30,9 +30,9 @@ class Verb:
     group: str = ""
 
     @property
-    def command(self) -> str:
-        """Its name on the command line: hyphens there are underscores in Python."""
-        return self.name.rstrip("_").replace("_", "-")
+    def words(self) -> tuple[str, ...]:
+        """What names it on the command line, of a group two words: hyphens there are underscores in Python."""
+        return tuple(word.rstrip("_").replace("_", "-") for word in (self.group, self.name) if word)
 
     @property
     def module(self) -> ModuleType:
@@ -57,3 +57,8 @@ def groups() -> dict[str, tuple[Verb, ...]]:
             names = sorted(module.name for module in pkgutil.iter_modules(path) if not module.name.startswith("_"))
             found[package.name] = tuple(Verb(name, package.name) for name in names)
     return found
+
+
+def every_verb() -> tuple[Verb, ...]:
+    """The verbs of the table, then those of the groups."""
+    return (*map(Verb, VERBS), *(verb for verbs in groups().values() for verb in verbs))
