@@ -21,11 +21,15 @@ from selfsight.training.clock import Clock
 from selfsight.training.loop import Step, Stopped, fit
 from selfsight.training.recipe import Budget
 from selfsight.training.recorder import Recorder
-from selfsight.training.run import Run
+from selfsight.training.run import Folder, Run
 from selfsight.training.show import Show
 from selfsight.training.stepping import Forward, Stepper
 
 STEPS, ITEMS, BATCH = 24, 64, 16
+
+
+class HeadFolder(Folder):
+    last = "head.json"
 
 
 class LinearHead:
@@ -84,7 +88,7 @@ class LinearHead:
 
 def train(folder: Path, task: LinearHead) -> loop.Done:
     folder.mkdir(exist_ok=True)
-    run, device = Run(folder), task.accelerator.device
+    run, device = HeadFolder(folder), task.accelerator.device
     clock = Clock(Budget(steps=STEPS), time.monotonic(), 4)
     return fit(task, run, clock, task.accelerator, Recorder(run, device, lambda row: None), 0)
 
@@ -113,7 +117,7 @@ def test_a_head_is_trained_as_by_hand_and_its_rows_are_its_own(tmp_path: Path):
     task = LinearHead()
     assert train(tmp_path / "run", task) == (STEPS, 0)
     assert torch.allclose(task.module.weight.detach().double(), by_hand(), atol=1e-5)
-    rows = Run(tmp_path / "run").read_metrics()
+    rows = HeadFolder(tmp_path / "run").read_metrics()
     assert [row["step"] for row in rows] == [1, 10, 20, 24]
     keys = ["step", "skipped", "progress", "learning_rate", "gradient_norm", "loss", "accuracy", "epoch", "seconds"]
     assert list(rows[0]) == keys and rows[-1]["accuracy"] == 1.0 and rows[-1]["epoch"] == STEPS / 4
@@ -132,7 +136,7 @@ def test_a_head_that_was_stopped_ends_with_the_same_bytes(tmp_path: Path):
     for file in ("module.safetensors", "optimiser.safetensors"):
         assert (one / file).read_bytes() == (two / file).read_bytes()
     assert torch.equal(load_file(two / "module.safetensors")["weight"], whole.module.weight)
-    events = Run(tmp_path / "run").read_log()
+    events = HeadFolder(tmp_path / "run").read_log()
     assert [event.kind for event in events] == ["resumed"] and events[0].step == 14
 
 
@@ -202,7 +206,7 @@ def test_a_head_goes_on_behind_a_batch_that_is_not_finite(tmp_path: Path):
         if number not in (10, 11):  # of the sixth step
             mean = 0.9 * mean + 0.1 * task.of_batch(number)[0].double().mean(0)
     assert torch.allclose(task.module[0].running_mean.double(), mean, atol=1e-6)
-    (event,) = Run(tmp_path / "run").read_log()
+    (event,) = HeadFolder(tmp_path / "run").read_log()
     assert (event.kind, event.step) == ("skipped", 5) and event.text.startswith("the gradient")
 
 
@@ -211,3 +215,15 @@ def test_a_head_shows_figures_of_its_own_in_its_own_words(capsys: pytest.Capture
     with Show("classes into head", shown) as show:
         show({"step": 7, "progress": 0.25, "loss": 1.23456, "accuracy": 0.8767, "spread": 0.5})
     assert capsys.readouterr().err == "classes into head\n 25%  step 7  87.7% right  loss 1.235\n"
+
+
+def test_the_folder_of_a_head_is_finished_by_its_own_file(tmp_path: Path):
+    folder = HeadFolder(tmp_path / "head")
+    assert not folder.begun
+    train(folder.path, LinearHead())
+    assert folder.begun and not folder.finished
+    (folder.path / "head.json").write_text("{}")
+    assert folder.finished and not Run(folder.path).finished
+    (folder.path / "normalisation.json").write_text("{}")
+    folder.clear()
+    assert sorted(path.name for path in folder.path.iterdir() if path.is_file()) == ["head.json", "normalisation.json"]

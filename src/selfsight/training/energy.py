@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypedDict
 from selfsight.console import console
 from selfsight.errors import MachineError, SelfsightError
 from selfsight.files import write_whole
-from selfsight.training.run import Run
+from selfsight.training.run import Folder
 from selfsight.training.trackers import installed
 
 EVERY_SECONDS, KEPT_EVERY = 15, 4  # a measurement; measurements after which `energy.json` is written
@@ -64,7 +64,7 @@ class Energy:
     is looked up. Cost only if SELFSIGHT_KWH_PRICE gives the price of a kWh. A kill loses about a minute.
     """
 
-    def __init__(self, run: Run, asked: bool) -> None:
+    def __init__(self, run: Folder, asked: bool) -> None:
         self.file = run.path / "energy.json"
         self.before: Kept = read_energy(run.path) or {}
         self.tracker: Any = None

@@ -20,7 +20,7 @@ from selfsight.errors import DataError, TrainingError
 from selfsight.training.checkpoints import Saved, Sums, load_checkpoint, remove_after, save_checkpoint
 from selfsight.training.clock import Clock
 from selfsight.training.recorder import Recorder
-from selfsight.training.run import Run
+from selfsight.training.run import Folder
 
 CHECKPOINT_SECONDS = 60.0
 LOG_EVERY = 10  # steps
@@ -100,7 +100,7 @@ class Done(NamedTuple):
     skipped: int
 
 
-def fit(task: Task, run: Run, clock: Clock, accelerator: Accelerator, recorder: Recorder, seed: int) -> Done:
+def fit(task: Task, run: Folder, clock: Clock, accelerator: Accelerator, recorder: Recorder, seed: int) -> Done:
     """Train until the clock's budget is spent, from the last checkpoint of the run if there is one.
 
     Raises `Stopped` after saving when the user interrupts, and `SelfsightError` after ten steps in a row that were not
@@ -164,7 +164,7 @@ def take_step(task: Task, progress: float) -> tuple[dict[str, float], Step]:
     return rates, step
 
 
-def _resume(run: Run, task: Task, clock: Clock, main: bool) -> State:
+def _resume(run: Folder, task: Task, clock: Clock, main: bool) -> State:
     """The state of the last checkpoint that can be read, with its weights put in place; or that of a beginning."""
     found, damaged = load_checkpoint(run.checkpoints, task.module, task.optimiser)
     state = State.of(found or {})
@@ -188,7 +188,7 @@ def _seed_of_step(seed: int, step: int, process: int) -> int:
     return ((seed * 1_000_003 + step) * 4096 + process) % 2**63
 
 
-def _not_finite(cause: str, step: int, run: Run, remedy: str) -> str:
+def _not_finite(cause: str, step: int, run: Folder, remedy: str) -> str:
     return (
         f"{cause[0].upper()}{cause[1:]} was not finite {BAD_STEPS} steps in a row, up to step {step}. The weights "
         f"before them are kept in {run.path}. {remedy}"

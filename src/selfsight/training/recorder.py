@@ -13,7 +13,7 @@ from selfsight.console import console
 from selfsight.distributed import shared_means
 from selfsight.training.alarm import Alarm
 from selfsight.training.checkpoints import Sums
-from selfsight.training.run import Run
+from selfsight.training.run import Folder
 from selfsight.training.trackers import Metrics
 
 Watch = Callable[[float, float], dict[str, float]]
@@ -29,7 +29,7 @@ class Recorder:
 
     def __init__(
         self,
-        run: Run,
+        run: Folder,
         device: torch.device,
         show: Callable[[dict[str, float]], None],
         watches: Sequence[Watch] = (),

@@ -1,4 +1,4 @@
-"""The folder that one pretraining leaves behind."""
+"""The folder that a training leaves behind, and that of a pretraining."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import yaml
 from safetensors import SafetensorError
@@ -31,24 +31,12 @@ class Event(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run:
-    """`recipe.yaml`, `environment.json`, `run.log`, `metrics.jsonl`, `checkpoints/`, `encoder/`,
-    `views.png`; of a run that began with weights `start/`, the encoder as it was, and `adaptation.json`; and what later
-    verbs add: `evaluation.json`, `report.html`."""
+class Folder:
+    """What every training leaves behind: `run.log`, `metrics.jsonl`, `checkpoints/`, `set_aside.json`, `energy.json`.
+    last: of a subclass, the file that it writes last, with which the training is finished."""
 
     path: Path
-
-    @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Run:
-        """An existing run. Raises `SelfsightError` where there is none."""
-        run = cls(Path(path))
-        if not run.recipe_file.exists():
-            raise SelfsightError(f"{path} is not a run: it has no recipe.yaml. Runs are made by: selfsight pretrain")
-        return run
-
-    @property
-    def recipe_file(self) -> Path:
-        return self.path / "recipe.yaml"
+    last: ClassVar[str]
 
     @property
     def metrics_file(self) -> Path:
@@ -64,55 +52,13 @@ class Run:
         return self.path / "checkpoints"
 
     @property
-    def start(self) -> Path:
-        """The encoder that a run with weights began with."""
-        return self.path / "start"
-
-    @property
-    def adaptation_file(self) -> Path:
-        """What training made of the features of the starting weights, see `Adaptation`."""
-        return self.path / "adaptation.json"
-
-    @property
     def begun(self) -> bool:
         """Whether there is something to go on with."""
         return self.finished or any(self.checkpoints.glob("step-*"))
 
     @property
     def finished(self) -> bool:
-        return (self.path / "encoder" / "config.json").exists()
-
-    def write_recipe(self, asked: Mapping[str, object], recipe: Recipe, data: Mapping[str, object]) -> None:
-        """Save what was asked, what was resolved and why, and which data: `data` pins the collection."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        content = {"format_version": FORMAT_VERSION, "asked": plain(asked), "data": dict(data)}
-        content["resolved"] = {k: v for k, v in recipe.to_dict().items() if k != "reasons"}
-        content["reasons"] = recipe.reasons
-        write_whole(self.recipe_file, yaml.safe_dump(content, sort_keys=False))
-
-    def read_recipe(self) -> tuple[dict[str, Any], Recipe, dict[str, Any]]:
-        """(asked, recipe, data) as written."""
-        try:
-            content = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
-            check_version(content["format_version"], FORMAT_VERSION, self.path)
-            asked, data = content["asked"], content["data"]
-            values = content["resolved"] | {"reasons": content["reasons"]}
-            if asked.pop("pretrained", None):  # before format 3
-                asked["weights"] = f"timm:{values['encoder']}"
-        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{self.recipe_file} is damaged ({type(error).__name__}). Start in another -o.") from None
-        return asked, Recipe.from_dict(values), data
-
-    def write_normalisation(self, values: dict[str, tuple[float, ...]]) -> None:
-        """Keep window, mean and std of the images, so that a resumed run sees them the same."""
-        write_whole(self.path / "normalisation.json", json.dumps(values))
-
-    def read_normalisation(self) -> dict[str, tuple[float, ...]] | None:
-        """{window, mean, std} of the images as training sees them; None where nothing was measured yet."""
-        file = self.path / "normalisation.json"
-        if not file.exists():
-            return None
-        return {name: tuple(values) for name, values in json.loads(file.read_text(encoding="utf-8")).items()}
+        return (self.path / self.last).exists()
 
     @property
     def in_use(self) -> bool:
@@ -177,8 +123,74 @@ class Run:
 
     def clear(self) -> None:
         """Remove what an attempt left that did no step: another one, perhaps of other data, measures anew."""
-        for name in ("normalisation.json", "run.log", "metrics.jsonl", "set_aside.json", "energy.json"):
+        for name in ("run.log", "metrics.jsonl", "set_aside.json", "energy.json"):
             (self.path / name).unlink(missing_ok=True)
+
+
+class Run(Folder):
+    """That of a pretraining: `recipe.yaml`, `environment.json`, `encoder/`, `views.png`; where it began with weights
+    `start/`, the encoder as it was, and `adaptation.json`; and what later verbs add: `evaluation.json`,
+    `report.html`."""
+
+    last = "encoder/config.json"
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Run:
+        """An existing run. Raises `SelfsightError` where there is none."""
+        run = cls(Path(path))
+        if not run.recipe_file.exists():
+            raise SelfsightError(f"{path} is not a run: it has no recipe.yaml. Runs are made by: selfsight pretrain")
+        return run
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def start(self) -> Path:
+        """The encoder that a run with weights began with."""
+        return self.path / "start"
+
+    @property
+    def adaptation_file(self) -> Path:
+        """What training made of the features of the starting weights, see `Adaptation`."""
+        return self.path / "adaptation.json"
+
+    def write_recipe(self, asked: Mapping[str, object], recipe: Recipe, data: Mapping[str, object]) -> None:
+        """Save what was asked, what was resolved and why, and which data: `data` pins the collection."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        content = {"format_version": FORMAT_VERSION, "asked": plain(asked), "data": dict(data)}
+        content["resolved"] = {k: v for k, v in recipe.to_dict().items() if k != "reasons"}
+        content["reasons"] = recipe.reasons
+        write_whole(self.recipe_file, yaml.safe_dump(content, sort_keys=False))
+
+    def read_recipe(self) -> tuple[dict[str, Any], Recipe, dict[str, Any]]:
+        """(asked, recipe, data) as written."""
+        try:
+            content = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
+            check_version(content["format_version"], FORMAT_VERSION, self.path)
+            asked, data = content["asked"], content["data"]
+            values = content["resolved"] | {"reasons": content["reasons"]}
+            if asked.pop("pretrained", None):  # before format 3
+                asked["weights"] = f"timm:{values['encoder']}"
+        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{self.recipe_file} is damaged ({type(error).__name__}). Start in another -o.") from None
+        return asked, Recipe.from_dict(values), data
+
+    def write_normalisation(self, values: dict[str, tuple[float, ...]]) -> None:
+        """Keep window, mean and std of the images, so that a resumed run sees them the same."""
+        write_whole(self.path / "normalisation.json", json.dumps(values))
+
+    def read_normalisation(self) -> dict[str, tuple[float, ...]] | None:
+        """{window, mean, std} of the images as training sees them; None where nothing was measured yet."""
+        file = self.path / "normalisation.json"
+        if not file.exists():
+            return None
+        return {name: tuple(values) for name, values in json.loads(file.read_text(encoding="utf-8")).items()}
+
+    def clear(self) -> None:
+        super().clear()
+        (self.path / "normalisation.json").unlink(missing_ok=True)
         shutil.rmtree(self.start, ignore_errors=True)
 
 

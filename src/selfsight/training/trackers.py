@@ -18,7 +18,7 @@ from typing import Any
 from selfsight.console import console
 from selfsight.errors import MachineError, SelfsightError, in_words
 from selfsight.files import write_whole
-from selfsight.training.run import Run
+from selfsight.training.run import Folder
 
 NAMES = ("wandb", "mlflow", "trackio")
 PROJECT = "selfsight"
@@ -65,7 +65,7 @@ class Metrics:
 
     def __init__(
         self,
-        run: Run,
+        run: Folder,
         step: int,
         names: Sequence[str] = (),
         config: Mapping[str, object] | None = None,
@@ -164,7 +164,7 @@ class Metrics:
             threading.excepthook = self._hook
 
 
-def _make(name: str, run: Run, default: Callable[[str, str], bool]) -> Any:
+def _make(name: str, run: Folder, default: Callable[[str, str], bool]) -> Any:
     """Accelerate's tracker of this name, not yet started; of a resumed run the one that it had."""
     from accelerate.tracking import MLflowTracker, TrackioTracker, WandBTracker
 
@@ -209,13 +209,13 @@ def _end(tracker: str, other: Any) -> None:
         other.finish()
 
 
-def _known(run: Run) -> dict[str, str]:
+def _known(run: Folder) -> dict[str, str]:
     """The trackers' own names of this run."""
     file = run.path / "trackers.json"
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
 
-def _remember(run: Run, name: str, known: str) -> str:
+def _remember(run: Folder, name: str, known: str) -> str:
     write_whole(run.path / "trackers.json", json.dumps(_known(run) | {name: known}))
     return known
 
