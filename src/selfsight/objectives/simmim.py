@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from selfsight.distributed import gather
 from selfsight.encoders.encoder import Encoder, Features
+from selfsight.encoders.levels import evaluating
 from selfsight.objectives.facts import Chosen, Facts, Rule
 from selfsight.objectives.objective import Loss, Objective, in_float32, register
 from selfsight.objectives.patches import join, only_group, only_view, patch_side
@@ -119,8 +120,7 @@ class SimMIM(Objective):
 @torch.no_grad()
 def _cell(encoder: Encoder, size: int) -> int:
     """Pixels a side of a cell of the encoder's features, so that they cover an image of `size`: found by trying."""
-    training = encoder.training
     blank = torch.zeros(1, encoder.geometry.channels, size, size, device=next(encoder.parameters()).device)
-    grid: tuple[int, int] = encoder.eval()(blank).grid
-    encoder.train(training)
+    with evaluating(encoder):
+        grid: tuple[int, int] = encoder(blank).grid
     return math.ceil(size / min(grid))

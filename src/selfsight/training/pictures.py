@@ -14,6 +14,7 @@ from selfsight.data.batches import Batch, Batches
 from selfsight.data.geometry import Geometry
 from selfsight.data.spread import spread
 from selfsight.encoders.encoder import Encoder
+from selfsight.encoders.levels import evaluating
 from selfsight.objectives.objective import Joint, Objective
 from selfsight.probing.neighbours import nearest_others
 from selfsight.training.measure import canvas_features
@@ -56,11 +57,8 @@ def reconstructions(objective: Objective, batches: Batches, normalise: Geometry,
         return
     batch = batches.gather(np.arange(min(len(batches.ids), ITEMS)), 0)
     view = make_views(batch, hiding.views, normalise, seed, next(objective.parameters()).device)[0]
-    training = objective.training
-    objective.eval()
-    with torch.no_grad():
+    with evaluating(objective), torch.no_grad():
         shown = [view.pixels, hiding.masked(view), hiding.reconstruct(view)]  # type: ignore[operator]
-    objective.train(training)
     columns = [normalise.undo(pixels.float()).cpu() for pixels in shown]
     _draw([[_tile(picture) for picture in row] for row in zip(*columns, strict=True)], path)
 
