@@ -85,11 +85,6 @@ def sizes(grid: int) -> tuple[list[list[int]], int]:
     return targets, min(grid, round(0.925**0.5 * grid))
 
 
-def one_view(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
-    """A crop with random numbers for the places of five blocks and one for each patch."""
-    return one_crop(draws=10 + patches_a_side(chosen) ** 2)(facts, chosen)
-
-
 def options(facts: Facts, chosen: Chosen) -> tuple[Options, str]:
     """Blocks for the encoder's grid; a predictor in proportion to the encoder that the rules choose for the device."""
     targets, context = sizes(patches_a_side(chosen))
@@ -112,7 +107,10 @@ class IJEPA(Objective):
     tokens = True
     pool = "avg"
     positions: Tensor
-    rules: ClassVar[dict[str, Rule]] = {"views": one_view, "objective_options": options}
+    rules: ClassVar[dict[str, Rule]] = {
+        "views": one_crop(draws=lambda chosen: 10 + patches_a_side(chosen) ** 2),  # the places of five blocks, the patches
+        "objective_options": options,
+    }
 
     def __init__(
         self,

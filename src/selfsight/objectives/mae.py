@@ -54,11 +54,6 @@ def masked_error(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return ((error * mask).sum(1) / mask.sum(1)).mean()
 
 
-def one_view(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
-    """A crop with a random number for each patch."""
-    return one_crop(draws=patches_a_side(chosen) ** 2)(facts, chosen)
-
-
 def options(facts: Facts, chosen: Chosen) -> tuple[Options, str]:
     """The paper's ratio; a decoder in proportion to the encoder that the rules choose for the device."""
     width, depth = (256, 4) if facts.device == "cuda" else (64, 2)
@@ -77,7 +72,10 @@ class MAE(Objective):
     when = "To fine-tune, to fill gaps or to find what does not belong; its frozen features are weak in neighbours."
     tokens = True
     positions: Tensor
-    rules: ClassVar[dict[str, Rule]] = {"views": one_view, "objective_options": options}
+    rules: ClassVar[dict[str, Rule]] = {
+        "views": one_crop(draws=lambda chosen: patches_a_side(chosen) ** 2),  # one for each patch
+        "objective_options": options,
+    }
 
     def __init__(
         self, encoder: Encoder, views: ViewPlan, hidden: float = 0.75, width: int = 64, depth: int = 2, heads: int = 4

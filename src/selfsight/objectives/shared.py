@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from selfsight.encoders.store import is_fixed_size, takes_any_size
@@ -53,11 +54,12 @@ def quick_crops(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
     return multi_crop(facts, chosen) if facts.device == "cuda" else quarters(facts, chosen)
 
 
-def one_crop(draws: int = 0, colour: Colour | None = None, scale: tuple[float, float] = (0.3, 1.0)) -> ViewRule:
-    """A rule for one crop without colour changes, with `draws` random numbers (a function of the grid, if callable)."""
+def one_crop(draws: int | Callable[[Chosen], int] = 0) -> ViewRule:
+    """A rule for one crop without colour changes, with `draws` random numbers, which may depend on the recipe."""
 
     def rule(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
-        group = ViewGroup(count=1, size=chosen["size"], scale=scale, colour=colour or PLAIN, draws=draws)
+        count = draws if isinstance(draws, int) else draws(chosen)
+        group = ViewGroup(count=1, size=chosen["size"], scale=(0.3, 1.0), colour=PLAIN, draws=count)
         return ViewPlan((group,)), "one crop and its mirror image, colours as they are: what is hidden is the task"
 
     return rule

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from selfsight.distributed import gather
 from selfsight.encoders.encoder import Encoder, Features
 from selfsight.encoders.levels import evaluating
-from selfsight.objectives.facts import Chosen, Facts, Rule
+from selfsight.objectives.facts import Chosen, Rule
 from selfsight.objectives.objective import Loss, Objective, in_float32, register
 from selfsight.objectives.patches import join, only_group, only_view, patch_side
 from selfsight.objectives.shared import one_crop
@@ -50,11 +50,6 @@ def squares_a_side(chosen: Chosen) -> int:
     return max((n for n in range(4, 9) if cells % n == 0), default=8)
 
 
-def one_view(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
-    """A crop with a random number for each square."""
-    return one_crop(draws=squares_a_side(chosen) ** 2)(facts, chosen)
-
-
 @register("simmim")
 class SimMIM(Objective):
     """hidden: part of the image that is hidden. squares: along a side of the image, the units of what is hidden."""
@@ -62,7 +57,7 @@ class SimMIM(Objective):
     family = "masked image modelling"
     when = "A start to fine-tune from, with colours and scale untouched, for convolutional encoders as for ViTs."
     rules: ClassVar[dict[str, Rule]] = {
-        "views": one_view,
+        "views": one_crop(draws=lambda chosen: squares_a_side(chosen) ** 2),  # one for each square
         "objective_options": lambda facts, chosen: (
             {"hidden": 0.6, "squares": squares_a_side(chosen)},
             "0.6 of the image hidden, in squares of a seventh or so of its side: large enough that they cannot be "
