@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from selfsight.encoders.encoder import Encoder
@@ -18,9 +17,8 @@ from selfsight.objectives.objective import (
     Follower,
     Loss,
     Objective,
-    check_views,
+    cross_view_cosine,
     embed_and_predict,
-    in_float32,
     projector,
     register,
 )
@@ -29,18 +27,13 @@ from selfsight.views.make import View
 from selfsight.views.plan import ViewPlan
 
 
-@in_float32
 def cross_view_distance(predictions: Tensor, targets: Tensor) -> Tensor:
     """Twice the mean of 2 - 2 cos(prediction of view v, target of view w) over v != w, both [V, B, D].
 
     0 when they agree, 4 by chance, 8 at most. Raises `ValueError` for one view or one sample.
     """
-    check_views(predictions)
-    views, batch, _ = predictions.shape
-    p, t = F.normalize(predictions, dim=2), F.normalize(targets.detach().float(), dim=2)
-    # The sum over pairs of different views is that over all pairs less that over equal ones.
-    cosines = (p.sum(0) * t.sum(0)).sum() - (p * t).sum()
-    return 4.0 - 4.0 * cosines / (views * (views - 1) * batch)
+    distance: Tensor = 4.0 - 4.0 * cross_view_cosine(predictions, targets)
+    return distance
 
 
 @register("byol")

@@ -26,6 +26,7 @@ from typing import (
 )
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfsight.distributed import gather
@@ -275,6 +276,18 @@ def check_views(embeddings: Tensor) -> None:
     views, batch = embeddings.shape[:2]
     if views < 2 or batch < 2:
         raise ValueError(f"needs at least 2 views and 2 samples, got {views} views of {batch} samples")
+
+
+@in_float32
+def cross_view_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
+    """The mean of cos(prediction of view v, target of view w) over v != w, both [V, B, D], with no gradient through
+    the targets. Raises `ValueError` for one view or one sample."""
+    check_views(predictions)
+    views, batch, _ = predictions.shape
+    p, t = F.normalize(predictions, dim=2), F.normalize(targets.detach().float(), dim=2)
+    # The sum over pairs of different views is that over all pairs less that over equal ones.
+    mean: Tensor = ((p.sum(0) * t.sum(0)).sum() - (p * t).sum()) / (views * (views - 1) * batch)
+    return mean
 
 
 class Joint(Objective):

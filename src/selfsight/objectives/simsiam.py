@@ -17,7 +17,6 @@ import inspect
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfsight.distributed import all_mean
@@ -27,7 +26,7 @@ from selfsight.objectives.facts import Options, Rule
 from selfsight.objectives.objective import (
     Loss,
     Objective,
-    check_views,
+    cross_view_cosine,
     embed_and_predict,
     in_float32,
     projector,
@@ -38,16 +37,13 @@ from selfsight.views.make import View
 from selfsight.views.plan import ViewPlan
 
 
-@in_float32
 def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
     """The mean of -cos(prediction of view v, target of view w) over v != w, both [V, B, D]; -1 at best.
 
     Raises `ValueError` for one view or one sample.
     """
-    check_views(predictions)
-    views, batch, _ = predictions.shape
-    p, t = F.normalize(predictions, dim=2), F.normalize(targets.detach().float(), dim=2)
-    return -((p.sum(0) * t.sum(0)).sum() - (p * t).sum()) / (views * (views - 1) * batch)
+    loss: Tensor = -cross_view_cosine(predictions, targets)
+    return loss
 
 
 @in_float32
