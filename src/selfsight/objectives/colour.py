@@ -22,9 +22,8 @@ from selfsight.distributed import all_mean, gather
 from selfsight.encoders.encoder import Encoder
 from selfsight.errors import DataError, SelfsightError
 from selfsight.objectives.facts import Rule
-from selfsight.objectives.objective import Loss, Objective, in_float32, register
+from selfsight.objectives.objective import Loss, Objective, encode, in_float32, register
 from selfsight.objectives.patches import only_group
-from selfsight.objectives.pretext import encode
 from selfsight.objectives.shared import one_crop
 from selfsight.views.make import View
 from selfsight.views.plan import ViewPlan

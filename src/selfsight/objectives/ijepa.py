@@ -108,7 +108,7 @@ class IJEPA(Objective):
     pool = "avg"
     positions: Tensor
     rules: ClassVar[dict[str, Rule]] = {
-        "views": one_crop(draws=lambda chosen: 10 + patches_a_side(chosen) ** 2),  # the places of five blocks, the patches
+        "views": one_crop(draws=lambda chosen: 10 + patches_a_side(chosen) ** 2),  # of five blocks, of patches
         "objective_options": options,
     }
 

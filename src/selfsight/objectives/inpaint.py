@@ -21,9 +21,8 @@ from selfsight.distributed import all_mean, gather
 from selfsight.encoders.encoder import Encoder, Features
 from selfsight.errors import SelfsightError
 from selfsight.objectives.facts import Rule
-from selfsight.objectives.objective import Loss, Objective, in_float32, register
+from selfsight.objectives.objective import Loss, Objective, encode, in_float32, register
 from selfsight.objectives.patches import only_group, only_view
-from selfsight.objectives.pretext import encode
 from selfsight.objectives.shared import one_crop
 from selfsight.views.make import View
 from selfsight.views.masks import block

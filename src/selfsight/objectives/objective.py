@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfsight.distributed import gather
-from selfsight.encoders.encoder import Encoder
+from selfsight.encoders.encoder import Encoder, Features
 from selfsight.encoders.store import takes_any_size
 from selfsight.errors import SelfsightError
 from selfsight.objectives.facts import Chosen, Facts, Options, Rule
@@ -174,6 +174,13 @@ def _pairs(value: Any, least: int) -> bool:
     )
 
 
+def encode(encoder: Encoder, images: Tensor) -> Features:
+    """Features of `images` [B, C, H, W], laid out in memory as convolutions are fastest."""
+    if images.device.type != "mps" and images.shape[1] > 1:
+        images = images.contiguous(memory_format=torch.channels_last)
+    return encoder(images)  # type: ignore[no-any-return]
+
+
 def embed_views(encoder: Encoder, projector: Callable[[Tensor], Tensor], views: Sequence[View]) -> Tensor:
     """Projected pooled features [V, B, D] in float32, of the items of all processes. Views of one size pass the
     encoder together."""
@@ -181,9 +188,7 @@ def embed_views(encoder: Encoder, projector: Callable[[Tensor], Tensor], views: 
     for size in {view.pixels.shape[-1] for view in views}:
         which = [i for i, view in enumerate(views) if view.pixels.shape[-1] == size]
         pixels = torch.cat([views[i].pixels for i in which])
-        if pixels.device.type != "mps" and pixels.shape[1] > 1:
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
-        embedded = projector(encoder(pixels).pooled).float()
+        embedded = projector(encode(encoder, pixels).pooled).float()
         for i, rows in zip(which, embedded.chunk(len(which)), strict=True):
             out[i] = rows
     return gather(torch.stack([rows for rows in out if rows is not None]))

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfsight.encoders.encoder import Encoder, Features
+from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.store import is_fixed_size, takes_any_size
 from selfsight.objectives.facts import Chosen, Facts, ViewRule
-from selfsight.objectives.objective import in_float32
+from selfsight.objectives.objective import encode, in_float32
 from selfsight.objectives.shared import PLAIN, part_side
 from selfsight.views.plan import ViewGroup, ViewPlan
 
@@ -60,13 +60,6 @@ def resize(parts: Tensor, size: int) -> Tensor:
     """Parts [B, K, C, h, w] as [B, K, C, size, size], bilinear."""
     flat: Tensor = F.interpolate(parts.flatten(0, 1), (size, size), mode="bilinear", align_corners=False)
     return flat.view(*parts.shape[:2], *flat.shape[1:])
-
-
-def encode(encoder: Encoder, images: Tensor) -> Features:
-    """Features of `images` [B, C, H, W], laid out in memory as convolutions are fastest."""
-    if images.device.type != "mps" and images.shape[1] > 1:
-        images = images.contiguous(memory_format=torch.channels_last)
-    return encoder(images)  # type: ignore[no-any-return]
 
 
 def encode_parts(encoder: Encoder, parts: Sequence[Tensor]) -> Tensor:

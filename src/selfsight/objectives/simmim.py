@@ -19,7 +19,7 @@ from selfsight.distributed import gather
 from selfsight.encoders.encoder import Encoder, Features
 from selfsight.encoders.levels import evaluating
 from selfsight.objectives.facts import Chosen, Rule
-from selfsight.objectives.objective import Loss, Objective, in_float32, register
+from selfsight.objectives.objective import Loss, Objective, encode, in_float32, register
 from selfsight.objectives.patches import join, only_group, only_view, patch_side
 from selfsight.objectives.shared import one_crop
 from selfsight.views.make import View
@@ -79,7 +79,7 @@ class SimMIM(Objective):
     def forward(self, views: list[View], progress: float) -> Loss:
         view, _ = only_view(views)
         mask = self.hidden(view)
-        features = self.encoder(self.hide(view.pixels, mask))
+        features = encode(self.encoder, self.hide(view.pixels, mask))
         loss = masked_l1(self.image(features, view.pixels.shape[-1]), view.pixels, mask)
         return Loss(loss, {"absolute_error": loss.detach()}, gather(features.pooled.detach().float()[None]))
 
@@ -90,10 +90,7 @@ class SimMIM(Objective):
 
     def hide(self, pixels: Tensor, mask: Tensor) -> Tensor:
         """`pixels` [B, C, H, W] with the learned value of each channel where `mask` is set."""
-        pixels = torch.where(mask, self.value.to(pixels.dtype)[:, None, None], pixels)
-        if pixels.device.type != "mps" and pixels.shape[1] > 1:
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return pixels
+        return torch.where(mask, self.value.to(pixels.dtype)[:, None, None], pixels)
 
     def image(self, features: Features, size: int) -> Tensor:
         """[B, C, size, size] predicted pixels. Cells that reach over the right or lower border are cut there."""
@@ -104,7 +101,7 @@ class SimMIM(Objective):
     def reconstruct(self, view: View) -> Tensor:
         """[B, C, H, W] the view's normalised pixels, the hidden ones as they are predicted."""
         mask = self.hidden(view)
-        guess = self.image(self.encoder(self.hide(view.pixels, mask)), view.pixels.shape[-1])
+        guess = self.image(encode(self.encoder, self.hide(view.pixels, mask)), view.pixels.shape[-1])
         return torch.where(mask, guess.float(), view.pixels)
 
     def masked(self, view: View) -> Tensor:
