@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfsight.distributed import gather
+from selfsight.encoders.tokens import take
 from selfsight.objectives import byol, dino, dinov2, emp, ijepa, moco, simclr, simsiam, swav
 from selfsight.objectives.objective import Loss, Objective, embed_views
-from selfsight.objectives.patches import only_view, take
+from selfsight.objectives.patches import only_view
 from selfsight.views.make import View
 
 Fault = Callable[[Any, ExitStack], None]  # changes a task for good, and modules until the stack is closed

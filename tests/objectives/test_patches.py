@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers import tiny_encoder
 
+from selfsight.encoders.tokens import take
 from selfsight.errors import SelfsightError
 from selfsight.objectives.patches import (
     cut,
@@ -16,7 +17,6 @@ from selfsight.objectives.patches import (
     patch_side,
     patches_a_side,
     positions,
-    take,
     token_grid,
     transformer,
 )

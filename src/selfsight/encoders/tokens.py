@@ -14,6 +14,11 @@ def is_token_model(net: nn.Module) -> bool:
     return isinstance(net, VisionTransformer)
 
 
+def take(tokens: Tensor, index: Tensor) -> Tensor:
+    """[B, K, D]: the tokens of [B, N, D] at `index` [B, K]."""
+    return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[2]))
+
+
 def forward_tokens(
     net: VisionTransformer,
     images: Tensor,

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from selfsight.distributed import gather
 from selfsight.encoders.encoder import Encoder, Features
+from selfsight.encoders.tokens import take
 from selfsight.errors import SelfsightError
 from selfsight.objectives.facts import Chosen, Facts, Options, Rule
 from selfsight.objectives.objective import Follower, Loss, Objective, in_float32, register
@@ -34,7 +35,6 @@ from selfsight.objectives.patches import (
     only_view,
     patches_a_side,
     positions,
-    take,
     token_grid,
     transformer,
 )

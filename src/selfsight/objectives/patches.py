@@ -68,11 +68,6 @@ def join(patches: Tensor, grid: tuple[int, int], channels: int) -> Tensor:
     return cells.permute(0, 3, 1, 4, 2, 5).reshape(len(patches), channels, rows * side, columns * side)
 
 
-def take(tokens: Tensor, index: Tensor) -> Tensor:
-    """[B, K, D]: the tokens of [B, N, D] at `index` [B, K]."""
-    return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[2]))
-
-
 def positions(grid: tuple[int, int], width: int) -> Tensor:
     """[h w, width] fixed: sines and cosines of the row, then of the column, at width / 4 frequencies from 1 towards
     1 / 10,000 (Vaswani et al. 2017, section 3.5, for two axes)."""
