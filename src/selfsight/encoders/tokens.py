@@ -40,8 +40,7 @@ def forward_tokens(
     x = net._pos_embed(x)  # the one place where timm adds position and prefix tokens
     if keep is not None:
         prefix, rest = x[:, : net.num_prefix_tokens], x[:, net.num_prefix_tokens :]
-        rest = rest.gather(1, keep[:, :, None].expand(-1, -1, rest.shape[2]))  # [B, K, D]
-        x = torch.cat([prefix, rest], dim=1)
+        x = torch.cat([prefix, take(rest, keep)], dim=1)
     x = net.norm_pre(net.patch_drop(x))
     if not after:
         return net.norm(net.blocks(x)), grid, []

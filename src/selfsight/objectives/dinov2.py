@@ -14,8 +14,9 @@ The patches are drawn one by one, not in blocks. Heads have batch norm, as in `d
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +24,12 @@ from torch import Tensor, nn
 
 from selfsight.distributed import gather
 from selfsight.encoders.encoder import Encoder
+from selfsight.encoders.tokens import take
 from selfsight.errors import SelfsightError
 from selfsight.objectives.dino import teacher_temperature
 from selfsight.objectives.facts import Chosen, Facts, Options, Rule
 from selfsight.objectives.objective import Follower, Loss, Objective, embed_views, in_float32, projector, register
-from selfsight.objectives.patches import patch_side
+from selfsight.objectives.patches import patch_side, token_grid
 from selfsight.objectives.prototypes import (
     FROZEN,
     Prototypes,
@@ -75,7 +77,7 @@ def koleo(features: Tensor) -> Tensor:
         similarity = x @ x.transpose(1, 2)  # [V, B, B]
         similarity.diagonal(dim1=1, dim2=2).fill_(-2.0)
         nearest = similarity.argmax(2)  # [V, B]
-    distance = (x - x.gather(1, nearest[:, :, None].expand_as(x))).norm(dim=2)  # [V, B]
+    distance = (x - take(x, nearest)).norm(dim=2)  # [V, B]
     spread: Tensor = -(distance + 1e-8).log().mean(1).sum()
     return spread
 
@@ -143,9 +145,7 @@ class DINOv2(Objective):
     ) -> None:
         super().__init__(encoder, views)
         self.large, size = views.groups[0].count, views.groups[0].size
-        net: Any = encoder.net
-        height, width = net.patch_embed.dynamic_feat_size((size, size))
-        self.patches = height * width
+        self.patches = math.prod(token_grid(encoder, size))
         if views.groups[0].draws != 2 + self.patches:
             raise SelfsightError(
                 f"dinov2 hides some of {self.patches} patches, for which a large view needs draws: {2 + self.patches}. "
@@ -225,7 +225,7 @@ class DINOv2(Objective):
     def _pick(self, patches: Tensor, view: Tensor, index: Tensor) -> Tensor:
         """[B M, D] the patches of `index` in the view that hides some, from `patches` [L B, N, D]."""
         chosen = torch.stack(patches.chunk(self.large))[view, torch.arange(len(view), device=view.device)]  # [B, N, D]
-        return chosen.gather(1, index[:, :, None].expand(-1, -1, chosen.shape[2])).flatten(0, 1)
+        return take(chosen, index).flatten(0, 1)
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
