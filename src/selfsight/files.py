@@ -68,6 +68,15 @@ def write_whole(place: Place, content: str | bytes) -> None:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
+def read_json(file: Path) -> dict[str, object] | None:
+    """The object that a JSON file holds; None where there is none that can be read."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
 def bytes_in(folder: Path) -> int:
     """Bytes of all files of a folder; what vanishes meanwhile counts nothing."""
     total = 0

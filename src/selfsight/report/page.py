@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import plotly
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 from selfsight.data.collection import Collection
 from selfsight.encoders.store import about_of
 from selfsight.errors import DataError, SelfsightError
+from selfsight.files import read_json
 from selfsight.probing.evaluation import Evaluation
 from selfsight.report import atlas, charts, pictures, tables
 from selfsight.report.verdict import Verdict, judge
@@ -147,11 +148,10 @@ def _left_out(run: Run, collection: Collection | None) -> dict[str, Any]:
 
 def _machine(run: Run) -> list[tuple[str, str]]:
     """(what, value) of `environment.json`; empty where it is not there."""
-    try:
-        machine = json.loads((run.path / "environment.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    machine = read_json(run.path / "environment.json")
+    if machine is None:
         return []
-    versions = machine.pop("versions", {})
+    versions = cast(dict[str, str], machine.pop("versions", {}))
     rows = [(name.replace("_gb", " (GB)").replace("_", " "), str(value)) for name, value in machine.items()]
     if energy := read_energy(run.path):
         text = f"{1000 * energy['energy_kwh']:.3g} Wh ({energy['method']})"

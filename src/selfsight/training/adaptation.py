@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from selfsight.data.batches import Batches
 from selfsight.data.geometry import Geometry
 from selfsight.encoders.encoder import Encoder
-from selfsight.files import write_whole
+from selfsight.files import read_json, write_whole
 from selfsight.training.measure import canvas_features, view_features
 from selfsight.training.monitors import effective_rank, neighbour_stability
 from selfsight.training.run import Run
@@ -138,8 +138,5 @@ class Adaptation:
 
 def read_adaptation(run: Run) -> dict[str, object] | None:
     """What `Adaptation.keep` wrote; None where there is nothing of it that can be read."""
-    try:
-        content = json.loads(run.adaptation_file.read_text(encoding="utf-8"))
-        return dict(content) if {"before", "after"} <= content.keys() else None
-    except (OSError, ValueError, AttributeError):
-        return None
+    content = read_json(run.adaptation_file)
+    return content if content and {"before", "after"} <= content.keys() else None

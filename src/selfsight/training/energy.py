@@ -9,11 +9,11 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, cast
 
 from selfsight.console import console
 from selfsight.errors import MachineError, SelfsightError
-from selfsight.files import write_whole
+from selfsight.files import read_json, write_whole
 from selfsight.training.run import Folder
 from selfsight.training.trackers import installed
 
@@ -153,8 +153,4 @@ def _price() -> float:
 
 def read_energy(run: os.PathLike[str]) -> Kept | None:
     """What `Energy` kept in a run folder, None if nothing was measured."""
-    try:
-        kept: Kept = json.loads(Path(run, "energy.json").read_text(encoding="utf-8"))
-        return kept if isinstance(kept, dict) else None
-    except (OSError, ValueError):
-        return None
+    return cast(Kept | None, read_json(Path(run, "energy.json")))
