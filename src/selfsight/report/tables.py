@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -228,9 +227,7 @@ def set_aside(run: Run, collection: Collection | None) -> list[dict[str, str]]:
         names = dict(zip(collection.table["id"].to_pylist(), collection.table["uri"].to_pylist(), strict=True))
         pairs = zip(table["uri"].to_pylist(), table["reason"].to_pylist(), strict=True)
         out = [{"name": uri, "reason": reason} for uri, reason in pairs]
-    decoding = run.set_aside_file
-    later = json.loads(decoding.read_text(encoding="utf-8")) if decoding.exists() else {}
-    out += [{"name": names.get(item, f"item {item}"), "reason": reason} for item, reason in later.items()]
+    out += [{"name": names.get(item, f"item {item}"), "reason": why} for item, why in run.read_set_aside().items()]
     return sorted(out, key=lambda row: row["name"])
 
 

@@ -43,11 +43,6 @@ class Folder:
         return self.path / "metrics.jsonl"
 
     @property
-    def set_aside_file(self) -> Path:
-        """{id: reason} of the items that failed to decode."""
-        return self.path / "set_aside.json"
-
-    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -59,6 +54,15 @@ class Folder:
     @property
     def finished(self) -> bool:
         return (self.path / self.last).exists()
+
+    def write_set_aside(self, reasons: dict[str, str]) -> None:
+        """Keep {id: reason} of the items that failed to decode."""
+        write_whole(self.path / "set_aside.json", json.dumps(reasons))
+
+    def read_set_aside(self) -> dict[str, str]:
+        """What `write_set_aside` kept last; nothing where it never did."""
+        file = self.path / "set_aside.json"
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
     @property
     def in_use(self) -> bool:

@@ -115,7 +115,7 @@ class Session:
         if not whiten(self.encoder, features):
             text = f"Features are kept as they are: {recipe.encoder} ends in more than the linear layer of a whitening."
             run.log("note", text, done.step)
-        self._write_set_aside()  # this may be the first to read an item
+        run.write_set_aside(self.canvases.set_aside)  # this may be the first to read an item
         save(self.encoder, run.path / "encoder")
         shutil.rmtree(run.path / "encoder.before", ignore_errors=True)  # of the run that was extended
         run.log("finished", f"after {self.clock.seconds:.0f} s", done.step)
@@ -135,8 +135,7 @@ class Session:
         """Items that failed to decode in an earlier start are known within; those of all processes are kept after it,
         if all of them come to its end: else they would wait for each other there."""
         canvases, ended = self.canvases, False
-        if self.run.set_aside_file.exists():
-            canvases.set_aside |= json.loads(self.run.set_aside_file.read_text(encoding="utf-8"))
+        canvases.set_aside |= self.run.read_set_aside()
         try:
             yield
             ended = True
@@ -146,10 +145,7 @@ class Session:
         finally:
             canvases.set_aside = gathered(canvases.set_aside) if ended else canvases.set_aside
             if self.main:
-                self._write_set_aside()
-
-    def _write_set_aside(self) -> None:
-        write_whole(self.run.set_aside_file, json.dumps(self.canvases.set_aside))
+                self.run.write_set_aside(canvases.set_aside)
 
 
 def _normalisation(run: Run, canvases: Canvases, recipe: Recipe) -> Geometry:
