@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
 from PIL import Image
 
 from selfsight.data.canvases import decoded
 from selfsight.data.collection import Collection
 from selfsight.data.formats.format import Unreadable
-from selfsight.data.pixels import PixelFormat
+from selfsight.data.geometry import Geometry
 from selfsight.encoders.encoder import Encoder
 
 QUALITIES = (80, 65, 50, 35)  # of JPEG; the first whose pictures fit is used
@@ -25,19 +26,19 @@ def thumbnails_of(collection: Collection, rows: pa.Table, encoder: Encoder, side
 
     A grey square stands for an item that cannot be read; of more than three channels the first three are shown.
     """
-    format = encoder.geometry.format
+    geometry = encoder.geometry
     out = {}
-    for number, pixels in decoded(collection, rows, format, 2 * side, "Thumbnails"):
-        out[number] = Image.new("RGB", (side, side), GREY) if isinstance(pixels, Unreadable) else _shown(pixels, format)
+    for number, pixels in decoded(collection, rows, geometry.format, 2 * side, "Thumbnails"):
+        unread = Image.new("RGB", (side, side), GREY)
+        out[number] = unread if isinstance(pixels, Unreadable) else _shown(pixels, geometry)
         out[number].thumbnail((side, side), Image.Resampling.BICUBIC)
     return dict(sorted(out.items()))
 
 
-def _shown(pixels: np.ndarray, format: PixelFormat) -> Image.Image:
-    low, high = format.window
-    unit = ((pixels.astype(np.float32) - low) / max(high - low, 1e-6)).clip(0.0, 1.0)
-    small = (unit * 255).round().astype(np.uint8)
-    if format.mode == "CMYK":
+def _shown(pixels: np.ndarray, geometry: Geometry) -> Image.Image:
+    unit = geometry.to_unit(torch.from_numpy(pixels.astype(np.float32)))
+    small = (unit * 255).round().to(torch.uint8).numpy()
+    if geometry.mode == "CMYK":
         return Image.fromarray(small, mode="CMYK").convert("RGB")
     return Image.fromarray(small[:, :, :3]) if small.shape[2] >= 3 else Image.fromarray(small[:, :, 0])
 
