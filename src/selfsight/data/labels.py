@@ -22,7 +22,7 @@ import pyarrow as pa
 from selfsight.data.boxes import Box
 from selfsight.data.collection import Collection, item_id
 from selfsight.data.groups import deal, group_numbers, members_of
-from selfsight.data.sources.columns import as_text
+from selfsight.data.sources.columns import as_text, listed
 from selfsight.data.sources.table import open_table
 from selfsight.errors import DataError, SelfsightError
 
@@ -254,7 +254,7 @@ def _read_table(path: str) -> tuple[dict[str, str], Literal["id", "uri"]]:
     named: dict[str, str] = {}
     with open_table(path, path) as table:
         if "label" not in table.header:
-            columns = ", ".join(repr(name[:40]) for name in table.header[:30])
+            columns = listed(table.header)
             raise DataError(
                 f"{path} has no column label. Its columns: {columns}. Rename the one that holds the labels."
             )

@@ -136,12 +136,15 @@ class Columns:
             return None
 
 
+def listed(header: Iterable[str]) -> str:
+    """The names of some columns in a sentence: the first thirty, cut where they are long."""
+    return ", ".join(repr(name[:40]) for name in list(header)[:30])
+
+
 def missing_column(called: str, asked: str, header: Iterable[str]) -> str:
     """The sentence for a manifest without a column that was asked for."""
-    names = ", ".join(repr(name[:40]) for name in list(header)[:30])
-    return (
-        f"{called} has no column for {asked}. Its columns: {names}. Choose with --columns {asked.split('=')[0]}=COLUMN"
-    )
+    way = f"Choose with --columns {asked.split('=')[0]}=COLUMN"
+    return f"{called} has no column for {asked}. Its columns: {listed(header)}. {way}"
 
 
 def _formatted(pieces: list[str], parts: list[str], table: str) -> str | None:
