@@ -42,6 +42,7 @@ def demo(*, out: str = "runs/demo", minutes: float = 1.0, seeds: int = 3) -> Dem
     seeds
         Random draws of the labels for each figure.
     """
+    from selfsight.training.run import Run
     from selfsight.verbs.evaluate import evaluate
     from selfsight.verbs.pretrain import pretrain
     from selfsight.verbs.report import report
@@ -50,7 +51,7 @@ def demo(*, out: str = "runs/demo", minutes: float = 1.0, seeds: int = 3) -> Dem
     images = folder / "digits"
     run = folder / "run"
     write_digits(images)
-    if not (run / "encoder" / "config.json").exists():
+    if not Run(run).finished:
         recipe = folder / "recipe.yaml"
         recipe.write_text(RECIPE)
         pretrain(str(images / "train"), out=str(run), minutes=minutes, recipe=str(recipe))
