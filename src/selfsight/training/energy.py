@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Protocol, TypedDict, cast
 
 from selfsight.console import console
+from selfsight.distributed import processes
 from selfsight.errors import MachineError, SelfsightError
 from selfsight.files import read_json, write_whole
 from selfsight.training.run import Folder
@@ -133,8 +134,7 @@ def _method(tracker: Any, data: Measured) -> str:
     else:
         processor = f"processor ({name}) estimated from this process's load and the power of its kind"
     gpu = f"GPU ({data.gpu_model}) measured" if data.gpu_model else "no GPU"
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    alone = f", the first of {processes} processes only" if processes > 1 else ""
+    alone = f", the first of {processes()} processes only" if processes() > 1 else ""
     return f"codecarbon: {processor}, memory estimated, {gpu}{alone}"
 
 
