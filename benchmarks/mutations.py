@@ -56,7 +56,7 @@ MUTATIONS = (
     ),
     Mutation(
         "SimSiam's gradient goes through the target too",
-        "objectives/simsiam.py",
+        "objectives/objective.py",
         "F.normalize(targets.detach().float(), dim=2)",
         "F.normalize(targets.float(), dim=2)",
         "tests/objectives/test_pairs.py",
@@ -184,9 +184,9 @@ MUTATIONS = (
     ),
     Mutation(
         "accumulated gradients are a sum",
-        "training/pretraining.py",
-        "accelerator.backward(loss.total / recipe.accumulate)",
-        "accelerator.backward(loss.total)",
+        "training/stepping.py",
+        "self.accelerator.backward(found.total / self.accumulate)",
+        "self.accelerator.backward(found.total)",
         "tests/training/test_loop.py::test_accumulated_batches_are_one_large_batch",
     ),
     Mutation(
@@ -198,7 +198,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a skipped step leaves its running statistics",
-        "training/pretraining.py",
+        "training/stepping.py",
         "buffer.copy_(kept)",
         "kept.copy_(buffer)",
         "tests/training/test_loop.py::test_a_skipped_step_leaves_no_trace_in_running_statistics",

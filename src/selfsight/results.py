@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, ClassVar
 
@@ -17,6 +18,11 @@ class Result:
         """Plain values by name, for JSON."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: _plain(v) for name, v in values.items() if v is not None or name not in self.if_any}
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """`3 no such file; 1 empty file`, for people."""
+    return "; ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
 def _plain(value: Any) -> Any:

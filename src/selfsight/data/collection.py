@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -192,6 +193,11 @@ class Collection:
     def set_aside(self) -> pa.Table:
         """The rows that cannot be read, with their `reason`."""
         return self.table.filter(pc.equal(self.table["status"], "set_aside"))
+
+    def reasons(self, more: Iterable[str] = ()) -> dict[str, int]:
+        """Why items are set aside and how many for each, the most frequent first; `more`: of those that were set aside
+        later, while they were decoded."""
+        return dict(Counter([*self.set_aside["reason"].to_pylist(), *more]).most_common())
 
     @property
     def others(self) -> int:

@@ -15,7 +15,8 @@ import torch
 from selfsight.data.geometry import Geometry
 from selfsight.encoders.encoder import FORMAT_VERSION, Encoder
 from selfsight.encoders.licences import NONE
-from selfsight.errors import DataError, SelfsightError, first_line
+from selfsight.errors import DataError, SelfsightError, check_version, first_line
+from selfsight.files import read_json
 
 # Arguments of timm's that are none of a model's. By the first it reads a file, whatever that is, over all weights.
 NOT_OF_A_MODEL = ("checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
@@ -124,8 +125,7 @@ def read_folder(folder: str | os.PathLike[str]) -> Encoder:
         geometry = Geometry(channels, size, window, mean, std, depth, mode, rule)
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{folder} holds no encoder ({type(error).__name__}: {error}).") from None
-    if about.get("format_version", 1) > FORMAT_VERSION:
-        raise DataError(f"{folder} was written by a newer selfsight. Run: pip install -U selfsight")
+    check_version(about.get("format_version", 1), FORMAT_VERSION, folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -139,11 +139,8 @@ def read_folder(folder: str | os.PathLike[str]) -> Encoder:
 def about_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """What the encoder saved in `folder` records of itself (`starting_weights`, `licence`, …), its tensors unread;
     empty where nothing can be read."""
-    try:
-        about = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["selfsight"]
-        return dict(about)
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    about = (read_json(Path(folder) / "config.json") or {}).get("selfsight")
+    return dict(about) if isinstance(about, dict) else {}
 
 
 def folder_of(model: str | os.PathLike[str]) -> Path | None:

@@ -72,7 +72,9 @@ def build(recipe: Recipe, format: PixelFormat, normalise: Geometry, start: Encod
     """The objective of a recipe around `start` (see `starting_encoder`), or around an encoder of random weights; what
     is random is drawn from the recipe's seed."""
     torch.manual_seed(recipe.seed)
-    encoder = start or create(recipe.encoder, _preprocessing(recipe, format, normalise), recipe.encoder_args)
+    encoder = start or create(
+        recipe.encoder, geometry_of(recipe, format, normalise.mean, normalise.std), recipe.encoder_args
+    )
     encoder.about["view_size"] = recipe.views.largest
     try:
         return find(recipe.objective)(encoder, recipe.views, **recipe.objective_options)
@@ -100,14 +102,13 @@ def starting_encoder(
     if folder is not None and (folder / "config.json").exists():
         return read_folder(folder)
     weights = find_weights(recipe.weights, recipe.encoder)
-    encoder = begin(weights, _preprocessing(recipe, format, normalise), recipe.encoder_args)
+    encoder = begin(weights, geometry_of(recipe, format, normalise.mean, normalise.std), recipe.encoder_args)
     if folder is None:
         return encoder
     save(encoder, folder)
     return read_folder(folder)
 
 
-def _preprocessing(recipe: Recipe, format: PixelFormat, normalise: Geometry) -> Geometry:
-    return Geometry(
-        recipe.channels, recipe.size, format.window, normalise.mean, normalise.std, format.depth, format.mode
-    )
+def geometry_of(recipe: Recipe, format: PixelFormat, mean: tuple[float, ...], std: tuple[float, ...]) -> Geometry:
+    """The encoder's geometry: the recipe's size, the images' format, and what normalises each channel."""
+    return Geometry(recipe.channels, recipe.size, format.window, mean, std, format.depth, format.mode)

@@ -69,6 +69,12 @@ def asked_of(choices: Mapping[str, object]) -> dict[str, object]:
     return asked | ({"budget": Budget(**budget)} if any(v is not None for v in budget.values()) else {})
 
 
+def check_enough(source: str, items: Collection) -> None:
+    """Raise `SelfsightError` where there are too few images to learn from."""
+    if len(items.usable) < 2:
+        raise DataError(f"{source} holds one image that can be read. Learning compares images: give two or more.")
+
+
 def check_weights(asked: Mapping[str, object], recipe_file: str | None = None) -> None:
     """Read the weights that were asked for, or that the recipe names, and forget them again. Raises `SelfsightError`
     where they cannot be had, before any image is read."""

@@ -113,41 +113,35 @@ def _encoder(run: str, items: Collection) -> Encoder:
     """The encoder of a checkpoint, or of whatever `load` takes."""
     from safetensors.torch import load_file
 
-    from selfsight.data.geometry import Geometry
-    from selfsight.data.pixels import PixelFormat
     from selfsight.encoders.weights import load
-    from selfsight.training.build import build
+    from selfsight.training.build import build, geometry_of
     from selfsight.training.run import Run
+    from selfsight.training.settle import settled_before
 
     folder = Path(run)
     if not (folder / "state.json").exists():
         return load(run, items.pixel_format)
     of = Run.open(folder.parent.parent)
-    _, recipe, data = of.read_recipe()
-    kept = of.read_normalisation()
+    settled, kept = settled_before(of), of.read_normalisation()
     if kept is None:
         raise DataError(f"{of.path} has no normalisation.json, without which its checkpoints cannot be used.")
-    format = PixelFormat(data["format"]["mode"], data["format"]["depth"], tuple(data["format"]["window"]))
-    geometry = Geometry(
-        format.channels, recipe.size, format.window, kept["mean"], kept["std"], format.depth, format.mode
-    )
-    task = build(recipe, format, geometry)
+    geometry = geometry_of(settled.recipe, settled.format, kept["mean"], kept["std"])
+    task = build(settled.recipe, settled.format, geometry)
     task.load_state_dict(load_file(folder / "module.safetensors"), strict=False)
     return task.trained.eval()
 
 
 def _features(encoder: Encoder, items: Collection) -> np.ndarray:
     """Pooled features [V, N, D] of views of up to `ITEMS` items, spread evenly."""
-    import numpy as np
-
     from selfsight.data.batches import Batches
     from selfsight.data.canvases import Streamed
+    from selfsight.data.spread import spread
     from selfsight.training.measure import view_features
 
     p = encoder.geometry
     canvases = Streamed(items, p.format, 2 * p.size, 2)
     batches = Batches(canvases, min(BATCH, len(canvases)), 0, None)
-    chosen = np.unique(np.linspace(0, len(canvases) - 1, ITEMS).astype(int))
+    chosen = spread(len(canvases), ITEMS)
     return view_features(encoder, batches, canvases.geometry(p.mean, p.std), VIEWS, chosen, BATCH).numpy()
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from selfsight.errors import SelfsightError
-from selfsight.results import Result
+from selfsight.results import Result, counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,8 +111,8 @@ def _embedding(rows: pa.Table, features: npt.NDArray[Any], items: Collection, ba
     from selfsight.files import as_vectors
 
     table = pa.table({"id": rows["id"], "uri": rows["uri"], "features": as_vectors(features)})
-    reasons = Counter([*items.set_aside["reason"].to_pylist(), *bad])
-    return Embedding(table, reasons.total(), dict(reasons.most_common()))
+    reasons = items.reasons(bad)
+    return Embedding(table, sum(reasons.values()), reasons)
 
 
 def _patches(encoder: Encoder, items: Collection) -> Embedding:
@@ -142,5 +141,5 @@ def _patches(encoder: Encoder, items: Collection) -> Embedding:
 def show(result: Embedding) -> None:
     """Print what was made."""
     shape = " x ".join(f"{n:,}" for n in result.features.shape)
-    reasons = "; ".join(f"{count:,} {reason}" for reason, count in result.reasons.items())
-    print(f"Features {shape}, {result.set_aside:,} items set aside{f' ({reasons})' if reasons else ''}.")
+    reasons = f" ({counted(result.reasons)})" if result.reasons else ""
+    print(f"Features {shape}, {result.set_aside:,} items set aside{reasons}.")

@@ -67,8 +67,8 @@ def plan(source: str, *, out: str | None = None, **choices: Unpack[Choices]) -> 
     from pathlib import Path
 
     from selfsight.data.importers import check_outside, open_source
-    from selfsight.errors import DataError, SelfsightError
-    from selfsight.training.settle import asked_of, check_weights, choose, write_recipe
+    from selfsight.errors import SelfsightError
+    from selfsight.training.settle import asked_of, check_enough, check_weights, choose, write_recipe
 
     if out is not None and (Path(out).is_dir() or not Path(out).parent.is_dir()):
         raise SelfsightError(f"{out} is no file that can be written. Give a name such as -o recipe.yaml")
@@ -81,8 +81,7 @@ def plan(source: str, *, out: str | None = None, **choices: Unpack[Choices]) -> 
     started += (imported - started) - (time.monotonic() - imported)
     if out is not None:
         check_outside(out, items.about.location)
-    if len(items.usable) < 2:
-        raise DataError(f"{source} holds one image that can be read. Learning compares images: give two or more.")
+    check_enough(source, items)
     recipe, format = choose(asked, recipe_file, items)
     estimate = _estimate(recipe, format, items, started)
     if out is not None:

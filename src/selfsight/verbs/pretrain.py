@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
-from selfsight.errors import DataError, SelfsightError
-from selfsight.results import Result
+from selfsight.errors import SelfsightError
+from selfsight.results import Result, counted
 from selfsight.verbs.choices import Choices, spelt_out
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def pretrain(
     from selfsight.training.energy import Energy, check_energy
     from selfsight.training.run import Run
     from selfsight.training.session import Session
-    from selfsight.training.settle import asked_of, check_weights, settle, settled_before
+    from selfsight.training.settle import asked_of, check_enough, check_weights, settle, settled_before
     from selfsight.training.trackers import check
 
     recipe, collection = choices.pop("recipe", None), choices.pop("collection", None)
@@ -115,10 +114,7 @@ def pretrain(
                 check_weights(asked, recipe)
             items = open_source(source, collection, strict)
             check_outside(out, items.about.location)
-            if len(items.usable) < 2:
-                raise DataError(
-                    f"{source} holds one image that can be read. Learning compares images: give two or more."
-                )
+            check_enough(source, items)
             watched = open_source(probe) if probe else None  # before anything of the run is changed
             if accelerator.is_main_process:
                 claimed.enter_context(run.claimed())
@@ -149,17 +145,17 @@ def _result(run: Run, done: Done, seconds: float, canvases: Canvases) -> Pretrai
     from selfsight.encoders.store import about_of
 
     last = (run.read_metrics() or [{}])[-1]
-    reasons = Counter([*canvases.collection.set_aside["reason"].to_pylist(), *canvases.set_aside.values()])
+    reasons = canvases.collection.reasons(canvases.set_aside.values())
     events = run.read_log()
     notes = [event.text for event in events if event.kind == "note"]
-    about = about_of(run.path / "encoder") if (run.path / "encoder" / "config.json").exists() else {}
+    about = about_of(run.path / "encoder")
     return Pretrained(
         run=str(run.path),
         steps=done.step,
         seconds=seconds,
         items=len(canvases) - len(canvases.set_aside),
-        set_aside=reasons.total(),
-        reasons=dict(reasons.most_common()),
+        set_aside=sum(reasons.values()),
+        reasons=reasons,
         skipped=done.skipped,
         alarms=[event.text for event in events if event.kind == "alarm"],
         notes=list(dict.fromkeys(notes)),  # each end of an extended run has written its own
@@ -174,8 +170,7 @@ def show(result: Pretrained) -> None:
     run, evidence = result.run, result.evidence
     print(f"{run}: {result.steps:,} steps on {result.items:,} images in {result.seconds:.0f} s.")
     if result.set_aside:
-        reasons = "; ".join(f"{count:,} {reason}" for reason, count in result.reasons.items())
-        print(f"{result.set_aside:,} images were set aside ({reasons}); the report names them.")
+        print(f"{result.set_aside:,} images were set aside ({counted(result.reasons)}); the report names them.")
     if result.skipped:
         print(f"{result.skipped:,} steps were skipped, as they were not finite; run.log says why.")
     for text in result.alarms:
