@@ -25,6 +25,7 @@ from PIL import Image
 
 from selfsight.data.canvases import Resident, Streamed, measure_format
 from selfsight.data.collection import Collection
+from selfsight.errors import MachineError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts, signals and limits as Linux has them")
 
@@ -99,9 +100,11 @@ class Disk:
                 folder.chmod(0o555 if yes else 0o755)
 
     def start(self, *arguments: str | Path, **how: Any) -> subprocess.Popen[Any]:
-        """`selfsight arguments`, running."""
+        """`selfsight arguments`, running; Ctrl-C reaches it also where these tests run in the background, in which
+        shells start what they start with SIGINT ignored."""
         command = [sys.executable, "-m", "selfsight", *map(str, arguments)]
         how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": self.path.parent} | how
+        how |= {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
         process = subprocess.Popen(command, **how)
         if self.limit >= 0:
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (self.limit, self.limit))
@@ -125,9 +128,9 @@ def ended(process: subprocess.Popen[Any]) -> tuple[int, str, str]:
 
 
 def sentence(process: subprocess.Popen[Any]) -> str:
-    """What a failing command says: one sentence on the last line, no traceback."""
+    """What a command says to which the machine fails: one sentence on the last line, no traceback."""
     code, _, said = ended(process)
-    assert code == 2, (code, said)
+    assert code == MachineError.exit_code, (code, said)
     assert "Traceback" not in said and "Error:" not in said
     lines = [line for line in said.splitlines() if line.startswith("selfsight: ")]
     assert len(lines) == 1 and said.rstrip().endswith(lines[0]), said

@@ -60,9 +60,9 @@ def test_runs_checkpoints_and_labels(photos: str, tmp_path: Path, capsys: pytest
     result = selfsight.compare("run", checkpoint, "flat", probe="labelled")
     by_name = {row.run: row for row in result.runs}
     assert result.images == photos and result.runs[-1].run == "flat"
-    assert by_name[checkpoint]["rankme"] != by_name["flat"]["rankme"]
+    assert by_name[checkpoint].rankme != by_name["flat"].rankme
     for figure in ("rankme", "lidar", "alpha_req", "neighbour_stability", "knn"):  # the run whitened what it ended with
-        assert by_name["run"][figure] == pytest.approx(by_name[checkpoint][figure], rel=1e-3)
+        assert getattr(by_name["run"], figure) == pytest.approx(getattr(by_name[checkpoint], figure), rel=1e-3)
     assert all(0 <= row.knn <= 1 for row in result.runs)
     assert set(result.correlations) == {"rankme", "lidar", "alpha_req", "neighbour_stability", "mean_rank"}
     show(result)

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 import selfsight
-from selfsight.verbs.plan import NOT_PLANNED, duration
+from selfsight.verbs.choices import Choices
+from selfsight.verbs.plan import duration
 
 
 def resolved(path: Path) -> dict:
@@ -59,11 +60,13 @@ def test_nothing_is_written_but_the_recipe(images: Callable[..., Path], tmp_path
 
 def test_its_parameters_are_those_of_pretrain():
     own, theirs = (inspect.signature(verb).parameters for verb in (selfsight.plan, selfsight.pretrain))
-    assert own.keys() - {"source", "out"} == theirs.keys() - set(NOT_PLANNED)
+    assert own.keys() - {"source", "out"} == set(Choices.__annotations__)
+    rest = theirs.keys() - own.keys()
+    assert rest == {"extend", "probe", "track", "energy", "strict"}
     assert all(own[name] == theirs[name] for name in own if name not in ("source", "out"))
-    documented = (selfsight.plan.__doc__ or "").partition("Parameters")[2]
-    assert all(f"\n    {name}\n" in documented for name in own)
-    assert not any(f"\n    {name}\n" in documented for name in NOT_PLANNED if name not in ("source", "out"))
+    documented = (inspect.getdoc(selfsight.plan) or "").partition("Parameters")[2]
+    assert all(f"\n{name}\n" in documented for name in own)
+    assert not any(f"\n{name}\n" in documented for name in rest)
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(8.4, "8 s"), (89, "89 s"), (600, "10 min"), (7200, "2.0 h")])
