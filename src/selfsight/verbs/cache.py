@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from selfsight.errors import SelfsightError
 from selfsight.results import Result
+from selfsight.verbs.arguments import checked
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Cached(Result):
     kept: list[Entry] | None = None
 
 
+@checked
 def cache(action: Literal["list", "clear"] = "list", *names: str) -> Cached:
     """List what is kept in the cache folder, or clear it.
 

@@ -81,7 +81,7 @@ class Choices(TypedDict, total=False):
 def spelt_out(verb: Callable[P, R]) -> Callable[P, R]:
     """`verb`, whose `**choices` are `Choices`, with each of them in its signature and its words, behind `out`.
 
-    Command line, `help` and editors read these. A name that there is none of is a `TypeError`, as for any function.
+    Command line, `help` and editors read these, and `checked` holds calls against them.
     """
     own, hints = inspect.signature(verb), get_type_hints(Choices)
     kept = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -92,7 +92,6 @@ def spelt_out(verb: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(verb)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        signature.bind(*args, **kwargs)
         return verb(*args, **kwargs)
 
     called.__signature__ = signature  # type: ignore[attr-defined]

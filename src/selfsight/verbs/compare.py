@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from selfsight.errors import DataError, SelfsightError
 from selfsight.results import Result
+from selfsight.verbs.arguments import checked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +47,7 @@ class Comparison(Result):
     correlations: dict[str, float] | None
 
 
+@checked
 def compare(*runs: str, images: str | None = None, probe: str | None = None) -> Comparison:
     """Rank runs and checkpoints by four criteria that need no labels, all on the same images and the same views.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from selfsight.probing.evaluation import Evaluation
 from selfsight.results import Result
+from selfsight.verbs.arguments import checked
 
 # What someone who knows the data would say of it: a mirrored digit is another sign, and a quarter of a
 # digit is none. Chosen on a fifth of the training images.
@@ -30,6 +31,7 @@ class Demo(Result):
     images: str
 
 
+@checked
 def demo(*, out: str = "runs/demo", minutes: float = 1.0, seeds: int = 3) -> Demo:
     """Pretrain on 1,797 handwritten digits without their labels, evaluate with a few, write the report.
 

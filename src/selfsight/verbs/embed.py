@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from selfsight.errors import SelfsightError
 from selfsight.results import Result, counted
+from selfsight.verbs.arguments import checked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +51,7 @@ class Embedding(Result):
         return {"items": shape[0], "shape": shape, "set_aside": self.set_aside, "reasons": self.reasons}
 
 
+@checked
 def embed(
     source: str,
     *,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from selfsight.errors import SelfsightError
 from selfsight.probing.evaluation import About, Accuracy, Evaluation, Probes
+from selfsight.verbs.arguments import checked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +30,7 @@ class Labelled(NamedTuple):
     groups: list[str | None]
 
 
+@checked
 def evaluate(
     model: str,
     *,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from selfsight.errors import DataError, MachineError, SelfsightError
 from selfsight.results import Result
+from selfsight.verbs.arguments import checked
 
 if TYPE_CHECKING:
     from selfsight.data.collection import Collection
@@ -31,6 +32,7 @@ class Forgotten(Result):
     items: int
 
 
+@checked
 def forget(collection: str, *ids: str) -> Forgotten:
     """Remove items from a collection and from everything made of it, so that their bytes are gone.
 

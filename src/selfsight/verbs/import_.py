@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfsight.errors import DataError, SelfsightError
 from selfsight.results import Result
+from selfsight.verbs.arguments import checked
 
 if TYPE_CHECKING:
     from selfsight.data.collection import Collection
@@ -57,6 +58,7 @@ class Imported(Result):
     seconds: float = 0.0
 
 
+@checked
 def import_(
     source: str,
     *,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from selfsight.results import Result
+from selfsight.verbs.arguments import checked
 
 if TYPE_CHECKING:
     from selfsight.objectives.objective import Objective
@@ -40,6 +41,7 @@ class Objectives(Result):
     objectives: list[Task]
 
 
+@checked
 def objectives(name: str | None = None) -> Objectives:
     """List the pretext tasks that `pretrain --objective` takes: what kind each is, which encoders it works with, what
     an image costs beside SimCLR's, and when to use it. With a name: its paper and formula, its views and its options.

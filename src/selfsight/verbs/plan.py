@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
 from selfsight.results import Result
+from selfsight.verbs.arguments import checked
 from selfsight.verbs.choices import Choices, spelt_out
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Plan(Result):
     recipe: str | None
 
 
+@checked
 @spelt_out
 def plan(source: str, *, out: str | None = None, **choices: Unpack[Choices]) -> Plan:
     """Show what `pretrain` would do with these images on this machine, without doing it.

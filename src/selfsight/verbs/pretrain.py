@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from selfsight.errors import SelfsightError
 from selfsight.results import Result, counted
+from selfsight.verbs.arguments import checked
 from selfsight.verbs.choices import Choices, spelt_out
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Pretrained(Result):
     licence: str | None
 
 
+@checked
 @spelt_out
 def pretrain(
     source: str,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from selfsight.results import Result
+from selfsight.verbs.arguments import checked
 
 if TYPE_CHECKING:
     from selfsight.report.verdict import Verdict
@@ -21,6 +22,7 @@ class Report(Result):
     items: int
 
 
+@checked
 def report(run: str, *, out: str | None = None, thumbnails: bool = True) -> Report:
     """Write one web page about a run: is it working, what did it learn, what to do next.
 

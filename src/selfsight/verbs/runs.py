@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from selfsight.errors import SelfsightError
 from selfsight.results import Result
+from selfsight.verbs.arguments import checked
 
 if TYPE_CHECKING:
     from selfsight.training.run import Run
@@ -45,6 +46,7 @@ class Runs(Result):
     removed: list[Described] | None = None
 
 
+@checked
 def runs(action: Literal["list", "remove"] = "list", *paths: str) -> Runs:
     """List the runs in a folder, or remove some.
 

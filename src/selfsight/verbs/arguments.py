@@ -1,0 +1,81 @@
+"""What a verb takes: checked the same for every verb, from its signature, before it does anything."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from types import NoneType, UnionType
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+
+from selfsight.errors import SelfsightError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_PLAIN = {str: "text", int: "a whole number", float: "a number", bool: "True or False"}
+
+
+def checked(verb: Callable[P, R]) -> Callable[P, R]:
+    """`verb`, refusing arguments that its signature does not name: `SelfsightError` says which, and what it takes.
+
+    A path may be any `os.PathLike`; the verb gets its text. Annotations that only type checkers can resolve are not
+    checked.
+    """
+
+    @functools.wraps(verb)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        bound = inspect.signature(called).bind(*args, **kwargs)
+        for name, hint in _hints(verb).items():
+            if name in bound.arguments:
+                several = inspect.signature(called).parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
+                value = bound.arguments[name]
+                bound.arguments[name] = (
+                    tuple(_accepted(name, hint, one) for one in value) if several else _accepted(name, hint, value)
+                )
+        return verb(*bound.args, **bound.kwargs)
+
+    return called
+
+
+def _hints(verb: Callable[..., Any]) -> dict[str, Any]:
+    """The types of the parameters, where they can be known now."""
+    found = {}
+    for name, hint in verb.__annotations__.items():
+        try:
+            found[name] = eval(hint, vars(sys.modules[verb.__module__])) if isinstance(hint, str) else hint
+        except NameError:  # imported for type checkers only
+            continue
+    return found
+
+
+def _accepted(name: str, hint: Any, value: Any) -> Any:
+    """The value as the verb gets it. Raises `SelfsightError`."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if str in kinds and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if any(_fits(kind, value) for kind in kinds):
+        return value
+    wanted = " or ".join(filter(None, map(_in_words, kinds)))
+    raise SelfsightError(f"{name} takes {wanted}, not {value!r}.")
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind) and not isinstance(value, bool)
+    if get_origin(kind) is list:
+        return isinstance(value, list | tuple) and all(_fits(get_args(kind)[0], one) for one in value)
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    if kind is float:
+        return isinstance(value, int | float)
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _in_words(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return ", ".join(map(repr, get_args(kind)))
+    if get_origin(kind) is list:
+        return f"a list of {_in_words(get_args(kind)[0])}"
+    return "" if kind is NoneType else _PLAIN.get(kind, getattr(kind, "__name__", str(kind)))

@@ -1,0 +1,61 @@
+"""Arguments of verbs: whatever the signature does not name is refused before anything is done."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import selfsight
+from selfsight.verbs import VERBS, Verb
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "said"),
+    [
+        ("runs", (("lst", "run"), {}), "action takes 'list', 'remove', not 'lst'"),
+        ("cache", (("show",), {}), "action takes 'list', 'clear', not 'show'"),
+        ("pretrain", (("photos",), {"out": "run", "views": "crops"}), "views takes 'full', 'crop-only', not 'crops'"),
+        ("pretrain", (("photos",), {"out": "run", "steps": 2.5}), "steps takes a whole number, not 2.5"),
+        ("pretrain", (("photos",), {"out": "run", "minutes": "20"}), "minutes takes a number, not '20'"),
+        ("plan", (("photos",), {"positives": "patient"}), "positives takes 'image', 'group', not 'patient'"),
+        ("embed", (("photos",), {"model": "run", "tokens": "patch"}), "tokens takes 'pooled', 'patches', not 'patch'"),
+        ("import_", (("photos",), {"out": "a.lance", "include": "*.png"}), "include takes a list of text"),
+        ("report", (("run",), {"thumbnails": "no"}), "thumbnails takes True or False, not 'no'"),
+        ("compare", (("one", 2), {}), "runs takes text, not 2"),
+    ],
+)
+def test_what_the_signature_does_not_name_is_refused(
+    verb: str, arguments: tuple[tuple[Any, ...], dict[str, Any]], said: str
+) -> None:
+    with pytest.raises(selfsight.SelfsightError) as error:
+        getattr(selfsight, verb)(*arguments[0], **arguments[1])
+    assert said in str(error.value)
+
+
+def test_nothing_is_removed_for_a_word_that_is_no_action(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("resolved: {}\n")
+    monkeypatch.setenv("SELFSIGHT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache" / "canvases" / "one").mkdir(parents=True)
+    for call in (lambda: selfsight.runs("lst", str(run)), lambda: selfsight.cache("show")):  # type: ignore[arg-type]
+        with pytest.raises(selfsight.SelfsightError, match="action takes"):
+            call()
+    assert (run / "recipe.yaml").exists() and (tmp_path / "cache" / "canvases" / "one").exists()
+
+
+def test_paths_may_be_paths_and_whole_numbers_are_numbers(tmp_path: Path) -> None:
+    with pytest.raises(selfsight.SelfsightError, match="does not exist"):
+        selfsight.pretrain(tmp_path / "none", out=tmp_path / "run", minutes=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_is_checked(name: str) -> None:
+    verb = Verb(name).function
+    first = next(iter(inspect.signature(verb).parameters))
+    with pytest.raises((selfsight.SelfsightError, TypeError)) as error:
+        verb(**{first: object()}) if name not in ("runs", "cache", "compare") else verb(object())
+    assert error.type is TypeError or f"{first} takes" in str(error.value)
