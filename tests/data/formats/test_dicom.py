@@ -272,3 +272,26 @@ def test_odd_values_are_read_without_noise(caplog: pytest.LogCaptureFixture, cap
         headers_of(data)
         dicom.attributes(io.BytesIO(data), ["PatientID", "SOPInstanceUID"])
     assert not caplog.records and capfd.readouterr() == ("", "")
+
+
+# -- padding --
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+@pytest.mark.parametrize(
+    "dtype, padding, limit", [("int16", -2000, None), ("int16", -2000, -1990), ("uint16", 0, None)]
+)
+def test_pixels_outside_of_the_image_are_as_dark_as_its_darkest(
+    photometric: str, dtype: str, padding: int, limit: int | None
+):
+    stored = RNG.integers(100, 900, (20, 30)).astype(dtype)
+    (plain,) = pixels_of(saved(stored, PhotometricInterpretation=photometric))
+    padded, ends = stored.copy(), {"PixelPaddingValue": padding}
+    padded[:4] = padding
+    if limit is not None:
+        padded[:2] = limit
+        ends["PixelPaddingRangeLimit"] = limit
+    (got,) = pixels_of(saved(padded, PhotometricInterpretation=photometric, **ends))
+    assert np.array_equal(got[4:], plain[4:]) and (got[:4] == got[4:].min()).all()
+    (kept,) = pixels_of(saved(padded, PhotometricInterpretation=photometric))
+    assert not np.array_equal(kept[:4], got[:4])  # nobody declared it

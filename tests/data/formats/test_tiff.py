@@ -348,3 +348,47 @@ def test_what_is_not_supported_says_so():
     data = bytearray(written(values("u1", 8, 8), metadata=None))
     struct.pack_into("<H", data, tifffile.TiffFile(io.BytesIO(bytes(data))).pages.first.tags[277].valueoffset, 0)
     assert reason_of(bytes(data)) == "TIFF of no samples a pixel"
+
+
+# -- no data --
+
+
+@pytest.mark.parametrize(
+    "dtype, said",
+    [("f4", "-9999"), ("f4", "-3.4028234663852886e+38"), ("f8", "nan"), ("i2", "-32768"), ("u2", "65535 ")],
+)
+def test_what_gdal_declares_as_no_data_says_nothing(dtype: str, said: str):
+    data = RNG.integers(100, 900, (20, 30)).astype(dtype)
+    value, corner = np.dtype(dtype).type(float(said)), np.s_[:7, :9]
+    whole = data.copy()
+    whole[corner] = value
+    (got,) = pixels_of(written(whole, photometric="minisblack", extratags=[(42113, "s", 0, said, True)]))
+    wanted = data.astype(got.dtype)
+    wanted[corner] = np.nan if dtype[0] == "f" else min(data[7:].min(), data[:7, 9:].min())
+    assert np.array_equal(got[:, :, 0], wanted, equal_nan=True)
+    (plain,) = pixels_of(written(whole, photometric="minisblack"))
+    assert np.array_equal(plain[:, :, 0], whole.astype(plain.dtype), equal_nan=True)  # without the tag it is a value
+
+
+def test_no_data_where_white_is_zero_is_dark_and_of_eight_bits_a_colour():
+    data = RNG.integers(100, 900, (20, 30)).astype("u2")
+    data[:5] = 0
+    tag = [(42113, "s", 0, "0", True)]
+    (got,) = pixels_of(written(data, photometric="miniswhite", extratags=tag))
+    assert (got[:5, :, 0] == got.min()).all() and np.array_equal(got[5:, :, 0], 65535 - data[5:])
+    small = data.astype("u1")
+    (got,) = pixels_of(written(small, photometric="minisblack", extratags=tag))
+    assert np.array_equal(got[:, :, 0], small)
+
+
+@pytest.mark.parametrize("said", ["", "none", "1e400", "0.5", "70000"])
+def test_a_declaration_that_no_pixel_can_meet_changes_nothing(said: str):
+    data = values("u2", 8, 9)
+    (got,) = pixels_of(written(data, photometric="minisblack", extratags=[(42113, "s", 0, said, True)]))
+    assert np.array_equal(got[:, :, 0], data)
+
+
+def test_an_image_that_is_all_no_data_is_set_aside():
+    data = written(np.full((8, 9), 7, "u2"), photometric="minisblack", extratags=[(42113, "s", 0, "7", True)])
+    with pytest.raises(Unreadable, match="every pixel is declared to hold no data"):
+        pixels_of(data)

@@ -1,4 +1,5 @@
-"""JPEG, PNG, WebP, BMP and GIF, by Pillow; PNG of 16 bits by imagecodecs, as Pillow would drop the low bits."""
+"""JPEG (of an MPO the first image), PNG, WebP, BMP and GIF, by Pillow; PNG of 16 bits by imagecodecs, as Pillow would
+drop the low bits."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from PIL import Image
 from selfsight.data.formats.format import MAX_FRAMES, MAX_PIXELS, Header, Unreadable, check_frame, hostile
 from selfsight.data.orientation import known, turns, upright
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".gif"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".gif"})
 
 # Our own limit is checked first; Pillow's error, at twice this, guards what it allocates while it opens a file.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS

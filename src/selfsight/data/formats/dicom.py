@@ -20,7 +20,16 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from selfsight.data.formats.common import check_size
-from selfsight.data.formats.format import DTYPES, MAX_FRAMES, Header, Unreadable, check_frame, each_frame, hostile
+from selfsight.data.formats.format import (
+    DTYPES,
+    MAX_FRAMES,
+    Header,
+    Unreadable,
+    check_frame,
+    each_frame,
+    hostile,
+    without_nodata,
+)
 from selfsight.errors import SelfsightError
 
 SUFFIXES = frozenset({".dcm", ".dicom"})
@@ -170,6 +179,7 @@ class _Opened:
             raise Unreadable("the pixels are not of the size that the header says")
         with np.errstate(all="ignore"):
             if self.photometric in _GREY:
+                stored = without_nodata(stored, _padding_in(stored, self.data), self.photometric == "MONOCHROME1")
                 return _shown(stored, self.view(frame), self.photometric)[:, :, None]
             return _coloured(stored, self)
 
@@ -361,6 +371,18 @@ def _light_of(view: Any) -> str:
     narrowest = 1 if function == "LINEAR" else 1e-30
     known = function in ("LINEAR", "LINEAR_EXACT", "SIGMOID")
     return "window" if known and isfinite(centre) and isfinite(width) and width >= narrowest else ""
+
+
+def _padding_in(stored: np.ndarray, data: Any) -> np.ndarray:
+    """[H, W] bool, the pixels outside of the image proper: PixelPaddingValue, up to PixelPaddingRangeLimit if there is
+    one (PS3.3, C.7.5.1.1.2)."""
+    try:
+        ends = [int(data.PixelPaddingValue), int(data.get("PixelPaddingRangeLimit", data.PixelPaddingValue))]
+    except (AttributeError, TypeError, ValueError):  # none, or not a number
+        return np.zeros(stored.shape, bool)
+    if stored.dtype.kind == "u":  # read as signed where the header does not say which
+        ends = [end % 2 ** (8 * stored.dtype.itemsize) for end in ends]
+    return (stored >= min(ends)) & (stored <= max(ends))
 
 
 def _shown(stored: np.ndarray, view: _View, photometric: str) -> np.ndarray:

@@ -98,6 +98,21 @@ def each_frame(
             yield reason
 
 
+def without_nodata(pixels: np.ndarray, nodata: np.ndarray, darkest_is_high: bool = False) -> np.ndarray:
+    """`pixels` where those that a file declares to hold no data say nothing: NaN among floats, else as dark as the
+    darkest of the others, which the intensity window does not notice. nodata: bool, of the same shape.
+
+    Raises `Unreadable` where no pixel is left.
+    """
+    if not nodata.any():
+        return pixels
+    if nodata.all():
+        raise Unreadable("every pixel is declared to hold no data")
+    others = pixels[~nodata]
+    fill = np.nan if pixels.dtype.kind == "f" else others.max() if darkest_is_high else others.min()
+    return np.where(nodata, pixels.dtype.type(fill), pixels)
+
+
 def check_frame(frame: int, count: int) -> None:
     """Raises `Unreadable` for a frame that a file of `count` frames does not have."""
     if not 0 <= frame < count:
@@ -133,7 +148,7 @@ class Family(Protocol):
         ...
 
 
-FAMILIES = ("common", "tiff", "array", "dicom", "video")
+FAMILIES = ("common", "newer", "tiff", "array", "dicom", "video")
 
 
 @cache

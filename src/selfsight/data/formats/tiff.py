@@ -23,6 +23,7 @@ from selfsight.data.formats.format import (
     check_frame,
     each_frame,
     hostile,
+    without_nodata,
 )
 from selfsight.data.orientation import known, turns, upright
 
@@ -46,6 +47,7 @@ _MAX_TAGS = 4096
 _NEEDED_TAGS = (258, 270, 273, 279, 320, 324, 325, 338, 339, 347)
 _TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
+_GDAL_NODATA = 42113  # tag
 _WHITE_IS_ZERO, _RGB, _PALETTE, _INKS, _YCBCR = 0, 2, 3, 5, 6  # photometric interpretations
 _ALPHA = (1, 2)  # of ExtraSamples
 _LZW, _JPEG, _JPEG_2000, _PNG, _WEBP = 5, (6, 7), (33003, 33005, 34712), 34933, 50001
@@ -146,6 +148,8 @@ class _Opened:
             raw = plane.asarray(squeeze=False, maxworkers=1)[:, 0]  # [S, H, W, s]: S apart, s beside each other
             parts.append(np.moveaxis(raw, 0, 2).reshape(*raw.shape[1:3], -1))
         pixels = parts[0] if len(parts) == 1 else np.concatenate(parts, 2)
+        if (value := _nodata_of(page, pixels.dtype)) is not None:
+            pixels = without_nodata(pixels, pixels == value, page.photometric == _WHITE_IS_ZERO)
         pixels = _to_light(pixels, page, with_palette=len(planes) == 1)
         return upright(pixels.astype(DTYPES[depth], copy=False), _orientation(page))
 
@@ -420,6 +424,22 @@ def _is_safe_lzw(data: bytes, reversed_bits: bool) -> bool:
             return True
         at = int(places[stops[0]] + width[stops[0]])
     return True
+
+
+def _nodata_of(page: Page, dtype: np.dtype[Any]) -> Any:
+    """The value that holds no data, as GDAL declares it in tag 42113; None if there is none that `dtype` can be. Of
+    8 bits none counts: their window is fixed, and 0 or 255 is often both a colour and the border."""
+    tag = page.tags.get(_GDAL_NODATA)
+    if tag is None or page.photometric == _PALETTE or dtype.kind not in "uif" or dtype.itemsize == 1:
+        return None
+    try:
+        value = float(str(tag.value).strip("\0 "))
+    except ValueError:
+        return None
+    if dtype.kind != "f" and not (value.is_integer() and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max):
+        return None
+    with np.errstate(over="ignore"):
+        return dtype.type(value)
 
 
 def _to_light(pixels: np.ndarray, page: Page, with_palette: bool) -> np.ndarray:
