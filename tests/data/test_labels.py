@@ -11,10 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from selfsight.data.boxes import BOXES_TYPE, Box
 from selfsight.data.collection import SCHEMA, About, Collection, item_id
+from selfsight.data.importers import import_source
 from selfsight.data.labels import Kind, Labels, caveats, common_classes
+from selfsight.data.sources.choose import make_source
+from selfsight.data.sources.source import Options
 from selfsight.errors import SelfsightError
 
 
@@ -39,6 +43,10 @@ def table(folder: Path, text: str) -> str:
     return str(path)
 
 
+def by_path(labels: Labels) -> list[Any]:
+    return [value for _, value in sorted(zip(labels.rows["uri"].to_pylist(), labels.values, strict=True))]
+
+
 # -- where they come from --
 
 
@@ -49,6 +57,31 @@ def test_the_column_where_any_item_has_one_else_the_outermost_folder(tmp_path: P
     assert labels.values == ("cat", "a|b", None) and labels.kind == "class"  # a bar in a folder's name is part of it
     assert labels.classes == ["a|b", "cat"] and labels.known.tolist() == [True, True, False]
     assert labels.labelled().ids == ["0", "1"] and labels.numbers(["a|b", "cat"]).tolist() == [1, 0, -1]
+
+
+def test_a_table_without_labels_does_not_take_folders_in_silence(tmp_path: Path):
+    for name in ("siteA/1.png", "siteA/2.png", "siteB/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8), int(Path(name).stem)).save(tmp_path / name)
+    (tmp_path / "t.csv").write_text("path,class\nsiteA/1.png,dent\nsiteA/2.png,ok\nsiteB/3.png,dent\n")
+    labels = Labels.of(import_source(make_source(str(tmp_path / "t.csv"), Options()), tmp_path / "t.lance"))
+    assert by_path(labels) == ["siteA", "siteA", "siteB"]
+    assert "t.csv has no column label: the outermost folders are taken" in labels.doubt
+    assert "--columns label=COLUMN" in labels.doubt
+    named = make_source(str(tmp_path / "t.csv"), Options(columns={"label": "class"}))
+    items = import_source(named, tmp_path / "u.lance")
+    assert by_path(Labels.of(items)) == ["dent", "ok", "dent"] and Labels.of(items).doubt == ""
+    folder = import_source(make_source(str(tmp_path), Options()), tmp_path / "v.lance")
+    assert by_path(Labels.of(folder)) == ["siteA", "siteA", "siteB"] and Labels.of(folder).doubt == ""
+    assert [labels.doubt] == [note for note in caveats((items, labels), (items, labels)) if "no column label" in note]
+
+
+@pytest.mark.parametrize("header", ["path,label", "Path,Label", "ID,LABEL"])
+def test_a_table_of_labels_is_read_in_any_case_and_na_is_no_label(tmp_path: Path, header: str):
+    items = collection(tmp_path, uri=["0.png", "1.png", "2.png"])
+    names = ["0", "1", "2"] if header.startswith("ID") else ["0.png", "1.png", "2.png"]
+    path = table(tmp_path, f"{header}\n{names[0]},ok\n{names[1]},NA\n{names[2]},none\n")
+    assert Labels.of(items, path=path).values == ("ok", None, "none")
 
 
 def test_some_rows_only(tmp_path: Path):
@@ -188,6 +221,15 @@ def test_too_little_to_learn_from(tmp_path: Path):
         Labels.of(one).labelled(least=2)
     with pytest.raises(SelfsightError, match="no labels of the kind 'colour'"):
         Labels.of(one, kind="colour")  # type: ignore[arg-type]
+
+
+def test_groups_on_both_sides_are_said(tmp_path: Path):
+    train = collection(tmp_path, "train", label=["a", "b", "a"], group=["p3", "p1", None])
+    test = collection(tmp_path, "test", label=["a", "b", "a", "a"], group=["p1", "p2", None, "p3"])
+    sides = [(items, Labels.of(items)) for items in (train, test)]
+    assert caveats(*sides) == ["2 of 3 groups of test, such as p1, are in train too; the figures flatter"]
+    alone = collection(tmp_path, "alone", label=["a", "b"], group=["p2", None])
+    assert caveats(sides[0], (alone, Labels.of(alone))) == []
 
 
 def test_two_collections_agree_on_classes_and_say_what_they_lack(tmp_path: Path):

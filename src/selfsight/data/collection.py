@@ -24,7 +24,7 @@ from selfsight.data.decisions import Journal
 from selfsight.data.features import FeatureStore
 from selfsight.data.pixels import PixelFormat, common_format
 from selfsight.data.sources.choose import make_source
-from selfsight.data.sources.source import Options, Source
+from selfsight.data.sources.source import KNOWN_COLUMNS, Options, Source
 from selfsight.data.threads import in_one_thread
 from selfsight.errors import DataError, SelfsightError, check_version
 from selfsight.files import append_lance, lance_exists, open_lance, remove_rows, write_lance
@@ -80,7 +80,8 @@ def schema_with(columns: Iterable[str]) -> pa.Schema:
 class About:
     """What a collection says of itself, kept with its table.
 
-    location, options: what finds and lists the source again. others: how many files were no images, by suffix.
+    location, options: what finds and lists the source again. others: how many files were no images, by suffix, and
+    what else was left out.
     listing: hash of the source's listing, by which an unchanged source is known. forgotten: ids that were
     removed for good and must not come back.
     """
@@ -90,6 +91,11 @@ class About:
     others: dict[str, int] = field(default_factory=dict)
     listing: str = ""
     forgotten: list[str] = field(default_factory=list)
+
+    @property
+    def blanks(self) -> dict[str, int]:
+        """Of `others`, the cells that mean "not known" and how many said so: {"label NA": 7}."""
+        return {said: n for said, n in self.others.items() if said.partition(" ")[0] in KNOWN_COLUMNS}
 
     def to_metadata(self) -> dict[str, str]:
         """Texts, for a schema."""

@@ -86,7 +86,7 @@ def _import(source: Source, out: Path, strict: bool) -> Collection:
     if before and before.about.listing == listing:
         return _checked(before, strict)
     part = _partial(source, out)
-    schema = schema_with(source.options.columns)
+    schema = schema_with((*source.options.columns, *source.brings))
     # First what is not known yet, in segments that survive a kill; then the whole table, in one commit.
     failed = _read_unknown(source, _Known(source, before, part), part, schema, count, strict)
     others = source.others + Counter({"": Collection.open(part).count("other") if Collection.exists(part) else 0})

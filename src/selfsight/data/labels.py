@@ -22,8 +22,9 @@ import pyarrow as pa
 from selfsight.data.boxes import Box
 from selfsight.data.collection import Collection, item_id
 from selfsight.data.groups import deal, group_numbers, members_of
-from selfsight.data.sources.columns import as_text, listed
-from selfsight.data.sources.table import open_table
+from selfsight.data.sources.columns import as_text, in_any_case, listed
+from selfsight.data.sources.source import BLANKS
+from selfsight.data.sources.table import check_text, open_table
 from selfsight.errors import DataError, SelfsightError
 
 Kind: TypeAlias = Literal["class", "classes", "grade", "number", "boxes", "masks", "none"]
@@ -31,9 +32,14 @@ Kind: TypeAlias = Literal["class", "classes", "grade", "number", "boxes", "masks
 # source, or {class: COCO RLE} as a person drew it.
 Value: TypeAlias = str | tuple[str, ...] | float | tuple[Box, ...] | dict[str, Any]
 ASKED = tuple(kind for kind in get_args(Kind) if kind != "none")
+_BLANKS = {text.lower() for text in BLANKS}
 TABLES = (".csv", ".tsv", ".parquet")
 _WAY = (
     "Put each class in a folder of its own, CLASS/image.jpg, or name the column that holds it: "
+    "selfsight import --columns label=COLUMN"
+)
+_NO_COLUMN = (
+    "{} has no column label: the outermost folders are taken as classes. To name one: "
     "selfsight import --columns label=COLUMN"
 )
 
@@ -41,12 +47,14 @@ _WAY = (
 @dataclass(frozen=True)
 class Labels:
     """The labels of some items. rows: the items, as the collection has them. values: one an item, None where there is
-    none. location: where the items are from, for messages."""
+    none. location: where the items are from, for messages. doubt: why they may not be what the user means, a sentence
+    without its full stop, "" if nothing speaks for that."""
 
     kind: Kind
     rows: pa.Table
     values: tuple[Value | None, ...]
     location: str
+    doubt: str = ""
 
     @classmethod
     def of(
@@ -62,6 +70,7 @@ class Labels:
         if kind not in ASKED:
             raise SelfsightError(f"There are no labels of the kind {kind!r}. Choose one of {', '.join(ASKED)}.")
         rows = items.usable if rows is None else rows
+        doubt = ""
         values: list[Value | None]
         if kind == "boxes" or kind == "masks":
             if path is not None:
@@ -70,14 +79,20 @@ class Labels:
                 )
             values = _drawn(items, rows, "boxes" if kind == "boxes" else "mask")
         else:
-            given = _in_folders_or_column(items, rows) if path is None else _in_table(items, rows, path)
+            if path is not None:
+                given = _in_table(items, rows, path)
+            elif any(items.usable["label"].to_pylist()):
+                given = [_split(label) for label in rows["label"].to_pylist()]
+            else:
+                given = _in_folders(items, rows)
+                doubt = _NO_COLUMN.format(items.about.location) if items.source.kind == "table" else ""
             values = _parsed(_overridden(items, rows, given), rows, kind)
         if not any(value is not None for value in values):
             kind = "none"
         elif kind == "class" and any(isinstance(value, tuple) for value in values):
             kind = "classes"
             values = [(value,) if isinstance(value, str) else value for value in values]
-        return cls(kind, rows, tuple(values), items.about.location)
+        return cls(kind, rows, tuple(values), items.about.location, doubt if kind != "none" else "")
 
     def __len__(self) -> int:
         return len(self.values)
@@ -202,14 +217,19 @@ def common_classes(train: Labels, test: Labels) -> list[str]:
 
 def caveats(*sides: tuple[Collection, Labels]) -> list[str]:
     """What a reader must know before believing figures that were learnt from the first of these and measured on the
-    second: images in both, files that cannot be read, items without a label."""
+    second: images and groups in both, files that cannot be read, items without a label."""
     notes = []
     shared = set.intersection(*(set(items.usable["content_hash"].to_pylist()) for items, _ in sides))
     if shared:
         notes.append(f"{len(shared)} images are in both train and test, byte for byte; the figures flatter")
+    groups = [set(filter(None, labels.groups)) for _, labels in sides]
+    if both := set.intersection(*groups):
+        count = f"{len(both)} of {len(groups[-1])} groups of test"
+        notes.append(f"{count}, such as {min(both)}, are in train too; the figures flatter")
     for items, _ in sides:
         if len(items.set_aside):
             notes.append(f"{len(items.set_aside)} files in {items.about.location} cannot be read, set aside")
+    notes += dict.fromkeys(labels.doubt for _, labels in sides if labels.doubt)
     for items, labels in sides:
         if missing := int((~labels.known).sum()):
             notes.append(f"{items.about.location}: {missing} of {len(labels)} images have no label and are left out")
@@ -219,10 +239,8 @@ def caveats(*sides: tuple[Collection, Labels]) -> list[str]:
 # -- where labels come from --
 
 
-def _in_folders_or_column(items: Collection, rows: pa.Table) -> list[Any]:
-    """The `label` column if any item has one, else the outermost folders, unless they are shards or splits."""
-    if any(items.usable["label"].to_pylist()):
-        return [_split(label) for label in rows["label"].to_pylist()]
+def _in_folders(items: Collection, rows: pa.Table) -> list[Any]:
+    """The names of the outermost folders, unless they are shards or splits."""
     if items.source.kind not in ("folder", "zip", "table"):
         return [None] * len(rows)
     parts = [PurePosixPath(uri).parts for uri in rows["uri"].to_pylist()]
@@ -253,19 +271,20 @@ def _read_table(path: str) -> tuple[dict[str, str], Literal["id", "uri"]]:
         raise SelfsightError(f"{path} is not a table of labels. Give one that ends in {', '.join(TABLES)}.")
     named: dict[str, str] = {}
     with open_table(path, path) as table:
-        if "label" not in table.header:
+        if (column := in_any_case("label", table.header)) is None:
             columns = listed(table.header)
             raise DataError(
                 f"{path} has no column label. Its columns: {columns}. Rename the one that holds the labels."
             )
-        key = next((name for name in ("id", "path") if name in table.header), None)
-        if key is None:
+        key, by = next(((n, found) for n in ("id", "path") if (found := in_any_case(n, table.header))), ("", ""))
+        if not key:
             raise DataError(f"{path} has no column path or id, so it does not say whose labels these are.")
-        for number, cells, problem in table.rows([key, "label"]):
+        for number, cells, problem in table.rows([by, column]):
             if problem:
                 raise DataError(f"{path}, row {number}: {problem}. Correct it.")
-            name, label = as_text(cells[key]), as_text(cells["label"])
-            if name is None or label is None:
+            check_text(f"row {number} of {path}", cells, by)
+            name, label = as_text(cells[by]), as_text(cells[column])
+            if name is None or label is None or label.lower() in _BLANKS:
                 continue
             name = name if key == "id" else name.replace("\\", "/").removeprefix("./")
             if named.setdefault(name, label) != label:

@@ -19,7 +19,8 @@ class Show:
 
     def __init__(self, title: str, shown: Mapping[str, str]) -> None:
         self.console, self.shown = console(), shown
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.percentage:>3.0f}%"))
+        said = TextColumn("{task.description}", markup=False)
+        columns = (said, BarColumn(bar_width=20), TextColumn("{task.percentage:>3.0f}%"))
         self.progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console)
         self.task = self.progress.add_task("training", total=1.0)
         self.last = 0.0

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from selfsight.console import console
 from selfsight.data.collection import Collection
 from selfsight.data.labels import Labels
 from selfsight.data.spread import spread
@@ -32,6 +33,8 @@ def online_knn(encoder: Encoder, items: Collection) -> Callable[[float, float], 
     `SelfsightError` if there are fewer than two classes or four images with a label.
     """
     given = Labels.of(items).labelled()
+    if given.doubt:
+        console().print(f"{given.doubt}.", soft_wrap=True)
     given = given.take(spread(len(given), MOST))
     numbers, pixels = [], []
     for some, squares, _ in input_batches(items, given.rows, encoder.geometry, "Reading labelled images"):

@@ -115,11 +115,11 @@ def _source(path: Path) -> str | None:
 
 def show(result: Cached) -> None:
     """Print a table of the entries, or what was cleared."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from selfsight.console import results
+
+    console = results()
     rows = result.entries or result.cleared or []
     total = sum(row.bytes for row in rows)
     if result.entries is None:
@@ -129,6 +129,6 @@ def show(result: Cached) -> None:
         return
     table = Table("name", "kind", "of", "MB", box=None)
     for row in rows:
-        table.add_row(row.name, row.kind, escape(row.source or "unfinished"), f"{row.bytes / 1e6:,.1f}")
+        table.add_row(row.name, row.kind, row.source or "unfinished", f"{row.bytes / 1e6:,.1f}")
     console.print(table)
     console.print(f"{total / 1e6:,.1f} MB in {result.folder}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -171,11 +172,11 @@ def _knn(encoder: Encoder, labelled: Collection) -> float:
 
 def show(result: Comparison) -> None:
     """Print the ranking."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from selfsight.console import results
+
+    console = results()
     with_knn = result.runs[0].knn is not None
     table = Table(
         "run", "RankMe", "LiDAR", "alpha-ReQ", "stability", "mean rank", *(["k-NN, %"] if with_knn else []), box=None
@@ -183,10 +184,10 @@ def show(result: Comparison) -> None:
     for row in result.runs:
         figures = [f"{row.rankme:.1f}", f"{row.lidar:.1f}", f"{row.alpha_req:.2f}"]
         figures += [f"{row.neighbour_stability:.2f}", f"{row.mean_rank:.2f}"]
-        table.add_row(escape(row.run), *figures, *([] if row.knn is None else [f"{100 * row.knn:.1f}"]))
+        table.add_row(row.run, *figures, *([] if row.knn is None else [f"{100 * row.knn:.1f}"]))
     console.print(table)
     for name, value in (result.correlations or {}).items():
         console.print(
             f"{name.replace('_', ' ')} ranks as k-NN does by {value:+.2f} (1 the same, 0 unrelated, -1 reversed)"
         )
-    console.print(f"Next: selfsight report {escape(result.runs[0].run)}", soft_wrap=True)
+    console.print(f"Next: selfsight report {shlex.quote(result.runs[0].run)}", soft_wrap=True)

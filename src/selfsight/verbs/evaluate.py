@@ -225,12 +225,12 @@ def _write(result: Evaluation, folder: Path) -> None:
 
 def show(result: Evaluation) -> None:
     """Print the table and what pretraining bought."""
-    from rich.console import Console
     from rich.table import Table
 
+    from selfsight.console import results
     from selfsight.report.tables import evaluation_table, gains
 
-    console = Console()
+    console = results()
     about, content = result.about, evaluation_table(result)
     table = Table(title=f"Accuracy in % on {about.test_items:,} test images, {len(about.classes)} classes")
     for column in ["", *(row.title for row in content.rows)]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selfsight.data.sources.source import BLANKS
 from selfsight.errors import DataError, SelfsightError
 from selfsight.results import Result
 from selfsight.verbs.arguments import checked
@@ -34,8 +36,8 @@ class SetAside:
 class Imported(Result):
     """What there is. pixels: the form in which the items meet; other_channels: those that do not go with it. set_aside:
     how many cannot be read, with their reasons and names. others: files that are no images, by suffix. formats, labels,
-    splits, sites, boxes: how many items of each. groups, sequences, masks: how many. empty_columns: those that were
-    asked for and that no item has."""
+    splits, sites, boxes: how many items of each. groups, sequences, masks: how many. blanks: cells that mean "not
+    known", such as "label NA". empty_columns: those that were asked for and that no item has."""
 
     collection: str
     source: str
@@ -54,6 +56,7 @@ class Imported(Result):
     sequences: int
     boxes: dict[str, int]
     masks: int
+    blanks: dict[str, int]
     empty_columns: list[str]
     seconds: float = 0.0
 
@@ -67,6 +70,7 @@ def import_(
     include: list[str] | None = None,
     exclude: list[str] | None = None,
     root: str | None = None,
+    blank: str = ",".join(BLANKS),
     rate: float = 1.0,
     strict: bool = False,
 ) -> Imported:
@@ -96,6 +100,9 @@ def import_(
         No paths that match one of these patterns.
     root
         Folder that the paths of a list or table are relative to, if not its own.
+    blank
+        What a cell of a label, split, group, site or sequence says, in any case, where it holds nothing; separated by
+        commas. '' takes every text as it is.
     rate
         Frames a second to take of videos; 0 takes every frame.
     strict
@@ -112,7 +119,10 @@ def import_(
     if not 0 <= rate < math.inf:
         raise SelfsightError(f"--rate is frames a second, 0 or above, not {rate:g}.")
     path = Path(out)
-    options = Options(tuple(include or ()), tuple(exclude or ()), parse_columns(columns or ""), root, rate or None)
+    blanks = tuple(text.strip() for text in blank.split(",") if text.strip())
+    options = Options(
+        tuple(include or ()), tuple(exclude or ()), parse_columns(columns or ""), root, rate or None, blanks
+    )
     if source.rstrip("/\\").endswith(".lance"):
         items = _copy(source, path, options, strict)
     else:
@@ -187,7 +197,7 @@ def _count(items: Collection) -> Imported:
         set_aside=len(aside),
         reasons=dict(Counter(item["reason"] for item in aside).most_common()),
         set_aside_items=[SetAside(**item) for item in sorted(aside, key=lambda item: item["uri"])],
-        others=items.about.others,
+        others={suffix: n for suffix, n in items.about.others.items() if suffix not in items.about.blanks},
         formats=by_count["format"],
         labels=by_count["label"],
         splits=by_count["split"],
@@ -196,15 +206,16 @@ def _count(items: Collection) -> Imported:
         sequences=len(seen["sequence"]),
         boxes=by_count["boxes"],
         masks=masks,
+        blanks=items.about.blanks,
         empty_columns=[name for name, count in asked.items() if not count],
     )
 
 
 def show(result: Imported) -> None:
     """Print what there is, what was set aside and why, and what to type next."""
-    from rich.console import Console
+    from selfsight.console import results
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = results(soft_wrap=True)
     formats = ", ".join(f"{n:,} {name}" for name, n in result.formats.items())
     console.print(f"{result.collection}: {result.items:,} items ({formats}), {result.pixels}.")
     for title in ("labels", "splits", "sites", "boxes"):
@@ -217,6 +228,9 @@ def show(result: Imported) -> None:
             console.print(f"  {title}: {getattr(result, title):,}")
     for name in result.empty_columns:
         console.print(f"  {name}: no item has one, although --columns asked for it")
+    if result.blanks:
+        said = ", ".join(f"{n:,} {cell!r}" for cell, n in result.blanks.items())
+        console.print(f"  cells that were taken as empty: {said} (--blank names others)")
     for mode, count in result.other_channels.items():
         console.print(f"  {count:,} of {mode} do not go with the others: they will be set aside when they are decoded")
     if result.set_aside:
@@ -231,4 +245,4 @@ def show(result: Imported) -> None:
     if result.others:
         others = ", ".join(f"{n:,} {suffix or 'without suffix'}" for suffix, n in result.others.items())
         console.print(f"Other files, not images: {others}.")
-    console.print(f"Next: selfsight pretrain {result.collection} -o runs/first --minutes 20")
+    console.print(f"Next: selfsight pretrain {shlex.quote(result.collection)} -o runs/first --minutes 20")

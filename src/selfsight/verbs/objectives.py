@@ -120,10 +120,11 @@ def _operations(recipe: Recipe) -> float:
 
 def show(result: Objectives) -> None:
     """Print the table, or all about one."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
+    from selfsight.console import results
+
+    console = results()
     rows = result.objectives
     row = rows[0]
     if row.about is not None:

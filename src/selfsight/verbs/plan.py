@@ -141,10 +141,11 @@ def _estimate(recipe: Recipe, format: PixelFormat, items: Collection, started: f
 
 def show(result: Plan) -> None:
     """Print the table of values and reasons, and the estimate."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
+    from selfsight.console import results
+
+    console = results()
     table = Table(title=f"{result.items:,} items of {result.source}", title_justify="left")
     table.add_column("value", no_wrap=True)
     table.add_column("chosen")

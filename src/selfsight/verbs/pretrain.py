@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
@@ -192,4 +193,5 @@ def show(result: Pretrained) -> None:
         for sentence in (concern(result.licence or "unknown"), drift_in_words(evidence.drift)):
             if sentence:
                 print(sentence)
-    print(f"Next: selfsight report {run}, or selfsight embed IMAGES --model {run} -o features.parquet")
+    at = shlex.quote(run)
+    print(f"Next: selfsight report {at}, or selfsight embed IMAGES --model {at} -o features.parquet")

@@ -62,8 +62,8 @@ def report(run: str, *, out: str | None = None, thumbnails: bool = True) -> Repo
 
 def show(result: Report) -> None:
     """Print the verdict and where the page is."""
-    from rich.console import Console
+    from selfsight.console import results
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = results(soft_wrap=True)
     console.print(result.verdict.sentence)
     console.print(f"The page, to open in any browser: {result.report}")

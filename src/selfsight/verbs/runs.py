@@ -114,14 +114,14 @@ def _describe(path: Path) -> Described:
 
 def show(result: Runs) -> None:
     """Print a table of the runs, or what was removed."""
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    from selfsight.console import results
+
+    console = results()
     if result.runs is None:
         for row in result.removed or []:
-            console.print(f"Removed {escape(row.run)}, {row.bytes / 1e6:,.1f} MB.", highlight=False)
+            console.print(f"Removed {row.run}, {row.bytes / 1e6:,.1f} MB.", highlight=False)
         return
     if not result.runs:
         console.print("No runs here. Make one: selfsight pretrain photos/ -o runs/first")
@@ -132,7 +132,5 @@ def show(result: Runs) -> None:
         encoder = row.encoder or ""
         if row.weights not in (None, "random"):
             encoder += f" from {row.weights} ({row.licence or 'not ended'})"
-        table.add_row(
-            *map(escape, (row.run, row.state, row.objective or "", encoder)), *numbers, f"{row.bytes / 1e6:,.1f}"
-        )
+        table.add_row(row.run, row.state, row.objective or "", encoder, *numbers, f"{row.bytes / 1e6:,.1f}")
     console.print(table)

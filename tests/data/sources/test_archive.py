@@ -12,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from selfsight.data.formats.format import Unreadable
+from selfsight.data.importers import import_source
 from selfsight.data.sources.choose import make_source
 from selfsight.data.sources.source import Options, Source
 from selfsight.errors import SelfsightError
@@ -44,6 +46,12 @@ def write_tar(path: Path, members: dict[str, bytes]) -> str:
         for name, data in members.items():
             add(tar, name, data)
     return str(path)
+
+
+def in_png(level: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("L", (8, 8), level).save(out, "PNG")
+    return out.getvalue()
 
 
 # -- zip --
@@ -296,3 +304,22 @@ def test_a_compressed_tar_is_to_be_unpacked(tmp_path: Path):
             make_source(str(tmp_path / name), Options())
     with pytest.raises(SelfsightError, match=r"hidden\.tar is compressed"):
         list(make_source(str(tmp_path / "hidden.tar"), Options()).entries())
+
+
+def test_a_mask_in_a_sample_is_of_its_image_and_no_image(tmp_path: Path):
+    images = ("s0.png", "s0.seg.png", "s1.left.png", "s1.right.png", "s2.seg.png", "s3.png", "s3.mask.png")
+    images += ("s3.segmentation.png", "@eaDir/s0.png", "__MACOSX/s0.png", ".s4.png")
+    members = {name: in_png(number) for number, name in enumerate(images)} | {"s3.json": b"{}"}
+    members = {"s0.cls": b"1"} | members
+    source = make_source(write_tar(tmp_path / "shard.tar", members), Options())
+    entries = {entry.uri: entry.columns for entry in source.entries()}
+    assert list(entries) == ["s0.png", "s1.left.png", "s1.right.png", "s2.seg.png", "s3.png"]
+    assert entries["s0.png"] == {"label": "1", "mask": "s0.seg.png"} and entries["s3.png"]["mask"] == "s3.mask.png"
+    assert source.others["masks"] == 3 and source.brings == ("mask",)
+    items = import_source(source, tmp_path / "c.lance")
+    assert (
+        dict(zip(items.table["uri"].to_pylist(), items.table["mask"].to_pylist(), strict=True))["s0.png"]
+        == "s0.seg.png"
+    )
+    only = make_source(str(tmp_path / "shard.tar"), Options(include=("*.seg.png",)))
+    assert [entry.uri for entry in only.entries()] == ["s0.seg.png", "s2.seg.png"]

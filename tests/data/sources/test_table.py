@@ -136,7 +136,7 @@ def test_rows_that_are_no_rows_have_reasons(tmp_path: Path):
     make(tmp_path, "1.png", "2.png", "3.png", "a\nb.png", "ü.png")
     text = "path,label,site\r\n1.png\r\n2.png,b,c,,\r\n3.png,b,c,d\r\n\r\n,x,y\r\n" + "n" * 20_000 + ",b,c\r\n"
     text += f'1\0.png,b,c\r\n{"y" * 140_000},b,c\r\n"a\nb.png",new line,c\r\n'
-    body = text.encode() + b"\xfc.png,b,c\r\n" + "ü.png,\udcff,z".encode("utf-8", "surrogateescape")
+    body = text.encode() + b"\xfc.png,b,c\r\n" + "ü.png,b,z".encode()
     (tmp_path / "t.csv").write_bytes(body)
     entries, _ = listed(tmp_path / "t.csv", columns={"site": "site"})
     assert outcome(entries) == {
@@ -153,7 +153,43 @@ def test_rows_that_are_no_rows_have_reasons(tmp_path: Path):
     }
     rows = {entry.uri: entry.columns for entry in entries if not entry.reason}
     assert rows["1.png"] == {"label": None, "site": None}
-    assert rows["ü.png"] == {"label": "\ufffd", "site": "z"}
+    assert rows["ü.png"] == {"label": "b", "site": "z"}
+
+
+def test_known_columns_are_found_in_any_case_and_their_own_spelling_first(tmp_path: Path):
+    make(tmp_path, "1.png")
+    (entry,), _ = listed(write(tmp_path / "t.csv", "Path,Label,LABEL,SITE,Score\n1.png,cat,dog,Bergen,3\n"))
+    assert entry.columns == {"label": "cat", "site": "Bergen"}
+    (entry,), _ = listed(write(tmp_path / "t.csv", "Path,Label,label\n1.png,cat,dog\n"))
+    assert entry.columns == {"label": "dog"}
+    (entry,), _ = listed(tmp_path / "t.csv", columns={"label": "Label"})
+    assert entry.columns == {"label": "cat"}
+
+
+def test_cells_that_say_that_nothing_is_known_are_empty_and_counted(tmp_path: Path):
+    texts = ["NA", "n/a", "#N/A", "<NA>", "nan", "NULL", "none", "N A", "Nathan"]
+    make(tmp_path, *(f"{i}.png" for i in range(len(texts))))
+    rows = "".join(f"{i}.png,{text},{text},{text}\n" for i, text in enumerate(texts))
+    entries, others = listed(
+        write(tmp_path / "t.csv", "path,label,group,country\n" + rows), columns={"country": "country"}
+    )
+    assert [entry.columns["label"] for entry in entries] == [None] * 6 + ["none", "N A", "Nathan"]
+    assert [entry.columns["group"] for entry in entries] == [None] * 6 + ["none", "N A", "Nathan"]
+    assert [entry.columns["country"] for entry in entries] == texts  # Namibia
+    assert others == {f"{name} {text}": 1 for text in texts[:6] for name in ("label", "group")}
+    entries, others = listed(tmp_path / "t.csv", blanks=("none",))
+    assert [entry.columns["label"] for entry in entries] == [*texts[:6], None, *texts[7:]] and others["label none"] == 1
+
+
+def test_a_label_that_is_not_utf8_is_refused_by_its_row(tmp_path: Path):
+    make(tmp_path, "1.png", "2.png")
+    (tmp_path / "t.csv").write_bytes("path,label\n1.png,ok\n2.png,Öl\n".encode("cp1252"))
+    with pytest.raises(
+        SelfsightError, match=r"row 3 of t\.csv: label is '\ufffdl', which is not UTF-8.*iconv -f WINDOWS-1252"
+    ):
+        list(make_source(str(tmp_path / "t.csv"), Options()).entries())
+    (tmp_path / "t.csv").write_bytes("path,label\n1.png,ok\n2.png,Öl\n".encode())
+    assert [entry.columns["label"] for entry in listed(tmp_path / "t.csv")[0]] == ["ok", "Öl"]
 
 
 def test_tables_of_excel_in_utf16(tmp_path: Path):

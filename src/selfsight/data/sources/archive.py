@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import lzma
 import os
-import re
 import stat
 import struct
 import tarfile
@@ -25,14 +24,22 @@ from typing import Any, BinaryIO
 from selfsight.data.formats.format import Unreadable, unreadable
 from selfsight.data.sources.columns import Columns, plain_columns
 from selfsight.data.sources.folder import in_words, open_file
-from selfsight.data.sources.names import Names, in_utf8, known_suffixes, mask_folders, stem_of, suffix_of
+from selfsight.data.sources.names import (
+    Names,
+    in_utf8,
+    is_hidden,
+    is_mask,
+    known_suffixes,
+    mask_folders,
+    stem_of,
+    suffix_of,
+)
 from selfsight.data.sources.source import Entry, Member, Options, Source
 from selfsight.errors import DataError, first_line
 
 MAX_BYTES = 2 * 2**30  # of a member, unpacked: it is held in memory
 _MAX_NAME = 4096  # letters of a path; a hostile one of 65,535 may name a folder with every second
 _MAX_TEXT = 16 * 2**20  # bytes of a JSON text that describes a sample
-_HIDDEN = re.compile(r"(^|/)(\.(?!\.?/)|__MACOSX(/|$))")
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 _BROKEN_ZIP = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError, OverflowError),
@@ -85,7 +92,7 @@ def _mask_folders(uris: Iterable[str]) -> tuple[str, ...]:
 def _uri(name: str) -> str:
     """The path of a member, "" for what is hidden."""
     uri = name.replace("\\", "/").removeprefix("./").lstrip("/")
-    return "" if _HIDDEN.search(uri) else uri
+    return "" if any(map(is_hidden, filter(None, uri.split("/")))) else uri
 
 
 def _stamp(path: str) -> tuple[int, int]:
@@ -193,7 +200,8 @@ class TarSource(_Archive):
     """The images in tar shards: `shard.tar/path`, or the path alone where the location is one archive.
 
     The files of a sample (one name up to its first dot) stand side by side: `.cls` or `.cls.txt` is the label
-    of its images, `.json` their row of a manifest. One pass over the headers makes the index.
+    of its images, `.json` their row of a manifest, `.seg.png` beside `.png` a mask. One pass over the headers makes the
+    index.
     """
 
     kind = "tar"
@@ -217,8 +225,12 @@ class TarSource(_Archive):
         for key, sample in groupby(range(len(index.names)), key=lambda number: _sample_of(index.names[number])):
             numbers = list(sample)
             cells: dict[str, Any] | None = None
+            images, mask = self._images(index, key, numbers)
             for number in numbers:
                 uri = index.names[number]
+                if number not in images:
+                    self.others["masks"] += 1
+                    continue
                 if not self._lists(uri, masks):
                     continue
                 if index.names.find(uri)[0] != number:
@@ -227,10 +239,20 @@ class TarSource(_Archive):
                 entry = Entry(uri, index.sizes[number], index.stamp(number)[0], reason=index.problems.get(number, ""))
                 if not entry.reason:
                     cells = self._cells(index, key, numbers) if cells is None else cells
-                    entry.columns = columns.fill(uri, cells)
+                    entry.columns = mask | columns.fill(uri, cells)
                 yield entry
         for shard, reason in index.broken.items():
             yield Entry(f"rest of {shard or os.path.basename(self.location)}", reason=reason)
+
+    def _images(self, index: _TarIndex, key: str, numbers: list[int]) -> tuple[set[int], dict[str, str]]:
+        """The members of a sample that are no mask of another, and {"mask": path of the mask} if there is one."""
+        uris = {number: index.names[number] for number in numbers}
+        masks = [number for number, uri in uris.items() if is_mask(uri[len(key) :])]
+        images = {n for n in numbers if n not in masks and suffix_of(uris[n]) in known_suffixes() - {""}}
+        if not images or not masks or self.options.include:
+            return set(numbers), {}
+        self.brings = ("mask",)
+        return set(numbers) - set(masks), {"mask": uris[masks[0]]}
 
     def _cells(self, index: _TarIndex, key: str, numbers: list[int]) -> dict[str, Any]:
         """What the text files of a sample say of its images."""

@@ -16,14 +16,15 @@ from selfsight.data.sources.archive import TarSource, ZipSource
 from selfsight.data.sources.columns import check_columns
 from selfsight.data.sources.dataset import HuggingFaceSource, TorchvisionSource
 from selfsight.data.sources.folder import FileSource, FolderSource, in_words
-from selfsight.data.sources.names import known_suffixes, suffix_of
+from selfsight.data.sources.names import is_hidden, known_suffixes, suffix_of
+from selfsight.data.sources.parquet import ParquetSource, holds_images
 from selfsight.data.sources.source import Options, Source
 from selfsight.data.sources.table import LISTS, TableSource
 from selfsight.errors import DataError, SelfsightError
 
 ACCEPTED = (
     "Give a folder, an image or video file, a list (.txt) or table (.csv, .tsv, .parquet) of paths, a .zip or .tar "
-    "archive, hf:NAME or torchvision:NAME."
+    "archive, a .parquet of images, hf:NAME or torchvision:NAME."
 )
 _TABLES = (*LISTS, ".csv", ".tsv", ".parquet")
 _COMPRESSED_TAR = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
@@ -75,7 +76,7 @@ def make_source(location: str, options: Options) -> Source:
 def _of_folder(path: str, options: Options) -> Source:
     try:
         with os.scandir(path) as found:
-            inside = {file.name: file.is_dir(follow_symlinks=False) for file in found if file.name[0] != "."}
+            inside = {file.name: file.is_dir(follow_symlinks=False) for file in found if not is_hidden(file.name)}
     except OSError as error:
         raise DataError(f"{path} cannot be read ({in_words(error)}).") from None
     if any(saved <= inside.keys() for saved in _SAVED):
@@ -83,6 +84,10 @@ def _of_folder(path: str, options: Options) -> Source:
     shards = sorted(name for name in inside if name.lower().endswith(".tar"))
     if shards and not any(is_dir or not name.lower().endswith((".tar", *_NOTES)) for name, is_dir in inside.items()):
         return TarSource(path, [os.path.join(path, name) for name in shards], path, options)
+    tables = sorted(name for name in inside if name.lower().endswith(".parquet"))
+    only = not any(is_dir or not name.lower().endswith((".parquet", *_NOTES)) for name, is_dir in inside.items())
+    if tables and only and holds_images(os.path.join(path, tables[0]), options.columns.get("path")):
+        return ParquetSource(path, [os.path.join(path, name) for name in tables], path, options)
     return FolderSource(path, options)
 
 
@@ -92,6 +97,8 @@ def _of_files(location: str, paths: list[str], root: str, options: Options) -> S
     if len(kinds) > 1:
         raise SelfsightError(f"{location} matches files of several kinds, such as {paths[0]} and {paths[-1]}.")
     kind = kinds.pop()
+    if all(path.lower().endswith(".parquet") for path in paths) and holds_images(paths[0], options.columns.get("path")):
+        return ParquetSource(location, paths, root, options)
     if kind == "table":
         return TableSource(location, paths, root, options)
     if kind == "tar":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 
 from selfsight.data.annotations import voc, yolo
 from selfsight.data.boxes import Boxes
@@ -65,6 +65,11 @@ def first_of(spec: str, names: Container[str]) -> str | None:
     return next((name for part in spec.split("|") if (name := part.strip()) in names), None) if "|" in spec else None
 
 
+def in_any_case(name: str, names: Collection[str]) -> str | None:
+    """`name` among `names`, or else the first of them that is it in other case."""
+    return name if name in names else next((found for found in names if found.lower() == name), None)
+
+
 def _is_template(spec: str) -> bool:
     return "{" in spec or "}" in spec
 
@@ -93,14 +98,18 @@ class Columns:
         check_columns(specs)
         self._files = files
         self._templates = {name: _pieces(name, spec) for name, spec in specs.items() if _is_template(spec)}
-        known = {name: name for name in KNOWN_COLUMNS if name not in specs}
-        self.cells = plain_columns(specs) | known
-        if header is not None:
-            names = list(header)
-            self.cells = {name: found for name, spec in self.cells.items() if (found := first_of(spec, names))}
-            for name, spec in plain_columns(specs).items():
-                if name not in self.cells:
-                    raise SelfsightError(missing_column(called, f"{name}={spec}", names))
+        self._known = [name for name in KNOWN_COLUMNS if name not in specs]
+        self._blanks = {text.lower() for text in files.options.blanks}
+        self._asked = plain_columns(specs)
+        self.cells = self._cells(list(header or ()))
+        for name, spec in self._asked.items() if header is not None else ():
+            if name not in self.cells:
+                raise SelfsightError(missing_column(called, f"{name}={spec}", header or ()))
+
+    def _cells(self, names: Collection[str]) -> dict[str, str]:
+        """{column: the one among `names` that it is filled from}; known columns are found in any case."""
+        asked = {name: found for name, spec in self._asked.items() if (found := first_of(spec, names))}
+        return asked | {name: found for name in self._known if (found := in_any_case(name, names))}
 
     def fill(
         self, uri: str, cells: Mapping[str, object] | None = None, table: str = ""
@@ -109,9 +118,8 @@ class Columns:
         file states them: what they are in pixels is known when the image is read."""
         filled: dict[str, str | None] = {}
         if cells:
-            for name, spec in self.cells.items():
-                if (column := first_of(spec, cells)) is not None:
-                    filled[name] = as_text(cells[column])
+            for name, column in (self.cells or self._cells(cells)).items():
+                filled[name] = self._value(name, cells.get(column))
         if self._templates:
             parts = uri.split("/")
             for name, pieces in self._templates.items():
@@ -121,6 +129,14 @@ class Columns:
             if (text := filled.get(name)) is not None:
                 read[name] = meaning(text)
         return filled | read
+
+    def _value(self, name: str, cell: object) -> str | None:
+        """A cell as text, None where it says that there is nothing; that is counted in `others` of the source."""
+        text = as_text(cell)
+        if name in KNOWN_COLUMNS and text is not None and text.lower() in self._blanks:
+            self._files.others[f"{name} {text}"] += 1
+            return None
+        return text
 
     def _mask(self, path: str) -> str | None:
         return path if self._files.holds(path) else None

@@ -186,7 +186,8 @@ def _image_column(features: Any, asked: str | None, called: str) -> str:
         if column := first_of(asked, features):
             return column
         raise SelfsightError(missing_column(called, f"path={asked}", features))
-    images = [name for name, feature in features.items() if isinstance(feature, Image)]
+    # Without the metadata of `datasets`, images are plain {bytes, path}.
+    images = [n for n, f in features.items() if isinstance(f, Image) or (isinstance(f, dict) and "bytes" in f)]
     if len(images) == 1 or "image" in images:
         return "image" if "image" in images else images[0]
     if images:

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from selfsight.data.formats.format import Unreadable
 from selfsight.data.sources.columns import Columns, plain_columns
-from selfsight.data.sources.names import in_utf8, known_suffixes, mask_folders, suffix_of
+from selfsight.data.sources.names import in_utf8, is_hidden, known_suffixes, mask_folders, suffix_of
 from selfsight.data.sources.source import Entry, Options, Source
 from selfsight.errors import DataError
 
@@ -131,7 +131,7 @@ def _scan(path: str, known: set[tuple[int, int]], others: Counter[str]) -> list[
     known.add((here.st_dev, here.st_ino))
     with os.scandir(path) as found:
         everything = list(found)
-    seen = sorted((file for file in everything if file.name[0] != "."), key=attrgetter("name"))
+    seen = sorted((file for file in everything if not is_hidden(file.name)), key=attrgetter("name"))
     if len(seen) < len(everything):
         others["hidden"] += len(everything) - len(seen)
     return seen

@@ -16,6 +16,10 @@ _FRESH = 65_536  # hashes gathered before they are sorted in
 _IMAGES = frozenset(("images", "image", "imgs", "img", "jpegimages"))
 _MASKS = frozenset(("mask", "masks", "segmentation", "segmentations", "segmentationclass", "segmentationobject"))
 _MASKS |= {"groundtruth", "groundtruths", "ground_truth", "ground_truths"}
+# In a WebDataset sample, KEY.seg.png is the mask of KEY.png.
+_OF_MASKS = _MASKS | {"seg"}
+# Folders in which systems keep what is nobody's image: Synology's thumbnails, macOS's forks in archives, deleted files.
+_SYSTEM = frozenset(("@eadir", "__macosx", "$recycle.bin", "#recycle", "system volume information"))
 
 
 @cache
@@ -40,6 +44,16 @@ def mask_folders(names: Collection[str]) -> set[str]:
     lower = {name: name.lower() for name in names}
     masks = {name for name, low in lower.items() if low in _MASKS}
     return masks if masks and not _IMAGES.isdisjoint(lower.values()) else set()
+
+
+def is_mask(kind: str) -> bool:
+    """Whether what follows the key of a WebDataset member, `.seg.png`, says that it is a mask."""
+    return kind.lower().rpartition(".")[0].strip(".") in _OF_MASKS
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is not shown to people: its name begins with a dot, or is one of the system's own."""
+    return (name.startswith(".") and name not in (".", "..")) or name.lower() in _SYSTEM
 
 
 def in_utf8(name: str) -> str:

@@ -12,6 +12,9 @@ from typing import Any, BinaryIO
 
 # What a manifest may say of an item, besides columns that the user names.
 KNOWN_COLUMNS = ("label", "split", "group", "site", "sequence", "frame")
+# Cells of these columns that mean "not known", in any case: as spreadsheets, R and pandas write them.
+# "none" is not among them, as it may be a class.
+BLANKS = ("NA", "N/A", "#N/A", "<NA>", "NaN", "null")
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class Options:
     include, exclude: patterns of `fnmatch` on the path relative to the source, where `*` also crosses
     folders; a file is listed if it matches any of `include` (or there is none) and none of `exclude`.
     columns: what the columns of the collection are filled from, see `sources.columns`. root: the folder that
-    the paths of a manifest are relative to. rate: frames a second to take of videos, None for all.
+    the paths of a manifest are relative to. rate: frames a second to take of videos, None for all. blanks: what a
+    cell of a known column says, in any case, where it holds nothing.
     """
 
     include: tuple[str, ...] = ()
@@ -29,6 +33,7 @@ class Options:
     columns: dict[str, str] = field(default_factory=dict)
     root: str | None = None
     rate: float | None = 1.0
+    blanks: tuple[str, ...] = BLANKS
 
     def wanted(self, uri: str) -> bool:
         """Whether a file is to be listed."""
@@ -76,6 +81,7 @@ class Source(ABC):
 
     location: what finds it again (an absolute path, or a name). name: what its item ids are made from, the
     same wherever it lies. others: how many files that are no images were seen, by suffix, filled by `entries`.
+    brings: columns beside the known ones that nobody asked for and that `entries` filled.
     """
 
     kind: str
@@ -83,6 +89,7 @@ class Source(ABC):
     name: str
     options: Options
     others: Counter[str]
+    brings: tuple[str, ...] = ()
 
     @property
     def keywords(self) -> dict[str, str]:

@@ -11,11 +11,11 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, TextIO
 
 from selfsight.data.formats.format import Unreadable
-from selfsight.data.sources.columns import Columns, as_text, first_of, missing_column, plain_columns
+from selfsight.data.sources.columns import Columns, as_text, first_of, in_any_case, missing_column, plain_columns
 from selfsight.data.sources.folder import LocalSource, in_words, list_folder, open_file
 from selfsight.data.sources.names import Names, Seen, stem_of
 from selfsight.data.sources.source import Entry, Options
@@ -73,6 +73,7 @@ class TableSource(LocalSource):
                 word = "line" if header is None else "row"
                 for number, cells, problem in table.rows({path, *columns.cells.values()}):
                     row = f"{word} {number} of {called}"
+                    check_text(row, cells, path)
                     if problem:
                         yield Entry(row, reason=problem)
                         continue
@@ -102,11 +103,20 @@ def _path_column(header: list[str], asked: str | None, called: str) -> str:
     if asked:
         column = first_of(asked, header)
     else:
-        lower = {name.lower(): name for name in reversed(header)}
-        column = next((lower[name] for name in PATH_COLUMNS if name in lower), None)
+        column = next((found for name in PATH_COLUMNS if (found := in_any_case(name, header))), None)
     if column is None:
         raise SelfsightError(missing_column(called, f"path={asked}" if asked else "path=", header))
     return column
+
+
+def check_text(row: str, cells: Mapping[str, object], path: str) -> None:
+    """Raise `SelfsightError` where a cell of `row`, but for its path, was not UTF-8: two labels might become one."""
+    for name, cell in cells.items():
+        if name != path and isinstance(cell, str) and "\ufffd" in cell:
+            raise DataError(
+                f"{row}: {name} is {cell!r}, which is not UTF-8. Save the table as UTF-8 (in Excel: CSV UTF-8), or "
+                "translate it: iconv -f WINDOWS-1252 -t UTF-8 TABLE > NEW"
+            )
 
 
 def _suffix(path: str) -> str:
