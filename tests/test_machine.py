@@ -1,11 +1,11 @@
-"""Memory that is used up is told by type, whatever PyTorch raises."""
+"""What the machine can do: memory that is used up told by type, threads that do not hang on noise."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from selfsight.machine import memory_errors
+from selfsight.machine import memory_errors, most_threads
 
 MORE_THAN_ANY = 2**50  # numbers: more than a processor of 64 bits can address
 
@@ -23,3 +23,19 @@ def test_other_errors_stay_what_they_are():
         torch.ones(2) + torch.ones(3)
     with pytest.raises(RuntimeError, match="illegal"), memory_errors():
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+@pytest.mark.parametrize(
+    ("rates", "threads"),
+    [
+        ({1: 100.0, 2: 180.0}, 2),
+        ({1: 100.0, 2: 95.0}, 2),  # which of them is ahead is noise
+        ({1: 100.0, 2: 67.0}, 2),
+        ({1: 100.0, 2: 66.0}, 1),
+        ({1: 100.0, 2: 3.0}, 1),  # on a machine that something else keeps busy
+        ({1: 90.0, 4: 100.0, 8: 70.0}, 8),
+        ({1: 90.0, 4: 100.0, 8: 20.0}, 4),
+    ],
+)
+def test_the_most_threads_unless_fewer_are_much_faster(rates: dict[int, float], threads: int):
+    assert most_threads(rates) == threads

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -32,8 +32,11 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+MUCH_FASTER = 1.5  # than more threads, before fewer are taken
+
+
 def fastest_threads(cores: int, bf16: bool, seconds: float = 0.5) -> int:
-    """All of `cores`, half of them or one, whichever runs a small convolution forward and back soonest.
+    """All of `cores`, or half of them or one where that runs a small convolution forward and back much sooner.
 
     OpenMP's threads wait for each other many times a step. On a machine that something else keeps busy,
     we have seen two threads run thirty times slower than one.
@@ -52,7 +55,17 @@ def fastest_threads(cores: int, bf16: bool, seconds: float = 0.5) -> int:
             began, done = (began, done + 1) if began else (time.monotonic(), 0)  # the first pass warms up
         rates[threads] = done / (time.monotonic() - began)
     torch.set_num_threads(before)
-    return max(rates, key=lambda threads: rates[threads])
+    return most_threads(rates)
+
+
+def most_threads(rates: Mapping[int, float]) -> int:
+    """The most threads, unless fewer are faster by more than `MUCH_FASTER`. rates: runs a second by number of threads.
+
+    The number of threads changes sums in their last bits, and so the weights: it must not hang on the noise of a
+    measurement, or the same command gives another encoder.
+    """
+    best = max(rates.values())
+    return max(threads for threads, rate in rates.items() if best <= MUCH_FASTER * rate)
 
 
 def has_bf16(device: str) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -97,6 +99,19 @@ def test_what_is_saved_is_read_back(tmp_path: Path):
         assert torch.equal(again(x).pooled, encoder(x).pooled)
     assert sorted(p.name for p in (tmp_path / "run" / "encoder").iterdir()) == ["config.json", "model.safetensors"]
     assert encoder.about["licence"] == "none: trained from random weights"
+
+
+def test_others_may_read_what_is_saved_and_random_weights_name_nobody(tmp_path: Path):
+    save(tiny_encoder(), tmp_path)
+    kinds = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    (tmp_path / "plain").write_text("")
+    assert set(kinds.values()) == {stat.S_IMODE((tmp_path / "plain").stat().st_mode)}
+    content = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
+    assert not {"tag", "license", "origin_url", "paper_ids"} & content.keys() and content["first_conv"] == "conv1"
+    encoder = tiny_encoder()
+    encoder.about["licence"] = "apache-2.0"  # of weights that it started from
+    save(encoder, tmp_path)
+    assert "tag" in json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
 
 
 def test_saving_moves_and_reformats_nothing(tmp_path: Path):

@@ -59,6 +59,11 @@ def test_canvases_are_resident_where_they_fit(free: int, decoding: float, budget
     assert recipe.canvases == expected and recipe.reasons["canvases"]
 
 
+def test_images_that_are_decoded_already_are_not_said_to_take_no_time():
+    said = [resolve({"budget": Budget(minutes=10)}, facts_with(10**10, s)).reasons["canvases"] for s in (60.0, 0.0)]
+    assert said == ["decoded once, in about 60 s; 10 GB are free", "decoded already; 10 GB are free"]
+
+
 def test_a_resolved_recipe_survives_too():
     facts = facts_with(free=10**12, decoding=60.0)
     recipe = resolve({"seed": 3, "budget": Budget(steps=7)}, facts)

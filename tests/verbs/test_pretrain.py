@@ -69,6 +69,13 @@ def test_checkpoints_are_not_continued_under_another_recipe(images: Callable[...
         selfsight.pretrain(str(photos), out=str(run), optimiser="sgd", **FEW)
 
 
+def test_a_finished_run_with_another_budget_says_what_it_had(images: Callable[..., Path], tmp_path: Path) -> None:
+    photos, run = images(6), tmp_path / "run"
+    selfsight.pretrain(str(photos), out=str(run), **FEW)
+    with pytest.raises(selfsight.SelfsightError, match=r"run is finished \(--steps 2\)\. Give --extend"):
+        selfsight.pretrain(str(photos), out=str(run), **FEW | {"steps": 9})
+
+
 def test_a_typing_slip_does_not_occupy_the_folder(images: Callable[..., Path], tmp_path: Path) -> None:
     photos, run = images(6), tmp_path / "run"
     with pytest.raises(selfsight.SelfsightError, match=r"simclr.*vicreg"):

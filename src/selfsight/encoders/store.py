@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Container, Mapping
 from pathlib import Path
@@ -20,6 +21,10 @@ from selfsight.files import read_json
 
 # Arguments of timm's that are none of a model's. By the first it reads a file, whatever that is, over all weights.
 NOT_OF_A_MODEL = ("checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
+
+
+# What a pretrained_cfg says of weights that others trained.
+OF_TIMMS_WEIGHTS = ("tag", "license", "origin_url", "paper_ids", "paper_name", "hf_hub_id", "url", "file")
 
 
 def create(
@@ -106,7 +111,10 @@ def save(encoder: Encoder, folder: str | os.PathLike[str]) -> None:
         **({} if p.rule == "squash" else {"rule": p.rule}),  # as older encoders, which knew no other
         **encoder.about,
     }
+    if encoder.licence == NONE:  # timm copies what it says of its own weights
+        content["pretrained_cfg"] = {k: v for k, v in content["pretrained_cfg"].items() if k not in OF_TIMMS_WEIGHTS}
     config.write_text(json.dumps(content, indent=2))
+    shutil.copymode(config, partial / "model.safetensors")  # safetensors lets nobody else read it
     os.replace(partial / "model.safetensors", folder / "model.safetensors")
     os.replace(config, folder / "config.json")  # last: its presence says the encoder is whole
     partial.rmdir()

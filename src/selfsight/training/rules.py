@@ -172,7 +172,8 @@ def _canvases(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
     minutes, seconds = chosen["budget"].minutes, facts.decoding(side)
     if minutes is not None and seconds > 0.2 * 60 * minutes:
         return "stream", f"decoding all beforehand takes about {seconds:,.0f} s of {minutes:g} minutes"
-    return "resident", f"decoded once, in about {seconds:,.0f} s; {facts.free / 1e9:,.0f} GB are free"
+    when = f"decoded once, in about {seconds:,.0f} s" if seconds else "decoded already"
+    return "resident", f"{when}; {facts.free / 1e9:,.0f} GB are free"
 
 
 def _threads(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
@@ -180,7 +181,7 @@ def _threads(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
     if chosen["canvases"] == "stream" and facts.device == "cpu" and facts.cores > 1:
         threads = min(facts.threads, facts.cores - facts.cores // 2)
         return threads, f"the other {facts.cores // 2} of {facts.cores} cores decode"
-    return facts.threads, f"measured the fastest on {facts.cores} cores as busy as they were"
+    return facts.threads, f"as many as are not much slower than fewer, on {facts.cores} cores as busy as they were"
 
 
 def _learning_rate(facts: Facts, chosen: Chosen) -> tuple[Any, str]:

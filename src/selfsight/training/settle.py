@@ -184,7 +184,11 @@ def _go_on(
     apart = {"budget", "extend"} if extending else set()
     if "recipe_digest" in before:  # what the file says counts, not what it is called
         apart |= {"recipe"}
-    if differ := differing(before, wanted, apart):
+    differ = differing(before, wanted, apart)
+    if differ == ["budget"] and run.finished:
+        spent = " ".join(f"--{name} {value:g}" for name, value in asdict(recipe.budget).items() if value is not None)
+        raise SelfsightError(f"{run.path} is finished ({spent}). Give --extend to train it further, or another -o.")
+    if differ:
         raise SelfsightError(
             f"{run.path} was started with other values of {', '.join(differ)}. "
             "Give the same command to go on with it, or another -o to start anew."
