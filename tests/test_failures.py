@@ -100,11 +100,9 @@ class Disk:
                 folder.chmod(0o555 if yes else 0o755)
 
     def start(self, *arguments: str | Path, **how: Any) -> subprocess.Popen[Any]:
-        """`selfsight arguments`, running; Ctrl-C reaches it also where these tests run in the background, in which
-        shells start what they start with SIGINT ignored."""
+        """`selfsight arguments`, running."""
         command = [sys.executable, "-m", "selfsight", *map(str, arguments)]
         how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": self.path.parent} | how
-        how |= {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
         process = subprocess.Popen(command, **how)
         if self.limit >= 0:
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (self.limit, self.limit))

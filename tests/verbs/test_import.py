@@ -90,6 +90,7 @@ def test_what_is_found_is_counted_and_named(ward: Path, tmp_path: Path):
         "boxes": {},
         "masks": 0,
         "other_channels": {},
+        "blanks": {},
         "empty_columns": [],
     }
 
@@ -363,3 +364,19 @@ def test_tiles_with_masks(real: Callable[..., Any]):
     assert {row["mask"] for row in rows.values()} - {None} == masks
     assert (result["items"], result["set_aside"], result["masks"]) == (892, 0, 392)
     assert result["labels"] == counted(file.parts[1] for file in files)
+
+
+def test_cells_that_hold_nothing_are_said_and_blank_names_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    labels = ("NA", "ok", "none")
+    for i in range(3):
+        Image.new("L", (8, 8), i).save(tmp_path / f"{i}.png")
+    rows = "".join(f"{i}.png,{label}\n" for i, label in enumerate(labels))
+    (tmp_path / "t.csv").write_text(f"Path,Label\n{rows}")
+    result = selfsight.import_(str(tmp_path / "t.csv"), out=str(tmp_path / "a.lance"))
+    assert (result.labels, result.blanks, result.others) == ({"none": 1, "ok": 1}, {"label NA": 1}, {})
+    show(result)
+    assert "cells that were taken as empty: 1 'label NA' (--blank names others)" in capsys.readouterr().out
+    result = selfsight.import_(str(tmp_path / "t.csv"), out=str(tmp_path / "b.lance"), blank="none")
+    assert (result.labels, result.blanks) == ({"NA": 1, "ok": 1}, {"label none": 1})
+    result = selfsight.import_(str(tmp_path / "t.csv"), out=str(tmp_path / "c.lance"), blank="")
+    assert (result.labels, result.blanks) == ({"NA": 1, "none": 1, "ok": 1}, {})
