@@ -6,10 +6,12 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import selfsight
 from selfsight.verbs import VERBS, Verb
+from selfsight.verbs.arguments import checked
 
 
 @pytest.mark.parametrize(
@@ -50,6 +52,22 @@ def test_nothing_is_removed_for_a_word_that_is_no_action(tmp_path: Path, monkeyp
 def test_paths_may_be_paths_and_whole_numbers_are_numbers(tmp_path: Path) -> None:
     with pytest.raises(selfsight.SelfsightError, match="does not exist"):
         selfsight.pretrain(tmp_path / "none", out=tmp_path / "run", minutes=1)  # type: ignore[arg-type]
+
+
+@checked
+def numbers(
+    *, steps: int | None = None, rate: float = 1.0, strict: bool = False, names: list[str] | None = None
+) -> object:
+    return steps, rate, strict, names
+
+
+def test_numbers_of_numpy_become_pythons() -> None:
+    given = numbers(steps=np.int64(3), rate=np.float64(0.5), strict=np.bool_(True), names=["a"])  # type: ignore[arg-type]
+    assert given == (3, 0.5, True, ["a"]) and [type(value) for value in given] == [int, float, bool, list]  # type: ignore[attr-defined]
+    assert numbers(rate=2, names=("a", "b")) == (None, 2, False, ("a", "b"))  # type: ignore[arg-type]
+    for wrong in ({"steps": np.float32(2.5)}, {"steps": True}, {"rate": True}, {"names": "ab"}, {"names": [1]}):
+        with pytest.raises(selfsight.SelfsightError, match=f"{next(iter(wrong))} takes"):
+            numbers(**wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", VERBS)

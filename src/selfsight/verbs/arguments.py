@@ -20,8 +20,8 @@ _PLAIN = {str: "text", int: "a whole number", float: "a number", bool: "True or 
 def checked(verb: Callable[P, R]) -> Callable[P, R]:
     """`verb`, refusing arguments that its signature does not name: `SelfsightError` says which, and what it takes.
 
-    A path may be any `os.PathLike`; the verb gets its text. Annotations that only type checkers can resolve are not
-    checked.
+    A path may be any `os.PathLike`, a number one of NumPy's; the verb gets text, or Python's number. Annotations that
+    only type checkers can resolve are not checked.
     """
 
     @functools.wraps(verb)
@@ -55,6 +55,8 @@ def _accepted(name: str, hint: Any, value: Any) -> Any:
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if str in kinds and isinstance(value, os.PathLike):
         return os.fspath(value)
+    if getattr(value, "ndim", None) == 0:  # a number of NumPy's or PyTorch's
+        value = value.item()
     if any(_fits(kind, value) for kind in kinds):
         return value
     wanted = " or ".join(filter(None, map(_in_words, kinds)))
