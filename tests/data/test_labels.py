@@ -76,6 +76,11 @@ def test_a_table_without_labels_does_not_take_folders_in_silence(tmp_path: Path)
     assert [labels.doubt] == [note for note in caveats((items, labels), (items, labels)) if "no column label" in note]
 
 
+def test_the_number_of_a_row_is_not_the_id_of_an_item(tmp_path: Path):
+    items = collection(tmp_path, uri=["0.png", "1.png"])
+    assert Labels.of(items, path=table(tmp_path, "ID,path,label\n7,0.png,a\n8,1.png,b\n")).values == ("a", "b")
+
+
 @pytest.mark.parametrize("header", ["path,label", "Path,Label", "ID,LABEL"])
 def test_a_table_of_labels_is_read_in_any_case_and_na_is_no_label(tmp_path: Path, header: str):
     items = collection(tmp_path, uri=["0.png", "1.png", "2.png"])

@@ -64,6 +64,7 @@ def numbers(
 def test_numbers_of_numpy_become_pythons() -> None:
     given = numbers(steps=np.int64(3), rate=np.float64(0.5), strict=np.bool_(True), names=["a"])  # type: ignore[arg-type]
     assert given == (3, 0.5, True, ["a"]) and [type(value) for value in given] == [int, float, bool, list]  # type: ignore[attr-defined]
+    assert numbers(steps=5.0) == (5, 1.0, False, None)  # type: ignore[arg-type]
     assert numbers(rate=2, names=("a", "b")) == (None, 2, False, ("a", "b"))  # type: ignore[arg-type]
     for wrong in ({"steps": np.float32(2.5)}, {"steps": True}, {"rate": True}, {"names": "ab"}, {"names": [1]}):
         with pytest.raises(selfsight.SelfsightError, match=f"{next(iter(wrong))} takes"):

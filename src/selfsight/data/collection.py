@@ -97,6 +97,11 @@ class About:
         """Of `others`, the cells that mean "not known" and how many said so: {"label NA": 7}."""
         return {said: n for said, n in self.others.items() if said.partition(" ")[0] in KNOWN_COLUMNS}
 
+    @property
+    def files(self) -> dict[str, int]:
+        """Of `others`, the files that are no images, by suffix."""
+        return {suffix: n for suffix, n in self.others.items() if suffix not in self.blanks}
+
     def to_metadata(self) -> dict[str, str]:
         """Texts, for a schema."""
         values = {"location": self.location, "options": self.options.to_dict(), "others": self.others}
@@ -208,7 +213,7 @@ class Collection:
     @property
     def others(self) -> int:
         """How many files of the source were no images."""
-        return sum(self.about.others.values())
+        return sum(self.about.files.values())
 
     @cached_property
     def source(self) -> Source:

@@ -276,8 +276,11 @@ def _read_table(path: str) -> tuple[dict[str, str], Literal["id", "uri"]]:
             raise DataError(
                 f"{path} has no column label. Its columns: {columns}. Rename the one that holds the labels."
             )
-        key, by = next(((n, found) for n in ("id", "path") if (found := in_any_case(n, table.header))), ("", ""))
-        if not key:
+        key = "id" if "id" in table.header else "path"
+        by = in_any_case(key, table.header)
+        if by is None:  # `ID` beside a path is often the number of the row
+            key, by = "id", in_any_case("id", table.header)
+        if by is None:
             raise DataError(f"{path} has no column path or id, so it does not say whose labels these are.")
         for number, cells, problem in table.rows([by, column]):
             if problem:

@@ -179,10 +179,12 @@ def read(weights: Weights) -> nn.Module:
     except Exception as error:  # timm, torch, the hub and the network raise many kinds
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         said = lines[1] if lines[0].startswith("Error(s) in loading") and len(lines) > 1 else lines[0]
+        kind: type[SelfsightError] = DataError
         if "on the Hub" in said or said.startswith("<urlopen error"):
+            kind = MachineError
             said = "they are not in the cache, and the network cannot be reached"
         said = said if len(said) < 160 else f"{said[:160]}…"
-        raise DataError(
+        raise kind(
             f"The weights {weights.source} cannot be loaded into {weights.architecture}: {said.rstrip('.')}. Check the "
             "name, the file or the network, or give other weights."
         ) from None

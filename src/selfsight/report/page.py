@@ -141,7 +141,7 @@ def _evaluated(run: Run, evaluation: Evaluation | None) -> dict[str, Any]:
 
 def _left_out(run: Run, collection: Collection | None) -> dict[str, Any]:
     rows = tables.set_aside(run, collection)
-    others = collection.about.others if collection is not None else None
+    others = collection.about.files if collection is not None else None
     reasons = Counter(row["reason"] for row in rows).most_common()
     return {"set_aside": rows[:MOST_SET_ASIDE], "set_aside_count": len(rows), "reasons": reasons, "others": others}
 

@@ -54,9 +54,11 @@ def _accepted(name: str, hint: Any, value: Any) -> Any:
     """The value as the verb gets it. Raises `SelfsightError`."""
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if str in kinds and isinstance(value, os.PathLike):
-        return os.fspath(value)
+        return os.fsdecode(value)
     if getattr(value, "ndim", None) == 0:  # a number of NumPy's or PyTorch's
         value = value.item()
+    if int in kinds and float not in kinds and isinstance(value, float) and value.is_integer():
+        value = int(value)
     if any(_fits(kind, value) for kind in kinds):
         return value
     wanted = " or ".join(filter(None, map(_in_words, kinds)))
@@ -65,7 +67,7 @@ def _accepted(name: str, hint: Any, value: Any) -> Any:
 
 def _fits(kind: Any, value: Any) -> bool:
     if get_origin(kind) is Literal:
-        return value in get_args(kind) and not isinstance(value, bool)
+        return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is list:
         return isinstance(value, list | tuple) and all(_fits(get_args(kind)[0], one) for one in value)
     if kind in (int, float) and isinstance(value, bool):

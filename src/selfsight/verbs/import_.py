@@ -197,7 +197,7 @@ def _count(items: Collection) -> Imported:
         set_aside=len(aside),
         reasons=dict(Counter(item["reason"] for item in aside).most_common()),
         set_aside_items=[SetAside(**item) for item in sorted(aside, key=lambda item: item["uri"])],
-        others={suffix: n for suffix, n in items.about.others.items() if suffix not in items.about.blanks},
+        others=items.about.files,
         formats=by_count["format"],
         labels=by_count["label"],
         splits=by_count["split"],

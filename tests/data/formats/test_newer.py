@@ -68,6 +68,22 @@ def test_the_size_of_a_jpeg_xl_is_known_before_it_is_decoded(height: int, width:
     assert wrapped.startswith(newer._JXL) and newer._size_of_jpeg_xl(wrapped) == (width, height)
 
 
+def test_a_jpeg_xl_whose_metadata_holds_the_bytes_that_code_begins_with():
+    pixels = picture(RNG, 20, 30)
+    data = imagecodecs.jpegxl_encode(pixels, lossless=True, usecontainer=True)
+    at = data.index(b"jxlc") - 4 if b"jxlc" in data else data.index(b"jxlp") - 4
+    box = b"Exif" + b"\0\0\0\0" + b"\xff\x0a" * 8
+    data = data[:at] + struct.pack(">I", 4 + len(box)) + box + data[at:]
+    header, got = one(data)
+    assert (header.width, header.height) == (30, 20) and np.array_equal(got, pixels)
+
+
+def test_a_jpeg_xl_of_several_frames_is_no_image_of_many_channels():
+    frames = np.stack([picture(RNG, 20, 30, 1) for _ in range(3)])
+    with pytest.raises(Unreadable, match="several frames"):
+        newer.headers(io.BytesIO(imagecodecs.jpegxl_encode(frames, photometric="gray")), None)
+
+
 def test_avif_in_colour_grey_and_turned():
     pixels = picture(RNG, 20, 32)
     header, got = one(by_pillow(pixels, "AVIF", quality=100, subsampling="4:4:4"))

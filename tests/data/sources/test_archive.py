@@ -310,6 +310,7 @@ def test_a_mask_in_a_sample_is_of_its_image_and_no_image(tmp_path: Path):
     images = ("s0.png", "s0.seg.png", "s1.left.png", "s1.right.png", "s2.seg.png", "s3.png", "s3.mask.png")
     images += ("s3.segmentation.png", "@eaDir/s0.png", "__MACOSX/s0.png", ".s4.png")
     members = {name: in_png(number) for number, name in enumerate(images)} | {"s3.json": b"{}"}
+    members["s3.seg.json"] = b"{}"  # polygons, which are no image
     members = {"s0.cls": b"1"} | members
     source = make_source(write_tar(tmp_path / "shard.tar", members), Options())
     entries = {entry.uri: entry.columns for entry in source.entries()}
@@ -321,5 +322,7 @@ def test_a_mask_in_a_sample_is_of_its_image_and_no_image(tmp_path: Path):
         dict(zip(items.table["uri"].to_pylist(), items.table["mask"].to_pylist(), strict=True))["s0.png"]
         == "s0.seg.png"
     )
+    every = make_source(str(tmp_path / "shard.tar"), Options(include=("*",)))
+    assert [entry.uri for entry in every.entries()] == list(entries)  # a pattern that takes all changes nothing
     only = make_source(str(tmp_path / "shard.tar"), Options(include=("*.seg.png",)))
     assert [entry.uri for entry in only.entries()] == ["s0.seg.png", "s2.seg.png"]

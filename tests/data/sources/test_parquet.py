@@ -104,6 +104,30 @@ def test_a_shard_that_is_damaged_is_named(tmp_path: Path):
         list(make_source(str(tmp_path), Options()).entries())
 
 
+def test_pages_that_are_damaged_and_columns_of_lists_are_named(tmp_path: Path):
+    path = write(tmp_path / "t.parquet", pngs(8), label=[["a", "b"]] * 8)
+    with pytest.raises(DataError, match=r"t\.parquet has a column 'label' of list<.*not of text or numbers"):
+        list(make_source(str(path), Options()).entries())
+    path = write(tmp_path / "u.parquet", pngs(8))
+    data = bytearray(path.read_bytes())
+    data[4 : len(data) // 2] = bytes(len(data) // 2 - 4)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"u\.parquet is damaged"):
+        list(make_source(str(path), Options()).entries())
+    lists = pa.table({"image": [{"bytes": [1, 2]}], "path": ["a.png"]})
+    pq.write_table(lists, tmp_path / "v.parquet")
+    assert isinstance(make_source(str(tmp_path / "v.parquet"), Options()), TableSource)  # these bytes are no image
+
+
+def test_names_of_classes_are_known_beside_columns_of_several_values(tmp_path: Path):
+    path = write(tmp_path / "t.parquet", pngs(2), ["cat", "dog"], label=[0, 1])
+    table = pq.read_table(path)
+    told = json.loads(table.schema.metadata[b"huggingface"])
+    told["info"]["features"]["tags"] = [{"dtype": "string", "_type": "Value"}]
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(told)}), path)
+    assert [entry.columns["label"] for entry in make_source(str(path), Options()).entries()] == ["cat", "dog"]
+
+
 @pytest.mark.parametrize("names", [None, ["cat", "dog"]])
 def test_hf_reads_it_with_and_without_the_metadata_of_datasets(tmp_path: Path, names: list[str] | None):
     pytest.importorskip("datasets", reason="pip install 'selfsight[huggingface]'")

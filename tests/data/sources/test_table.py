@@ -218,7 +218,7 @@ def test_parquet_that_is_none_or_holds_no_paths_is_one_sentence(tmp_path: Path):
     (tmp_path / "t.parquet").write_bytes(b"PAR1 but no more")
     with pytest.raises(SelfsightError, match=r"t\.parquet is not a Parquet file that can be read"):
         list(make_source(str(tmp_path / "t.parquet"), Options()).entries())
-    pq.write_table(pa.table({"image": [{"bytes": b"x", "path": "1.png"}]}), tmp_path / "t.parquet")
+    pq.write_table(pa.table({"image": [{"data": "x", "path": "1.png"}]}), tmp_path / "t.parquet")
     with pytest.raises(SelfsightError, match=r"'image' of t\.parquet holds struct<"):
         list(make_source(str(tmp_path / "t.parquet"), Options()).entries())
 

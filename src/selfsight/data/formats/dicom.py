@@ -380,8 +380,10 @@ def _padding_in(stored: np.ndarray, data: Any) -> np.ndarray:
         ends = [int(data.PixelPaddingValue), int(data.get("PixelPaddingRangeLimit", data.PixelPaddingValue))]
     except (AttributeError, TypeError, ValueError):  # none, or not a number
         return np.zeros(stored.shape, bool)
-    if stored.dtype.kind == "u":  # read as signed where the header does not say which
-        ends = [end % 2 ** (8 * stored.dtype.itemsize) for end in ends]
+    if stored.dtype.kind in "iu":  # the header may name the same bits signed or unsigned
+        count = 2 ** (8 * stored.dtype.itemsize)
+        lowest = -count // 2 if stored.dtype.kind == "i" else 0
+        ends = [(end - lowest) % count + lowest for end in ends]
     return (stored >= min(ends)) & (stored <= max(ends))
 
 

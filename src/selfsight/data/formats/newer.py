@@ -1,5 +1,5 @@
-"""AVIF, JPEG 2000 and JPEG XL: by Pillow where it keeps every bit, else by imagecodecs. HEIC is named, not read: no
-permissively licensed package decodes it."""
+"""AVIF (in 8 bits) and JPEG 2000 by Pillow; JPEG 2000 of more bits and JPEG XL by imagecodecs. HEIC is named, not read:
+no permissively licensed package decodes it."""
 
 from __future__ import annotations
 
@@ -170,6 +170,8 @@ def _jpeg_xl(data: bytes) -> _Opened:
     size = _size_of_jpeg_xl(data)
     check_size(*size)
     pixels = jpegxl_decode(data)
+    if pixels.shape[1::-1] not in (size, size[::-1]):  # upright already; of an animation frames come first
+        raise Unreadable("JPEG XL of several frames is not supported")
     if pixels.ndim > 3 or pixels.dtype not in (np.uint8, np.uint16, np.float32, np.float16):
         raise Unreadable("JPEG XL of a kind that is not supported")
     depth = {1: 8, 2: 16}[pixels.dtype.itemsize] if pixels.dtype.kind == "u" else 32
@@ -178,9 +180,27 @@ def _jpeg_xl(data: bytes) -> _Opened:
     return _Opened("JPEG XL", pixels.shape[1::-1], _MODES.get(channels, str(channels)), depth, lambda frame: pixels)
 
 
+def _jpeg_xl_codestream(data: bytes) -> int:
+    """Where the codestream goes on behind its two first bytes: in a container, in its first box of code."""
+    if data.startswith(_JXL_STREAM):
+        return 2
+    at = 0
+    while at + 8 <= len(data):
+        size, kind, start = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], at + 8
+        if size == 1:
+            size, start = int.from_bytes(data[at + 8 : at + 16], "big"), at + 16
+        start += 4 if kind == b"jxlp" else 0  # the number of the part
+        if kind in (b"jxlc", b"jxlp") and data[start : start + 2] == _JXL_STREAM:
+            return start + 2
+        if size < 8:
+            break
+        at += size
+    raise Unreadable("truncated JPEG XL: no code in it")
+
+
 def _size_of_jpeg_xl(data: bytes) -> tuple[int, int]:
     """(width, height) of the codestream (ISO/IEC 18181-1, annex D.2), before anything is decoded."""
-    start = data.find(_JXL_STREAM) + 2
+    start = _jpeg_xl_codestream(data)
     bits = int.from_bytes(data[start : start + 16], "little")
 
     def take(count: int) -> int:

@@ -247,9 +247,10 @@ class TarSource(_Archive):
     def _images(self, index: _TarIndex, key: str, numbers: list[int]) -> tuple[set[int], dict[str, str]]:
         """The members of a sample that are no mask of another, and {"mask": path of the mask} if there is one."""
         uris = {number: index.names[number] for number in numbers}
-        masks = [number for number, uri in uris.items() if is_mask(uri[len(key) :])]
-        images = {n for n in numbers if n not in masks and suffix_of(uris[n]) in known_suffixes() - {""}}
-        if not images or not masks or self.options.include:
+        suffixes = known_suffixes() - {""}
+        pictures = [n for n, uri in uris.items() if suffix_of(uri) in suffixes and self.options.wanted(uri)]
+        masks = [number for number in pictures if is_mask(uris[number][len(key) :])]
+        if not masks or len(masks) == len(pictures):
             return set(numbers), {}
         self.brings = ("mask",)
         return set(numbers) - set(masks), {"mask": uris[masks[0]]}

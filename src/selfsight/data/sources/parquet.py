@@ -55,17 +55,20 @@ class ParquetSource(Source):
         self.others = Counter()
         for stem, path in self._paths.items():
             try:
-                file = self._file(stem)
+                yield from self._listed(stem, path)
             except Unreadable as error:
                 raise DataError(f"{path} {error}.") from None
-            columns = Columns(self, file.names, path)
-            split = _SPLIT.match(os.path.basename(path).lower())
-            known = {"split": split[1]} if split else {}
-            for number, (size, cells) in enumerate(file.listed(set(columns.cells.values()))):
-                uri = f"{stem}/{number:08d}" if stem else f"{number:08d}"
-                if self.options.wanted(uri):
-                    reason = "" if size else "no image in this row"
-                    yield Entry(uri, size, file.modified_ns, known | columns.fill(uri, cells, stem), reason)
+
+    def _listed(self, stem: str, path: str) -> Iterator[Entry]:
+        file = self._file(stem)
+        columns = Columns(self, file.names, path)
+        split = _SPLIT.match(os.path.basename(path).lower())
+        known = {"split": split[1]} if split else {}
+        for number, (size, cells) in enumerate(file.listed(set(columns.cells.values()))):
+            uri = f"{stem}/{number:08d}" if stem else f"{number:08d}"
+            if self.options.wanted(uri):
+                reason = "" if size else "no image in this row"
+                yield Entry(uri, size, file.modified_ns, known | columns.fill(uri, cells, stem), reason)
 
     def open(self, uri: str) -> BinaryIO:
         stem, _, number = uri.rpartition("/")
@@ -102,13 +105,19 @@ class _File:
     def listed(self, names: set[str]) -> Iterator[tuple[int | None, dict[str, Any]]]:
         """Bytes of the image, None where there is none, and the cells of the columns `names`, a row at a time."""
         needed = [name for name in self.names if name in names - {self._image}]
-        for batch in self._file.iter_batches(256, columns=[*needed, self._image]):
-            sizes = pc.binary_length(self._bytes(batch)).to_pylist()
-            for size, cells in zip(sizes, batch.select(needed).to_pylist(), strict=True):
-                for name in self._classes.keys() & cells.keys():
-                    value, classes = cells[name], self._classes[name]
-                    cells[name] = classes[value] if value is not None and 0 <= value < len(classes) else None
-                yield size, cells
+        for name in needed:
+            if pa.types.is_nested(kind := self._file.schema_arrow.field(name).type):
+                raise Unreadable(f"has a column {name!r} of {str(kind)[:60]}, not of text or numbers")
+        try:
+            for batch in self._file.iter_batches(256, columns=[*needed, self._image]):
+                sizes = pc.binary_length(self._bytes(batch)).to_pylist()
+                for size, cells in zip(sizes, batch.select(needed).to_pylist(), strict=True):
+                    for name in self._classes.keys() & cells.keys():
+                        value, classes = cells[name], self._classes[name]
+                        cells[name] = classes[value] if value is not None and 0 <= value < len(classes) else None
+                    yield size, cells
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise Unreadable(f"is damaged ({first_line(error)[:200]})") from None
 
     def image(self, number: int) -> bytes:
         """The image of a row. The row group that holds it stays in memory: the next one is often of it too."""
@@ -140,7 +149,10 @@ def image_column(schema: pa.Schema, asked: str | None = None) -> str | None:
 
 
 def _is_image(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_struct(kind) and "bytes" in {kind.field(i).name for i in range(kind.num_fields)})
+    if not pa.types.is_struct(kind) or "bytes" not in {kind.field(i).name for i in range(kind.num_fields)}:
+        return False
+    inside = kind.field("bytes").type
+    return bool(pa.types.is_binary(inside) or pa.types.is_large_binary(inside))
 
 
 def holds_images(path: str, asked: str | None = None) -> bool:
@@ -155,6 +167,7 @@ def _classes(schema: pa.Schema) -> dict[str, list[str]]:
     """{column: names of its class numbers}, as the `datasets` library writes them into a file."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {name: f["names"] for name, f in features.items() if f.get("_type") == "ClassLabel" and f.get("names")}
+        told = {name: f for name, f in features.items() if isinstance(f, dict)}  # lists are of several values
+        return {name: f["names"] for name, f in told.items() if f.get("_type") == "ClassLabel" and f.get("names")}
     except (KeyError, ValueError, TypeError, AttributeError):
         return {}
