@@ -14,6 +14,7 @@ from cyclopts import App, Parameter
 from selfsight import __version__
 from selfsight.errors import MachineError, SelfsightError, in_words
 from selfsight.verbs import SHORT, VERBS, Verb, groups
+from selfsight.verbs.arguments import hints_of
 
 app = App(
     name="selfsight",
@@ -28,7 +29,7 @@ JSON = Parameter(name="--json", negative="", help="Print one JSON object on stdo
 def command(verb: Verb) -> Callable[..., None]:
     """A verb as cyclopts takes it: its own parameters and words, and `--json`."""
     module, function = verb.module, verb.function
-    signature, hints = inspect.signature(function), inspect.get_annotations(function, eval_str=False)
+    signature, hints = inspect.signature(function), hints_of(function)
 
     def run(*args: Any, json_: bool = False, **kwargs: Any) -> None:
         result = function(*args, **kwargs)
@@ -41,10 +42,9 @@ def command(verb: Verb) -> Callable[..., None]:
 
     parameters = []
     for name, parameter in signature.parameters.items():
-        hint = eval(hints[name], vars(module)) if isinstance(hints[name], str) else hints[name]
         names = (f"--{name}", SHORT[name]) if name in SHORT else None
         settings = Parameter(name=names, negative_none=(), negative_iterable=())
-        parameters.append(parameter.replace(annotation=Annotated[hint, settings]))
+        parameters.append(parameter.replace(annotation=Annotated[hints[name], settings]))
     kind = inspect.Parameter.KEYWORD_ONLY
     parameters.append(inspect.Parameter("json_", kind, default=False, annotation=Annotated[bool, JSON]))
     run.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]

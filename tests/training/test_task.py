@@ -69,8 +69,8 @@ class LinearHead:
             features[3, 5] = float("nan")
         self.batch += 1
         self.scores = self.stepper.model(features)
-        way = {"a feature": [features], "a weight": self.module.parameters(), "a score": [self.scores]}
-        return Forward(F.cross_entropy(self.scores, self.truth), {}, way)
+        suspects = {"a feature": [features], "a weight": self.module.parameters(), "a score": [self.scores]}
+        return Forward(F.cross_entropy(self.scores, self.truth), {}, suspects)
 
     def of_batch(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = np.random.default_rng(number).permutation(ITEMS)[:BATCH]

@@ -23,7 +23,7 @@ from selfsight.data.boxes import Box
 from selfsight.data.collection import Collection, item_id
 from selfsight.data.groups import deal, group_numbers, members_of
 from selfsight.data.sources.columns import as_text, in_any_case, listed
-from selfsight.data.sources.source import BLANKS
+from selfsight.data.sources.source import Options
 from selfsight.data.sources.table import check_text, open_table
 from selfsight.errors import DataError, SelfsightError
 
@@ -32,7 +32,6 @@ Kind: TypeAlias = Literal["class", "classes", "grade", "number", "boxes", "masks
 # source, or {class: COCO RLE} as a person drew it.
 Value: TypeAlias = str | tuple[str, ...] | float | tuple[Box, ...] | dict[str, Any]
 ASKED = tuple(kind for kind in get_args(Kind) if kind != "none")
-_BLANKS = {text.lower() for text in BLANKS}
 TABLES = (".csv", ".tsv", ".parquet")
 _WAY = (
     "Put each class in a folder of its own, CLASS/image.jpg, or name the column that holds it: "
@@ -287,7 +286,7 @@ def _read_table(path: str) -> tuple[dict[str, str], Literal["id", "uri"]]:
                 raise DataError(f"{path}, row {number}: {problem}. Correct it.")
             check_text(f"row {number} of {path}", cells, by)
             name, label = as_text(cells[by]), as_text(cells[column])
-            if name is None or label is None or label.lower() in _BLANKS:
+            if name is None or label is None or Options().is_blank(label):
                 continue
             name = name if key == "id" else name.replace("\\", "/").removeprefix("./")
             if named.setdefault(name, label) != label:

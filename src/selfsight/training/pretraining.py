@@ -99,12 +99,12 @@ class Pretraining:
         with computing(recipe.precision, device, most_patches(recipe)):
             loss: Loss = self.stepper.model(views, progress)
         self.seen = loss
-        way = {
+        suspects = {
             "a pixel of the views": [view.pixels for view in views],
             "a weight": self.module.parameters(),
             "an embedding": [loss.embeddings],
         }
-        return Forward(loss.total, loss.parts, way)
+        return Forward(loss.total, loss.parts, suspects)
 
     def after_step(self, progress: float) -> None:
         """What moves without a gradient."""

@@ -21,11 +21,12 @@ T = TypeVar("T")
 
 class Forward(NamedTuple):
     """What the forward pass of a batch gave. total: a float32 scalar to minimise; parts: its named terms, detached;
-    way: what it came of (pixels, weights, features), in this order, by what one value of it is called."""
+    suspects: tensors that may be to blame where it is not finite, in the order in which they are looked at, by what one
+    value of them is called."""
 
     total: Tensor
     parts: Mapping[str, Tensor]
-    way: Mapping[str, Iterable[Tensor]]
+    suspects: Mapping[str, Iterable[Tensor]]
 
 
 class Stepper:
@@ -76,7 +77,7 @@ def _cause(module: nn.Module, found: Forward) -> str:
     def finite(tensor: Tensor) -> bool:
         return bool(torch.isfinite(tensor).all())
 
-    for name, tensors in found.way.items():
+    for name, tensors in found.suspects.items():
         if not all(map(finite, tensors)):
             return name
     for name, part in found.parts.items():

@@ -27,7 +27,7 @@ def checked(verb: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(verb)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
         bound = inspect.signature(called).bind(*args, **kwargs)
-        for name, hint in _hints(verb).items():
+        for name, hint in hints_of(verb).items():
             if name in bound.arguments:
                 several = inspect.signature(called).parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
                 value = bound.arguments[name]
@@ -39,7 +39,7 @@ def checked(verb: Callable[P, R]) -> Callable[P, R]:
     return called
 
 
-def _hints(verb: Callable[..., Any]) -> dict[str, Any]:
+def hints_of(verb: Callable[..., object]) -> dict[str, object]:
     """The types of the parameters, where they can be known now."""
     found = {}
     for name, hint in verb.__annotations__.items():

@@ -100,15 +100,13 @@ def _open(file: BinaryIO) -> _Opened:
     data = file.read(_MAX_BYTES + 1)
     if len(data) > _MAX_BYTES:
         raise Unreadable("the file is above the limit of 2 GB")
-    makers = {"AVIF": _avif, "JPEG2000": _jpeg2000, "JPEG XL": _jpeg_xl, "HEIC": _heic}
     name = _format_of(data[:256])
-    if name is None:
+    if name == "HEIC":
+        raise Unreadable("HEIC is not read: save it as JPEG, PNG or TIFF")
+    makers = {"AVIF": _avif, "JPEG2000": _jpeg2000, "JPEG XL": _jpeg_xl}
+    if name not in makers:
         raise Unreadable("not an AVIF, JPEG 2000 or JPEG XL")
     return makers[name](data)
-
-
-def _heic(data: bytes) -> _Opened:
-    raise Unreadable("HEIC is not read: save it as JPEG, PNG or TIFF")
 
 
 def _avif(data: bytes) -> _Opened:

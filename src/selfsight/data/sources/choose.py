@@ -81,14 +81,20 @@ def _of_folder(path: str, options: Options) -> Source:
         raise DataError(f"{path} cannot be read ({in_words(error)}).") from None
     if any(saved <= inside.keys() for saved in _SAVED):
         return HuggingFaceSource(path, os.path.basename(path), options)
-    shards = sorted(name for name in inside if name.lower().endswith(".tar"))
-    if shards and not any(is_dir or not name.lower().endswith((".tar", *_NOTES)) for name, is_dir in inside.items()):
-        return TarSource(path, [os.path.join(path, name) for name in shards], path, options)
-    tables = sorted(name for name in inside if name.lower().endswith(".parquet"))
-    only = not any(is_dir or not name.lower().endswith((".parquet", *_NOTES)) for name, is_dir in inside.items())
-    if tables and only and holds_images(os.path.join(path, tables[0]), options.columns.get("path")):
-        return ParquetSource(path, [os.path.join(path, name) for name in tables], path, options)
+    if shards := _alone(path, inside, ".tar"):
+        return TarSource(path, shards, path, options)
+    tables = _alone(path, inside, ".parquet")
+    if tables and holds_images(tables[0], options.columns.get("path")):
+        return ParquetSource(path, tables, path, options)
     return FolderSource(path, options)
+
+
+def _alone(folder: str, inside: dict[str, bool], suffix: str) -> list[str]:
+    """The files of a folder with this suffix, sorted, if nothing but notes lies beside them. inside: name -> is a
+    folder."""
+    if any(is_dir or not name.lower().endswith((suffix, *_NOTES)) for name, is_dir in inside.items()):
+        return []
+    return [os.path.join(folder, name) for name in sorted(inside) if name.lower().endswith(suffix)]
 
 
 def _of_files(location: str, paths: list[str], root: str, options: Options) -> Source:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 
 from selfsight.data.annotations import voc, yolo
 from selfsight.data.boxes import Boxes
@@ -99,7 +99,6 @@ class Columns:
         self._files = files
         self._templates = {name: _pieces(name, spec) for name, spec in specs.items() if _is_template(spec)}
         self._known = [name for name in KNOWN_COLUMNS if name not in specs]
-        self._blanks = {text.lower() for text in files.options.blanks}
         self._asked = plain_columns(specs)
         self.cells = self._cells(list(header or ()))
         for name, spec in self._asked.items() if header is not None else ():
@@ -133,7 +132,7 @@ class Columns:
     def _value(self, name: str, cell: object) -> str | None:
         """A cell as text, None where it says that there is nothing; that is counted in `others` of the source."""
         text = as_text(cell)
-        if name in KNOWN_COLUMNS and text is not None and text.lower() in self._blanks:
+        if name in KNOWN_COLUMNS and text is not None and self._files.options.is_blank(text):
             self._files.others[f"{name} {text}"] += 1
             return None
         return text
@@ -155,6 +154,15 @@ class Columns:
 def listed(header: Iterable[str]) -> str:
     """The names of some columns in a sentence: the first thirty, cut where they are long."""
     return ", ".join(repr(name[:40]) for name in list(header)[:30])
+
+
+def with_class_names(cells: Mapping[str, object], classes: Mapping[str, Sequence[str]]) -> dict[str, object]:
+    """`cells` with names for the numbers of classes, None for a number without one. classes: names by column."""
+
+    def named(value: object, names: Sequence[str]) -> str | None:
+        return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
+
+    return {**cells, **{column: named(cells[column], classes[column]) for column in classes.keys() & cells.keys()}}
 
 
 def missing_column(called: str, asked: str, header: Iterable[str]) -> str:

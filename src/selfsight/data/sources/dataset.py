@@ -16,8 +16,9 @@ from typing import Any, BinaryIO
 
 from selfsight.data.cache import cache_folder
 from selfsight.data.formats.format import Unreadable
-from selfsight.data.sources.columns import Columns, first_of, missing_column
+from selfsight.data.sources.columns import Columns, first_of, missing_column, with_class_names
 from selfsight.data.sources.folder import open_file
+from selfsight.data.sources.names import row_uri
 from selfsight.data.sources.source import Entry, Options, Source
 from selfsight.errors import DataError, MachineError, SelfsightError, first_line
 
@@ -60,10 +61,6 @@ class _Dataset(Source):
         if split is None or not number.isdecimal() or int(number[:18]) >= len(split):
             raise Unreadable("not in the data set any more")
         return split, int(number)
-
-
-def _uri(split: str, number: int) -> str:
-    return f"{split}/{number:08d}" if split else f"{number:08d}"
 
 
 # -- Hugging Face --
@@ -111,7 +108,7 @@ class HuggingFaceSource(_Dataset):
                     size, cells = next(rows)
                 except Exception as error:
                     raise DataError(f"{self.location} is damaged ({first_line(error)}).") from None
-                uri = _uri(name, number)
+                uri = row_uri(name, number)
                 if self.options.wanted(uri):
                     known = {"split": name} if name else {}
                     yield Entry(uri, size, split.modified_ns, known | columns.fill(uri, cells, name))
@@ -173,10 +170,7 @@ class _Split:
         for table in self.rows.select_columns([*needed, self.image]).with_format("arrow").iter(1000):
             sizes = pc.binary_length(pc.struct_field(table[self.image], "bytes")).to_pylist()
             for size, cells in zip(sizes, table.select(needed).to_pylist(), strict=True):
-                for name in self.classes.keys() & cells.keys():
-                    value, classes = cells[name], self.classes[name]
-                    cells[name] = classes[value] if value is not None and 0 <= value < len(classes) else None
-                yield size, cells
+                yield size, with_class_names(cells, self.classes)
 
 
 def _image_column(features: Any, asked: str | None, called: str) -> str:
@@ -235,7 +229,7 @@ class TorchvisionSource(_Dataset):
         for name, split in self._splits().items():
             labels = _labels(split)
             for number in range(len(split)):
-                uri = _uri(name, number)
+                uri = row_uri(name, number)
                 if self.options.wanted(uri):
                     known = ({"split": name} if name else {}) | ({"label": labels[number]} if labels else {})
                     yield Entry(uri, columns=known | columns.fill(uri, table=name))

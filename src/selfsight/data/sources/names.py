@@ -56,6 +56,11 @@ def is_hidden(name: str) -> bool:
     return (name.startswith(".") and name not in (".", "..")) or name.lower() in _SYSTEM
 
 
+def row_uri(part: str, number: int) -> str:
+    """The name of an item without a file: its row, after the part of the data set that it is in, if there are any."""
+    return f"{part}/{number:08d}" if part else f"{number:08d}"
+
+
 def in_utf8(name: str) -> str:
     """A name of the file system with any bytes that are not UTF-8 written out: `\\xff`."""
     return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from selfsight.data.formats.format import Unreadable
-from selfsight.data.sources.columns import Columns, first_of, in_any_case
-from selfsight.data.sources.names import stem_of
+from selfsight.data.sources.columns import Columns, first_of, in_any_case, with_class_names
+from selfsight.data.sources.names import row_uri, stem_of
 from selfsight.data.sources.source import Entry, Member, Options, Source
 from selfsight.data.sources.table import PATH_COLUMNS
 from selfsight.errors import DataError, first_line
@@ -65,7 +65,7 @@ class ParquetSource(Source):
         split = _SPLIT.match(os.path.basename(path).lower())
         known = {"split": split[1]} if split else {}
         for number, (size, cells) in enumerate(file.listed(set(columns.cells.values()))):
-            uri = f"{stem}/{number:08d}" if stem else f"{number:08d}"
+            uri = row_uri(stem, number)
             if self.options.wanted(uri):
                 reason = "" if size else "no image in this row"
                 yield Entry(uri, size, file.modified_ns, known | columns.fill(uri, cells, stem), reason)
@@ -112,10 +112,7 @@ class _File:
             for batch in self._file.iter_batches(256, columns=[*needed, self._image]):
                 sizes = pc.binary_length(self._bytes(batch)).to_pylist()
                 for size, cells in zip(sizes, batch.select(needed).to_pylist(), strict=True):
-                    for name in self._classes.keys() & cells.keys():
-                        value, classes = cells[name], self._classes[name]
-                        cells[name] = classes[value] if value is not None and 0 <= value < len(classes) else None
-                    yield size, cells
+                    yield size, with_class_names(cells, self._classes)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise Unreadable(f"is damaged ({first_line(error)[:200]})") from None
 

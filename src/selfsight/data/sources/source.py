@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any, BinaryIO
 
 # What a manifest may say of an item, besides columns that the user names.
@@ -40,6 +41,14 @@ class Options:
         if self.include and not any(fnmatchcase(uri, pattern) for pattern in self.include):
             return False
         return not any(fnmatchcase(uri, pattern) for pattern in self.exclude)
+
+    def is_blank(self, text: str) -> bool:
+        """Whether a cell of a known column says that it holds nothing."""
+        return text.lower() in self._blank_words
+
+    @cached_property
+    def _blank_words(self) -> frozenset[str]:
+        return frozenset(word.lower() for word in self.blanks)
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, for JSON."""
