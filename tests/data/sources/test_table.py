@@ -148,7 +148,7 @@ def test_rows_that_are_no_rows_have_reasons(tmp_path: Path):
         "row 8 of t.csv": "no such file",
         "row 9 of t.csv": "not a row of CSV: field larger than field limit (131072)",
         "a\nb.png": "",
-        "\ufffd.png": "no such file (not UTF-8 in the manifest)",
+        "\\xfc.png": "no such file (not UTF-8 in the manifest)",
         "ü.png": "",
     }
     rows = {entry.uri: entry.columns for entry in entries if not entry.reason}
@@ -185,11 +185,19 @@ def test_a_label_that_is_not_utf8_is_refused_by_its_row(tmp_path: Path):
     make(tmp_path, "1.png", "2.png")
     (tmp_path / "t.csv").write_bytes("path,label\n1.png,ok\n2.png,Öl\n".encode("cp1252"))
     with pytest.raises(
-        SelfsightError, match=r"row 3 of t\.csv: label is '\ufffdl', which is not UTF-8.*iconv -f WINDOWS-1252"
+        SelfsightError, match=r"row 3 of t\.csv: label is '\\xd6l', which is not UTF-8.*iconv -f WINDOWS-1252"
     ):
         list(make_source(str(tmp_path / "t.csv"), Options()).entries())
-    (tmp_path / "t.csv").write_bytes("path,label\n1.png,ok\n2.png,Öl\n".encode())
-    assert [entry.columns["label"] for entry in listed(tmp_path / "t.csv")[0]] == ["ok", "Öl"]
+    # The sign that other programs put in place of what they could not read is a sign like others.
+    (tmp_path / "t.csv").write_bytes("path,label\n1.png,H\ufffda\n2.png,Öl\n".encode())
+    assert [entry.columns["label"] for entry in listed(tmp_path / "t.csv")[0]] == ["H\ufffda", "Öl"]
+
+
+def test_a_column_whose_name_is_not_utf8_is_written_out(tmp_path: Path):
+    make(tmp_path, "1.png")
+    (tmp_path / "t.csv").write_bytes("path,Größe\n1.png,3\n".encode("cp1252"))
+    with pytest.raises(SelfsightError, match=r"no column for label=Größe.*Gr.*xf6.*xdfe'"):
+        list(make_source(str(tmp_path / "t.csv"), Options(columns={"label": "Größe"})).entries())
 
 
 def test_tables_of_excel_in_utf16(tmp_path: Path):

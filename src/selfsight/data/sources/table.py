@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, TextIO
 from selfsight.data.formats.format import Unreadable
 from selfsight.data.sources.columns import Columns, as_text, first_of, in_any_case, missing_column, plain_columns
 from selfsight.data.sources.folder import LocalSource, in_words, list_folder, open_file
-from selfsight.data.sources.names import Names, Seen, stem_of
+from selfsight.data.sources.names import Names, Seen, in_utf8, stem_of
 from selfsight.data.sources.source import Entry, Options
 from selfsight.errors import DataError, SelfsightError, first_line
 
@@ -88,10 +88,12 @@ class TableSource(LocalSource):
 
 def _entry(finder: _Finder, value: Any, folder: str, beside: str, row: str) -> Entry:
     """The file that one cell means. `folder` of the manifest, `beside`: see `_Finder.scope`."""
-    text = as_text(value)
+    text = as_text(in_utf8(value) if isinstance(value, str) else value)
     if not text:
         return Entry(row, reason="no path")
     try:
+        if not _is_utf8(value):
+            raise Unreadable("no such file (not UTF-8 in the manifest)")
         path, found = finder.find(text, folder, beside)
     except Unreadable as reason:
         uri = finder.uri(os.path.normpath(os.path.join(finder.bases(folder)[0], text)))
@@ -112,11 +114,16 @@ def _path_column(header: list[str], asked: str | None, called: str) -> str:
 def check_text(row: str, cells: Mapping[str, object], path: str) -> None:
     """Raise `SelfsightError` where a cell of `row`, but for its path, was not UTF-8: two labels might become one."""
     for name, cell in cells.items():
-        if name != path and isinstance(cell, str) and "\ufffd" in cell:
+        if name != path and not _is_utf8(cell):
             raise DataError(
-                f"{row}: {name} is {cell!r}, which is not UTF-8. Save the table as UTF-8 (in Excel: CSV UTF-8), or "
-                "translate it: iconv -f WINDOWS-1252 -t UTF-8 TABLE > NEW"
+                f"{row}: {name} is '{in_utf8(str(cell))}', which is not UTF-8. Save the table as UTF-8 (in Excel: "
+                "CSV UTF-8), or translate it: iconv -f WINDOWS-1252 -t UTF-8 TABLE > NEW"
             )
+
+
+def _is_utf8(cell: object) -> bool:
+    """Whether a cell of a table was text. One with bytes that were not has halves of characters in their place."""
+    return not isinstance(cell, str) or in_utf8(cell) == cell
 
 
 def _suffix(path: str) -> str:
@@ -175,7 +182,7 @@ class _Finder:
         path = os.path.join(self._root, uri or "")
         found = _stat(path) if uri else None
         if found is None:
-            raise Unreadable("no such file (not UTF-8 in the manifest)" if "\ufffd" in value else reason)
+            raise Unreadable(reason)
         return path, found
 
     def _look_up(self, value: str, beside: str) -> str | None:
@@ -252,10 +259,11 @@ def open_table(path: str, called: str) -> Table:
 
 
 def _open_text(path: str) -> TextIO:
-    """UTF-8 with or without its mark, or UTF-16 with it, as Excel writes; what is neither is replaced."""
+    """UTF-8 with or without its mark, or UTF-16 with it, as Excel writes. Other bytes are escaped: see `_is_utf8`."""
     with open_manifest(path) as file:
         wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    return open(path, encoding="utf-16" if wide else "utf-8-sig", errors="replace", newline="")
+    encoding, errors = ("utf-16", "backslashreplace") if wide else ("utf-8-sig", "surrogateescape")
+    return open(path, encoding=encoding, errors=errors, newline="")
 
 
 def _lines(file: TextIO) -> Iterator[str]:
@@ -294,7 +302,7 @@ class _Csv(Table):
         if row is None:
             self.close()
             raise DataError(f"{called} is empty. Its first row is to name the columns, one of them path.")
-        self.header = [name.strip() for name in row]
+        self.header = [in_utf8(name.strip()) for name in row]
 
     def _read(self) -> Iterator[tuple[list[str], str]]:
         while True:
