@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from selfsight.data.collection import Collection
+from selfsight.data.labels import Labels
 from selfsight.data.spread import spread
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.features import pooled
@@ -23,16 +26,40 @@ FEWEST_FOR_TSNE = 10
 MAP_SIDE, GALLERY_SIDE = 56, 88  # px
 MAP_BYTES = 2_400_000  # of the pictures on the map; plotly.js itself takes 4.8 MB
 QUERIES, NEIGHBOURS = 10, 8
+COLOURS = 10  # that can be told apart, as the style sheet has them
+UNCOLOURED = ("id", "uri", "content_hash", "status", "reason", "modified_ns", "boxes", "mask", "intrinsics")
+
+
+@dataclass(frozen=True)
+class Colouring:
+    """The colours of the items by a column.
+
+    key: of words, the code of a colour and its text; the most common first, the rest together under the last code.
+    codes: of words, one an item.
+    numbers: of numbers, one an item; None for words.
+    """
+
+    key: list[tuple[int, str]] = field(default_factory=list)
+    codes: list[int] = field(default_factory=list)
+    numbers: list[float] | None = None
 
 
 @dataclass(frozen=True)
 class Atlas:
-    """`names` and `places` [N, 2] of the items on the map; `pictures`, one data URI each, or none at all;
-    `gallery`: queries with their nearest; `total` items that the map is drawn from; `unread` of those
-    chosen that could not be read."""
+    """The items on the map, and their nearest.
+
+    names: of the items.
+    places: [N, 2].
+    columns: what can colour them, see `columns`.
+    pictures: one data URI each, or none at all.
+    gallery: queries with their nearest.
+    total: items that the map is drawn from.
+    unread: of those chosen, how many could not be read.
+    """
 
     names: list[str]
     places: np.ndarray
+    columns: dict[str, Colouring]
     pictures: list[str]
     gallery: list[dict[str, object]]
     total: int
@@ -56,7 +83,7 @@ def draw(run: Run, collection: Collection, thumbnails: bool) -> Atlas:
     if thumbnails:
         pictures = data_uris(list(thumbnails_of(collection, rows, encoder, MAP_SIDE).values()), MAP_BYTES)
         gallery = _gallery(encoder, collection, rows, features)
-    return Atlas(names, places(features), pictures, gallery, len(usable), len(bad))
+    return Atlas(names, places(features), columns(collection, rows), pictures, gallery, len(usable), len(bad))
 
 
 def places(features: np.ndarray) -> np.ndarray:
@@ -73,6 +100,27 @@ def places(features: np.ndarray) -> np.ndarray:
     dimensions = min(2, *unit.shape)
     if len(unit) > 1 and varied:
         out[:, :dimensions] = PCA(dimensions, random_state=0).fit_transform(unit)
+    return out
+
+
+def columns(collection: Collection, rows: pa.Table) -> dict[str, Colouring]:
+    """What can colour a map of `rows`, by name, labels first. A column that is the same for all, or of words that
+    hardly any two items share, is left out."""
+    labels = Labels.of(collection, rows).values
+    named: dict[str, list[Any]] = {"label": ["|".join(map(str, v)) if isinstance(v, tuple) else v for v in labels]}
+    named |= {name: rows[name].to_pylist() for name in rows.column_names if name not in (*UNCOLOURED, "label")}
+    out: dict[str, Colouring] = {}
+    for name, values in named.items():
+        found = Counter(value for value in values if value not in (None, ""))
+        numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in found)
+        if numeric and len(found) > COLOURS:
+            out[name] = Colouring(numbers=values)
+        elif len(found) > 1 and (numeric or name == "label" or len(found) <= len(values) / 2):
+            codes = {value: code for code, (value, _) in enumerate(found.most_common(COLOURS - 1))}
+            key = [(code, f"{value} ({found[value]:,})") for value, code in codes.items()]
+            if rest := len(values) - sum(found[value] for value in codes):
+                key.append((COLOURS - 1, f"others ({rest:,})"))
+            out[name] = Colouring(key, [codes.get(value, COLOURS - 1) for value in values])
     return out
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 from collections import Counter
+from dataclasses import asdict
 from typing import Any, cast
 
 import plotly
@@ -18,7 +19,7 @@ from selfsight.encoders.store import about_of
 from selfsight.errors import DataError, SelfsightError
 from selfsight.files import read_json
 from selfsight.probing.evaluation import Evaluation
-from selfsight.report import atlas, charts, pictures, tables
+from selfsight.report import atlas, charts, pictures, tables, worth
 from selfsight.report.verdict import Verdict, judge
 from selfsight.training.adaptation import read_adaptation
 from selfsight.training.energy import read_energy
@@ -131,11 +132,13 @@ def _evaluated(run: Run, evaluation: Evaluation | None) -> dict[str, Any]:
     if evaluation is None:
         return {"evaluation": None, "evaluate_command": evaluate_command(run), "label_curve": None}
     return {
-        "evaluation": tables.evaluation_table(evaluation),
+        "evaluation": worth.accuracy_table(evaluation),
         "about": evaluation.about,
-        "gains": tables.gains(evaluation),
-        "beaten_by": tables.beaten_by(evaluation),
-        "label_curve": charts.label_curve(evaluation, tables.ROWS),
+        "gains": worth.gain_table(evaluation),
+        "conclusion": worth.conclusion(evaluation),
+        "enough": worth.enough(evaluation),
+        "recall": worth.recall_table(evaluation),
+        "label_curve": charts.label_curve(evaluation, worth.ROWS),
     }
 
 
@@ -162,15 +165,20 @@ def _machine(run: Run) -> list[tuple[str, str]]:
 
 
 def _drawings(content: dict[str, Any]) -> dict[str, Any]:
-    """What the page's script draws: {figures: {id: figure}, names, pictures}."""
+    """What the page's script draws: {figures: {id: figure}, names, pictures, columns}."""
     figures = {curve["id"]: curve["figure"] for curve in content["curves"]}
     if content["label_curve"]:
         figures["label-curve"] = content["label_curve"]
     drawn: atlas.Atlas | None = content["atlas"]
     if drawn is None:
-        return {"figures": figures, "names": [], "pictures": []}
+        return {"figures": figures, "names": [], "pictures": [], "columns": {}}
     figures["map"] = charts.map_figure(drawn.places)
-    return {"figures": figures, "names": drawn.names, "pictures": drawn.pictures}
+    return {
+        "figures": figures,
+        "names": drawn.names,
+        "pictures": drawn.pictures,
+        "columns": {k: asdict(v) for k, v in drawn.columns.items()},
+    }
 
 
 def finite(value: Any) -> Any:
