@@ -14,7 +14,7 @@ from cyclopts import App, Parameter
 from selfsight import __version__
 from selfsight.errors import MachineError, SelfsightError, in_words
 from selfsight.verbs import SHORT, VERBS, Verb, groups
-from selfsight.verbs.arguments import hints_of
+from selfsight.verbs.arguments import hints_of, typed
 
 app = App(
     name="selfsight",
@@ -44,7 +44,7 @@ def command(verb: Verb) -> Callable[..., None]:
     for name, parameter in signature.parameters.items():
         names = (f"--{name}", SHORT[name]) if name in SHORT else None
         settings = Parameter(name=names, negative_none=(), negative_iterable=())
-        parameters.append(parameter.replace(annotation=Annotated[hints[name], settings]))
+        parameters.append(parameter.replace(annotation=Annotated[typed(hints[name]), settings]))
     kind = inspect.Parameter.KEYWORD_ONLY
     parameters.append(inspect.Parameter("json_", kind, default=False, annotation=Annotated[bool, JSON]))
     run.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]

@@ -167,6 +167,8 @@ def _write_csv(table: pa.Table, out: Place) -> None:
             raise SelfsightError(f"A .csv cannot hold the matrices of {field.name}. Write .parquet, .npy or .lance.")
         before = "f" if field.name == "features" else f"{field.name}_"
         header += [f"{before}{i}" for i in range(field.type.list_size)]
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise SelfsightError(f"A .csv would have two columns {twice[0]}. Write .parquet, .npy or .lance.")
     with whole(out) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         writer = csv.writer(text)

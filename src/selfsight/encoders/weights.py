@@ -27,6 +27,7 @@ from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.licences import UNKNOWN
 from selfsight.encoders.store import about_of, check_args, check_name, create, folder_of, read_folder
 from selfsight.errors import DataError, MachineError, SelfsightError, first_line
+from selfsight.machine import best_device
 
 RANDOM = "random"
 # torchvision's name: timm's. Their tensors have the same shapes in the same order, and mean the same (tested).
@@ -118,6 +119,12 @@ def load(model: str | os.PathLike[str], format: PixelFormat | None = None) -> En
     weights = find_weights(source)
     format = format or PixelFormat(usual_mode(weights.channels), 8, (0.0, 255.0))
     return begin(weights, weights.geometry(format), weights.args).eval()
+
+
+def encoder_of(model: str | os.PathLike[str] | Encoder, format: PixelFormat) -> Encoder:
+    """The encoder that a verb was given: an `Encoder` as it is and where it is, or what `load` makes of a name, on the
+    best device of this machine."""
+    return model if isinstance(model, Encoder) else load(model, format).to(best_device())
 
 
 def find_weights(source: str, encoder: str | None = None) -> Weights:

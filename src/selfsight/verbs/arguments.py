@@ -20,8 +20,8 @@ _PLAIN = {str: "text", int: "a whole number", float: "a number", bool: "True or 
 def checked(verb: Callable[P, R]) -> Callable[P, R]:
     """`verb`, refusing arguments that its signature does not name: `SelfsightError` says which, and what it takes.
 
-    A path may be any `os.PathLike`, a number one of NumPy's; the verb gets text, or Python's number. Annotations that
-    only type checkers can resolve are not checked.
+    A path may be any `os.PathLike`, a number one of NumPy's; the verb gets text, or Python's number. Objects of a class
+    that only type checkers import are known by its name.
     """
 
     @functools.wraps(verb)
@@ -39,15 +39,32 @@ def checked(verb: Callable[P, R]) -> Callable[P, R]:
     return called
 
 
+class _Named(type):
+    """The type of classes known by name alone, because importing them is heavy."""
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return any(known.__name__ == cls.__name__ for known in type(value).__mro__)
+
+
 def hints_of(verb: Callable[..., object]) -> dict[str, object]:
-    """The types of the parameters, where they can be known now."""
-    found = {}
-    for name, hint in verb.__annotations__.items():
-        try:
-            found[name] = eval(hint, vars(sys.modules[verb.__module__])) if isinstance(hint, str) else hint
-        except NameError:  # imported for type checkers only
-            continue
-    return found
+    """The types of the parameters."""
+    names = vars(sys.modules[verb.__module__])
+    hints = {name: hint for name, hint in verb.__annotations__.items() if name != "return"}
+    return {name: _resolved(hint, names) if isinstance(hint, str) else hint for name, hint in hints.items()}
+
+
+def _resolved(hint: str, names: dict[str, object]) -> object:
+    try:
+        return eval(hint, names)
+    except NameError as error:  # imported for type checkers only
+        name = str(error.name)
+        return _resolved(hint, names | {name: _Named(name, (), {})})
+
+
+def typed(hint: Any) -> Any:
+    """What of a type can be typed on a command line: text and numbers, no objects of selfsight's own."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return Union[tuple(kind for kind in kinds if not isinstance(kind, _Named))]  # noqa: UP007
 
 
 def _accepted(name: str, hint: Any, value: Any) -> Any:

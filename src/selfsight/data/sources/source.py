@@ -100,6 +100,11 @@ class Source(ABC):
     others: Counter[str]
     brings: tuple[str, ...] = ()
 
+    @cached_property
+    def root(self) -> str:
+        """What the uris are relative to: a folder, or the location of what holds the images itself."""
+        return self.location
+
     @property
     def keywords(self) -> dict[str, str]:
         """Columns that the listing leaves to whoever opens the files: their name -> a DICOM keyword."""
