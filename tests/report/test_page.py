@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -236,11 +238,18 @@ def test_the_page_says_what_it_must(page: Path) -> None:
         assert words in text
 
 
+def test_the_page_shows_the_images_least_like_the_others_as_odd_finds_them(run: Path, page: Path) -> None:
+    section = page.read_text(encoding="utf-8").split('<section id="odd">')[1].split("</section>")[0]
+    shown = re.findall(r'src="data:image/jpeg[^"]+" alt="([^"]+)".*?<figcaption>([\d.]+)<', section)
+    found = selfsight.odd(str(run.parent / "images"), model=str(run)).pictures[:16]
+    assert [(unescape(name), score) for name, score in shown] == [(p.uri, f"{p.score:.2f}") for p in found]
+
+
 def test_no_thumbnails_leaves_every_picture_out(run: Path, tmp_path: Path) -> None:
     result = selfsight.report(str(run), out=str(tmp_path / "page.html"), thumbnails=False)
     html = Path(result.report).read_text(encoding="utf-8")
     assert "data:image/" not in html.split("<script>")[0] and '"pictures": []' in html
-    assert html.count("as asked with --no-thumbnails") == 3 and 'id="map"' in html
+    assert html.count("as asked with --no-thumbnails") == 4 and 'id="map"' in html
 
 
 def test_the_page_is_the_same_twice(run: Path, page: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from selfsight.curation.odd import least_alike
 from selfsight.data.collection import Collection
 from selfsight.data.labels import Labels
 from selfsight.data.spread import spread
@@ -26,6 +27,7 @@ FEWEST_FOR_TSNE = 10
 MAP_SIDE, GALLERY_SIDE = 56, 88  # px
 MAP_BYTES = 2_400_000  # of the pictures on the map; plotly.js itself takes 4.8 MB
 QUERIES, NEIGHBOURS = 10, 8
+ODD = 16  # pictures: two rows
 COLOURS = 10  # that can be told apart, as the style sheet has them
 UNCOLOURED = ("id", "uri", "content_hash", "status", "reason", "modified_ns", "boxes", "mask", "intrinsics")
 
@@ -53,6 +55,7 @@ class Atlas:
     columns: what can colour them, see `columns`.
     pictures: one data URI each, or none at all.
     gallery: queries with their nearest.
+    odd: those that are least like the others, the least like first.
     total: items that the map is drawn from.
     unread: of those chosen, how many could not be read.
     """
@@ -62,6 +65,7 @@ class Atlas:
     columns: dict[str, Colouring]
     pictures: list[str]
     gallery: list[dict[str, object]]
+    odd: list[dict[str, object]]
     total: int
     unread: int
 
@@ -79,11 +83,12 @@ def draw(run: Run, collection: Collection, thumbnails: bool) -> Atlas:
         reason = first_line(Exception(next(iter(bad.values()), "no item")))
         raise DataError(f"the images are not there: none in {collection.about.location} can be read ({reason})")
     names = rows["uri"].to_pylist()
-    pictures, gallery = [], []
+    pictures, gallery, odd = [], [], []
     if thumbnails:
         pictures = data_uris(list(thumbnails_of(collection, rows, encoder, MAP_SIDE).values()), MAP_BYTES)
         gallery = _gallery(encoder, collection, rows, features)
-    return Atlas(names, places(features), columns(collection, rows), pictures, gallery, len(usable), len(bad))
+        odd = _odd(encoder, collection, rows, features)
+    return Atlas(names, places(features), columns(collection, rows), pictures, gallery, odd, len(usable), len(bad))
 
 
 def places(features: np.ndarray) -> np.ndarray:
@@ -141,3 +146,12 @@ def _gallery(encoder: Encoder, collection: Collection, rows: pa.Table, features:
         return {"name": names[index], "picture": picture, "similarity": cosine}
 
     return [{"query": tile(query), "nearest": [tile(i, cosine) for i, cosine in near]} for query, near in found]
+
+
+def _odd(encoder: Encoder, collection: Collection, rows: pa.Table, features: np.ndarray) -> list[dict[str, object]]:
+    """{name, picture, score} of the items that are least like the others, the least like first."""
+    numbers, scores = least_alike(features, rows["content_hash"].to_pylist())
+    first = rows.take(numbers[:ODD])
+    pictures = thumbnails_of(collection, first, encoder, GALLERY_SIDE).values()
+    shown = zip(first["uri"].to_pylist(), pictures, scores[:ODD].tolist(), strict=True)
+    return [{"name": name, "picture": data_uri(picture), "score": score} for name, picture, score in shown]
