@@ -61,7 +61,7 @@ def _resolved(hint: str, names: dict[str, object]) -> object:
         return _resolved(hint, names | {name: _Named(name, (), {})})
 
 
-def typed(hint: Any) -> Any:
+def typed(hint: object) -> object:
     """What of a type can be typed on a command line: text and numbers, no objects of selfsight's own."""
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     return Union[tuple(kind for kind in kinds if not isinstance(kind, _Named))]  # noqa: UP007
