@@ -191,3 +191,15 @@ def test_mistakes(tmp_path: Path, encoder: str) -> None:
 def test_shots_that_mean_nothing(text: str) -> None:
     with pytest.raises(selfsight.SelfsightError, match="--shots"):
         parse_shots(text)
+
+
+def test_an_encoder_in_place_of_its_name_gives_the_same(
+    tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, test = stripes(tmp_path / "train", 6, 0), stripes(tmp_path / "test", 4, 1)
+    monkeypatch.chdir(tmp_path)
+    named = selfsight.evaluate(encoder, train=str(train), test=str(test), shots="1,all", seeds=2)
+    given = selfsight.evaluate(selfsight.load(encoder), train=str(train), test=str(test), shots="1,all", seeds=2)
+    assert given.about.model == "Encoder" and given.about.encoder == named.about.encoder
+    assert (given.encoder, given.random, given.pixels) == (named.encoder, named.random, named.pixels)
+    assert not [path for path in tmp_path.rglob("evaluation.*")]

@@ -36,7 +36,7 @@ class Side(NamedTuple):
 
 @checked
 def evaluate(
-    model: str,
+    model: str | Encoder,
     *,
     train: str | None = None,
     test: str | None = None,
@@ -76,7 +76,7 @@ def evaluate(
     """
     from selfsight.data.canvases import measure_format
     from selfsight.data.labels import caveats, common_classes
-    from selfsight.encoders.weights import load
+    from selfsight.encoders.weights import encoder_of
     from selfsight.probing.probes import gains, measure, measure_commonest, more_labels
 
     counts = parse_shots(shots)
@@ -85,10 +85,11 @@ def evaluate(
     sides, notes = _sides(train, test, data, split_by)
     classes = common_classes(*(side.labels for side in sides))
     format = measure_format(sides[0].items)
-    encoder = load(model, format)
+    encoder = encoder_of(model, format)
+    folder = Path(model) if isinstance(model, str) else None
     notes += caveats(*sides)
     sides = [Side(items, labels.labelled()) for items, labels in sides]
-    pairs = _features(model, encoder, sides, classes, format, notes)
+    pairs = _features(folder, encoder, sides, classes, format, notes)
     taught, asked = pairs["encoder"]
     notes += _short_of(counts, classes, taught.labels)
     measured = {name: measure(*pair, classes, counts, seeds) for name, pair in pairs.items()}
@@ -98,13 +99,13 @@ def evaluate(
         random=measured["random"].probes,
         start=start.probes if start else None,
         pixels=measured["pixels"].probes,
-        about=_about(model, encoder, sides, classes, (taught, asked), seeds, notes),
+        about=_about(folder, encoder, sides, classes, (taught, asked), seeds, notes),
         commonest=measure_commonest(taught, asked, classes, counts),
         gains={name: gains(best, each, asked.groups) for name, each in measured.items() if each is not best},
         more=more_labels(best, taught, asked, seeds),
     )
-    folder = Path(out) if out else Path(model) if (Path(model) / "recipe.yaml").exists() else None
-    return result if folder is None else _kept(result, folder)
+    kept = Path(out) if out else folder if folder and (folder / "recipe.yaml").exists() else None
+    return result if kept is None else _kept(result, kept)
 
 
 def parse_shots(text: str) -> list[str]:
@@ -140,33 +141,33 @@ def _sides(train: str | None, test: str | None, data: str | None, split_by: str 
 
 
 def _features(
-    model: str, encoder: Encoder, sides: list[Side], classes: list[str], format: PixelFormat, notes: list[str]
+    folder: Path | None, encoder: Encoder, sides: list[Side], classes: list[str], format: PixelFormat, notes: list[str]
 ) -> dict[str, Pair]:
     """The encoder's features of train and test, and those of each control, by name."""
     from selfsight.encoders.whitening import whitened
 
     found: dict[str, Pair] = {}
     train, test = sides
-    for name, candidate in _candidates(model, encoder, train.items, notes).items():
+    for name, candidate in _candidates(folder, encoder, train.items, notes).items():
         pair = _labelled(candidate, *train, classes, notes), _labelled(candidate, *test, classes, notes)
         found[name] = _changed(pair, whitened) if name != "encoder" and encoder.net.num_classes else pair
     found["pixels"] = _changed((_pixels(*train, format, classes), _pixels(*test, format, classes)), reduced)
     return found
 
 
-def _candidates(model: str, encoder: Encoder, items: Collection, notes: list[str]) -> dict[str, Encoder]:
-    """The encoder, and the controls that are encoders, on this machine's device."""
+def _candidates(folder: Path | None, encoder: Encoder, items: Collection, notes: list[str]) -> dict[str, Encoder]:
+    """The encoder, and the controls that are encoders, where it is."""
     from selfsight.encoders.statistics import measure_batch_norm, some_inputs
     from selfsight.encoders.store import random_like, read_folder
-    from selfsight.machine import best_device
 
-    device = best_device()
-    found: dict[str, Encoder] = {"encoder": encoder.to(device), "random": random_like(encoder).to(device)}
+    found: dict[str, Encoder] = {"encoder": encoder, "random": random_like(encoder).to(encoder.device)}
     measure_batch_norm(found["random"], some_inputs(items, encoder.geometry))
-    if (Path(model) / "start" / "config.json").exists():
-        found["start"] = read_folder(Path(model) / "start").to(device)
+    if folder and (folder / "start" / "config.json").exists():
+        found["start"] = read_folder(folder / "start").to(encoder.device)
     elif encoder.about.get("starting_weights") and "view_size" in encoder.about:  # untrained, it is its own start
-        notes.append(f"{model} has no folder start, so its starting weights are not among the controls")
+        notes.append(
+            f"{folder or 'The encoder'} has no folder start, so its starting weights are not among the controls"
+        )
     return found
 
 
@@ -183,7 +184,7 @@ def _short_of(counts: list[str], classes: list[str], labels: np.ndarray) -> list
 
 
 def _about(
-    model: str,
+    folder: Path | None,
     encoder: Encoder,
     sides: list[Side],
     classes: list[str],
@@ -198,13 +199,14 @@ def _about(
     from selfsight.training.run import Run
 
     passes = minutes = None
-    if (Path(model) / "recipe.yaml").exists() and (rows := Run.open(model).read_metrics()):
+    if folder and (folder / "recipe.yaml").exists() and (rows := Run.open(folder).read_metrics()):
         passes, minutes = rows[-1].get("epoch"), rows[-1]["seconds"] / 60
     train, test = (len(part.labels) for part in measured)
     sizes = np.bincount(measured[1].labels, minlength=len(classes)).tolist()
     labels = hashlib.blake2b("".join(side.labels.digest for side in sides).encode(), digest_size=16).hexdigest()
     of = dict(zip(classes, sizes, strict=True))
-    return About(str(model), classes, train, test, seeds, notes, of, passes, minutes, encoder.digest, labels)
+    name = "Encoder" if folder is None else str(folder)
+    return About(name, classes, train, test, seeds, notes, of, passes, minutes, encoder.digest, labels)
 
 
 def _labelled(
