@@ -202,4 +202,4 @@ def test_an_encoder_in_place_of_its_name_gives_the_same(
     given = selfsight.evaluate(selfsight.load(encoder), train=str(train), test=str(test), shots="1,all", seeds=2)
     assert given.about.model == "Encoder" and given.about.encoder == named.about.encoder
     assert (given.encoder, given.random, given.pixels) == (named.encoder, named.random, named.pixels)
-    assert not [path for path in tmp_path.rglob("evaluation.*")]
+    assert not list(tmp_path.rglob("evaluation.*"))
