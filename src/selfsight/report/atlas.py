@@ -29,6 +29,8 @@ QUERIES, NEIGHBOURS = 10, 8
 COLOURS = 10  # that can be told apart, as the style sheet has them
 UNCOLOURED = ("id", "uri", "content_hash", "status", "reason", "modified_ns", "boxes", "mask", "intrinsics")
 
+FACTS = ("page", "format", "width", "height", "exif_orientation", "mode", "channels", "depth", "split", "bytes")
+
 
 @dataclass(frozen=True)
 class Colouring:
@@ -48,7 +50,7 @@ class Colouring:
 class Atlas:
     """The items on the map, and their nearest.
 
-    names: of the items.
+    names: of the items; "" where they are not to be shown.
     places: [N, 2].
     columns: what can colour them, see `columns`.
     pictures: one data URI each, or none at all.
@@ -66,8 +68,11 @@ class Atlas:
     unread: int
 
 
-def draw(run: Run, collection: Collection, thumbnails: bool) -> Atlas:
-    """The atlas of `collection` by the encoder of `run`. Raises `SelfsightError` saying why it cannot be drawn."""
+def draw(run: Run, collection: Collection, thumbnails: bool, names: bool = True) -> Atlas:
+    """The atlas of `collection` by the encoder of `run`, with or without pictures and names.
+
+    Raises `SelfsightError` saying why it cannot be drawn.
+    """
     try:
         collection.source  # noqa: B018
     except SelfsightError as error:
@@ -78,12 +83,15 @@ def draw(run: Run, collection: Collection, thumbnails: bool) -> Atlas:
     if not len(rows):
         reason = first_line(Exception(next(iter(bad.values()), "no item")))
         raise DataError(f"the images are not there: none in {collection.about.location} can be read ({reason})")
-    names = rows["uri"].to_pylist()
+    called: list[str] = rows["uri"].to_pylist() if names else [""] * len(rows)
     pictures, gallery = [], []
     if thumbnails:
         pictures = data_uris(list(thumbnails_of(collection, rows, encoder, MAP_SIDE).values()), MAP_BYTES)
-        gallery = _gallery(encoder, collection, rows, features)
-    return Atlas(names, places(features), columns(collection, rows), pictures, gallery, len(usable), len(bad))
+        gallery = _gallery(encoder, collection, rows, features, called)
+    colours = columns(collection, rows)
+    if not names:
+        colours = {name: colour for name, colour in colours.items() if name in _nameless(rows)}
+    return Atlas(called, places(features), colours, pictures, gallery, len(usable), len(bad))
 
 
 def places(features: np.ndarray) -> np.ndarray:
@@ -124,17 +132,25 @@ def columns(collection: Collection, rows: pa.Table) -> dict[str, Colouring]:
     return out
 
 
+def _nameless(rows: pa.Table) -> tuple[str, ...]:
+    """The columns of whose values none is a name of an item, a person, a place or a folder. Labels are, where they are
+    only taken from folders."""
+    said = rows["label"].null_count < len(rows)
+    return (*FACTS, "label") if said else FACTS
+
+
 def neighbours(features: np.ndarray) -> list[tuple[int, list[tuple[int, float]]]]:
     """Up to 10 queries, evenly spaced over `features` [N, D], each with its up to 8 (index, cosine), nearest first."""
     queries = spread(len(features), QUERIES)
     return list(zip(queries.tolist(), nearest_others(features, queries, NEIGHBOURS), strict=True))
 
 
-def _gallery(encoder: Encoder, collection: Collection, rows: pa.Table, features: np.ndarray) -> list[dict[str, object]]:
+def _gallery(
+    encoder: Encoder, collection: Collection, rows: pa.Table, features: np.ndarray, names: list[str]
+) -> list[dict[str, object]]:
     found = [(query, nearest) for query, nearest in neighbours(features) if nearest]
     shown = sorted({query for query, _ in found} | {i for _, nearest in found for i, _ in nearest})
     pictures = thumbnails_of(collection, rows.take(shown), encoder, GALLERY_SIDE)
-    names = rows["uri"].to_pylist()
 
     def tile(index: int, cosine: float = 1.0) -> dict[str, object]:
         picture = data_uri(pictures[shown.index(index)])
