@@ -27,7 +27,7 @@ from selfsight.errors import SelfsightError
 from selfsight.report.atlas import Colouring, columns, neighbours, places
 from selfsight.report.verdict import judge
 from selfsight.training.alarm import Alarm
-from selfsight.training.run import Run
+from selfsight.training.run import LeftOut, Run
 
 HOSTILE = "<script>alert(1)<"  # a folder, because "/" cannot be in a name: together "<script>alert(1)</script>.png"
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
@@ -256,7 +256,8 @@ def test_a_private_page_holds_no_name_path_or_picture(run: Path, page: Path, tmp
     }
     (kept / "evaluation.json").write_text(json.dumps(MEASURED | {"about": MEASURED["about"] | about}))
     Run.open(kept).log("tracker", f"wandb is given up: {kept}/wandb cannot be written.", 60)
-    Run.open(kept).write_set_aside({items.table["id"][5].as_py(): "3 files could be meant: P0001 75.png, P0002 75.png"})
+    told = "3 files could be meant: P0001 75.png, P0002 75.png"
+    Run.open(kept).write_set_aside([LeftOut(items.table["id"][5].as_py(), "", told)])
     uris, ids = items.table["uri"].to_pylist(), items.table["id"].to_pylist()
     names = {*uris, *ids, *(PurePosixPath(uri).stem for uri in uris), *(PurePosixPath(uri).name for uri in uris)}
     names |= {HOSTILE, "even (29)", "P0007", str(kept.parent), str(run.parent), items.about.location, str(items.path)}

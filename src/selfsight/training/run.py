@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +28,16 @@ class Event(NamedTuple):
     step: int
     kind: str
     text: str
+
+
+class LeftOut(NamedTuple):
+    """An item that could not be read. uri: "" in runs of older versions. at: "import" or "decoding", when it was found
+    out."""
+
+    id: str
+    uri: str
+    reason: str
+    at: str = "decoding"
 
 
 @dataclass(frozen=True)
@@ -55,14 +65,17 @@ class Folder:
     def finished(self) -> bool:
         return (self.path / self.last).exists()
 
-    def write_set_aside(self, reasons: dict[str, str]) -> None:
-        """Keep {id: reason} of the items that failed to decode."""
-        write_whole(self.path / "set_aside.json", json.dumps(reasons))
+    def write_set_aside(self, items: Iterable[LeftOut]) -> None:
+        """Keep which items were not learnt from, and why."""
+        write_whole(self.path / "set_aside.json", json.dumps([item._asdict() for item in items], indent=1))
 
-    def read_set_aside(self) -> dict[str, str]:
-        """What `write_set_aside` kept last; nothing where it never did."""
+    def read_set_aside(self) -> list[LeftOut]:
+        """What `write_set_aside` kept last; nothing where it never did. Older versions kept {id: reason}."""
         file = self.path / "set_aside.json"
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+        if isinstance(kept, dict):
+            return [LeftOut(item, "", reason) for item, reason in kept.items()]
+        return [LeftOut(**item) for item in kept]
 
     @property
     def in_use(self) -> bool:

@@ -13,6 +13,7 @@ from selfsight.errors import SelfsightError
 from selfsight.results import Result, counted
 from selfsight.verbs.arguments import checked
 from selfsight.verbs.choices import Choices, spelt_out
+from selfsight.verbs.import_ import SetAside
 
 if TYPE_CHECKING:
     from selfsight.data.canvases import Canvases
@@ -38,9 +39,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Pretrained(Result):
-    """run: its folder. items: how many it learnt from; set_aside: how many cannot be read, with their reasons. skipped:
-    steps that were not finite. alarms, notes: of its log. licence: of the encoder, with that of its starting
-    weights."""
+    """run: its folder. items: how many it learnt from; set_aside: how many cannot be read, with their reasons;
+    set_aside_items: which. skipped: steps that were not finite. alarms, notes: of its log. licence: of the encoder,
+    with that of its starting weights."""
 
     run: str
     steps: int
@@ -48,6 +49,7 @@ class Pretrained(Result):
     items: int
     set_aside: int
     reasons: dict[str, int]
+    set_aside_items: list[SetAside]
     skipped: int
     alarms: list[str]
     notes: list[str]
@@ -146,6 +148,7 @@ def _hold(settled: Settled, items: Collection, strict: bool) -> Canvases:
 
 def _result(run: Run, done: Done, seconds: float, canvases: Canvases) -> Pretrained:
     from selfsight.encoders.store import about_of
+    from selfsight.training.session import set_aside
 
     last = (run.read_metrics() or [{}])[-1]
     reasons = canvases.collection.reasons(canvases.set_aside.values())
@@ -159,6 +162,7 @@ def _result(run: Run, done: Done, seconds: float, canvases: Canvases) -> Pretrai
         items=len(canvases) - len(canvases.set_aside),
         set_aside=sum(reasons.values()),
         reasons=reasons,
+        set_aside_items=[SetAside(item.uri, item.reason) for item in set_aside(canvases)],
         skipped=done.skipped,
         alarms=[event.text for event in events if event.kind == "alarm"],
         notes=list(dict.fromkeys(notes)),  # each end of an extended run has written its own
@@ -173,7 +177,7 @@ def show(result: Pretrained) -> None:
     run, evidence = result.run, result.evidence
     print(f"{run}: {result.steps:,} steps on {result.items:,} images in {result.seconds:.0f} s.")
     if result.set_aside:
-        print(f"{result.set_aside:,} images were set aside ({counted(result.reasons)}); the report names them.")
+        print(f"{result.set_aside:,} images were set aside ({counted(result.reasons)}); set_aside.json names them.")
     if result.skipped:
         print(f"{result.skipped:,} steps were skipped, as they were not finite; run.log says why.")
     for text in result.alarms:
