@@ -152,7 +152,7 @@ def set_aside(canvases: Canvases) -> list[LeftOut]:
     """The items that cannot be learnt from, in the order of their paths: set aside at import, or while decoding."""
     items, failed = canvases.collection, canvases.set_aside
     columns = (items.set_aside[name].to_pylist() for name in ("id", "uri", "reason"))
-    found = [LeftOut(*values, at="import") for values in zip(*columns, strict=True)]
+    found = [LeftOut(item, uri, reason, "import") for item, uri, reason in zip(*columns, strict=True)]
     if failed:
         uris = dict(zip(canvases.ids, canvases.rows["uri"].to_pylist(), strict=True))
         found += [LeftOut(item, uris.get(item, ""), reason) for item, reason in failed.items()]
