@@ -10,6 +10,7 @@ TRAINED = {
     "environment.json": "the machine and the versions",
     "run.log": "what happened: resumes, alarms, skipped steps",
     "lock": "the process that trains it",
+    "finished.json": "the steps and the seconds that it took in all",
     "metrics.jsonl": "the figures of training",
     "tensorboard": "the same, for TensorBoard",
     "checkpoints": "the last two states that training can go on from",

@@ -6,10 +6,10 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from selfsight.probing.evaluation import Evaluation
 from selfsight.training.recipe import Recipe
+from selfsight.training.run import Event
 
 # In commands. No such folder exists, so that none of them runs by accident on something else.
 RUN, IMAGES = "RUN", "IMAGES"
@@ -42,14 +42,12 @@ def evaluation(measured: Evaluation) -> Evaluation:
     return replace(measured, about=replace(measured.about, model="", notes=[left] if count else []))
 
 
-def recipe(asked: dict[str, Any], chosen: Recipe) -> tuple[dict[str, Any], Recipe]:
-    """What was asked and chosen, with the last parts of the paths of weights and recipes."""
-    if asked.get("recipe"):
-        asked = asked | {"recipe": Path(asked["recipe"]).name}
+def recipe(chosen: Recipe) -> Recipe:
+    """What was chosen, with the last part of a path of weights."""
     known = chosen.weights.partition(":")[0] in ("timm", "torchvision", "package")
-    return asked, chosen if known else replace(chosen, weights=Path(chosen.weights).name)
+    return chosen if known else replace(chosen, weights=Path(chosen.weights).name)
 
 
-def history(told: dict[str, Any]) -> dict[str, Any]:
-    """The events, without what other software said of them."""
-    return told | {"events": [e if e.kind in SAID else e._replace(text="") for e in told["events"]]}
+def events(happened: list[Event]) -> list[Event]:
+    """What happened, without what other software said of it."""
+    return [event if event.kind in SAID else event._replace(text="") for event in happened]

@@ -22,6 +22,7 @@ from selfsight.files import read_json
 from selfsight.probing.evaluation import Evaluation
 from selfsight.report import atlas, charts, nameless, pictures, tables, worth
 from selfsight.report.verdict import Verdict, judge
+from selfsight.results import duration
 from selfsight.training.adaptation import read_adaptation
 from selfsight.training.energy import read_energy
 from selfsight.training.recipe import Recipe
@@ -54,10 +55,11 @@ def build(run: Run, thumbnails: bool = True, names: bool = True) -> tuple[str, V
     except SelfsightError as error:
         notes.append(f"The map and the gallery are missing because {error}.")
     if not names:
-        asked, recipe = nameless.recipe(asked, recipe)
+        asked["recipe"], recipe = Path(asked.get("recipe") or "").name, nameless.recipe(recipe)
         evaluation = evaluation and nameless.evaluation(evaluation)
         notes = [nameless.MISSING] if drawn is None else notes
     content: dict[str, Any] = {"run": run, "recipe": recipe, "data": data, "verdict": verdict, "last": rows[-1]}
+    content["took"] = duration(run.seconds)
     content |= {"next_steps": next_steps(verdict, run, recipe, data, rows, evaluation is not None, names)}
     content |= {"curves": charts.curves(rows), "notes": notes, "atlas": drawn}
     content |= {"thumbnails": thumbnails, "names": names}
@@ -67,7 +69,8 @@ def build(run: Run, thumbnails: bool = True, names: bool = True) -> tuple[str, V
     content["adaptation"] = tables.adaptation(read_adaptation(run), about, evaluation)
     content |= _evaluated(run, evaluation, names) | _left_out(run, collection, names)
     content |= {"recipe_rows": tables.recipe_rows(asked, recipe), "machine": _machine(run)}
-    content["history"] = tables.history(run) if names else nameless.history(tables.history(run))
+    content["history"] = history = tables.history(run)
+    history["events"] = history["events"] if names else nameless.events(history["events"])
     content["drawings"] = _drawings(content)
     return _render(content), verdict, int(data["items"])
 

@@ -10,14 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import yaml
 from safetensors import SafetensorError
 
 from selfsight.data.lock import Busy, holder, locked
 from selfsight.errors import DataError, MachineError, SelfsightError, check_version, in_words
-from selfsight.files import write_whole
+from selfsight.files import read_json, write_whole
+from selfsight.results import duration
 from selfsight.training.recipe import FORMAT_VERSION, Recipe, plain
 
 
@@ -42,7 +43,8 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class Folder:
-    """What every training leaves behind: `run.log`, `metrics.jsonl`, `checkpoints/`, `set_aside.json`, `energy.json`.
+    """What every training leaves behind: `run.log`, `metrics.jsonl`, `checkpoints/`, `set_aside.json`, `energy.json`,
+    `finished.json`.
     last: of a subclass, the file that it writes last, with which the training is finished."""
 
     path: Path
@@ -76,6 +78,19 @@ class Folder:
         if isinstance(kept, dict):
             return [LeftOut(item, "", reason) for item, reason in kept.items()]
         return [LeftOut(**item) for item in kept]
+
+    def finish(self, steps: int, seconds: float) -> None:
+        """Keep what the training took in all, and say so in the log; to be called before `last` is written."""
+        write_whole(self.path / "finished.json", json.dumps({"steps": steps, "seconds": seconds}))
+        self.log("finished", f"after {duration(seconds)}", steps)
+
+    @property
+    def seconds(self) -> float:
+        """Active seconds of the whole command, over all its starts: import, decoding, training and the ending. Of one
+        that is not finished, or that an older version finished, up to the last row of metrics."""
+        kept = read_json(self.path / "finished.json") if self.finished else None
+        values = kept or (self.read_metrics() or [{}])[-1]
+        return float(cast(float, values.get("seconds", 0.0)))
 
     @property
     def in_use(self) -> bool:
@@ -140,7 +155,7 @@ class Folder:
 
     def clear(self) -> None:
         """Remove what an attempt left that did no step: another one, perhaps of other data, measures anew."""
-        for name in ("run.log", "metrics.jsonl", "set_aside.json", "energy.json"):
+        for name in ("run.log", "metrics.jsonl", "set_aside.json", "energy.json", "finished.json"):
             (self.path / name).unlink(missing_ok=True)
 
 

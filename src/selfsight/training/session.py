@@ -116,9 +116,9 @@ class Session:
             text = f"Features are kept as they are: {recipe.encoder} ends in more than the linear layer of a whitening."
             run.log("note", text, done.step)
         run.write_set_aside(set_aside(self.canvases))  # this may be the first to read an item
+        run.finish(done.step, self.clock.seconds)
         save(self.encoder, run.path / "encoder")
         shutil.rmtree(run.path / "encoder.before", ignore_errors=True)  # of the run that was extended
-        run.log("finished", f"after {self.clock.seconds:.0f} s", done.step)
 
     def _adaptation(self) -> Adaptation:
         """What is to be compared with the starting weights, which are read anew: the encoder may be further on."""
