@@ -28,6 +28,7 @@ from selfsight.data.manifest import beside
 from selfsight.data.sources.choose import make_source
 from selfsight.data.sources.source import KNOWN_COLUMNS, Entry, Options, Source
 from selfsight.data.threads import ordered
+from selfsight.data.written import note
 from selfsight.errors import DataError, SelfsightError
 
 T = TypeVar("T")
@@ -75,7 +76,9 @@ def import_source(source: Source, out: Path, strict: bool = False) -> Collection
     out.parent.mkdir(parents=True, exist_ok=True)
     # where another process imports it at this moment, what it reads is then known
     with awaited(beside(out, ".lance.lock"), pause=0.2):
-        return _import(source, out, strict)
+        items = _import(source, out, strict)
+    note("collection", out, out)
+    return items
 
 
 def _import(source: Source, out: Path, strict: bool) -> Collection:

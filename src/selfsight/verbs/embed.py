@@ -79,6 +79,7 @@ def embed(
     from selfsight.console import console
     from selfsight.data.canvases import measure_format
     from selfsight.data.importers import check_outside, open_source
+    from selfsight.data.written import note
     from selfsight.encoders.features import pooled
     from selfsight.encoders.weights import load
     from selfsight.files import TABLES, save_table
@@ -103,6 +104,7 @@ def embed(
         result = _embedding(rows, features, items, bad.values())
     if out is not None:
         save_table(result.table, out)
+        note("features", Path(out), items.path)
     return result
 
 
