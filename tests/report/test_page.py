@@ -169,7 +169,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for i in range(60):
         wave = np.sin(np.arange(32) * (0.4 if i % 2 else 1.2) + i)
         pixels = 128 + 80 * (wave[:, None] if i % 2 else wave[None, :]) + generator.normal(0, 12, (32, 32))
-        name = images / HOSTILE / "script>.png" if i == 0 else images / ("even" if i % 2 == 0 else ".") / f"P{i:04d} 75.png"
+        name = (
+            images / HOSTILE / "script>.png"
+            if i == 0
+            else images / ("even" if i % 2 == 0 else ".") / f"P{i:04d} 75.png"
+        )
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(name)
     (images / "broken<i>.png").write_bytes(b"no image")
     (images / "notes.txt").write_text("not an image")
