@@ -16,7 +16,6 @@ import yaml
 from safetensors import SafetensorError
 
 from selfsight.data.lock import Busy, holder, locked
-from selfsight.data.written import note
 from selfsight.errors import DataError, MachineError, SelfsightError, check_version, in_words
 from selfsight.files import read_json, write_whole
 from selfsight.results import duration
@@ -196,8 +195,6 @@ class Run(Folder):
         content["resolved"] = {k: v for k, v in recipe.to_dict().items() if k != "reasons"}
         content["reasons"] = recipe.reasons
         write_whole(self.recipe_file, yaml.safe_dump(content, sort_keys=False))
-        if "collection" in data:
-            note("run", self.path, Path(str(data["collection"])))
 
     def read_recipe(self) -> tuple[dict[str, Any], Recipe, dict[str, Any]]:
         """(asked, recipe, data) as written."""

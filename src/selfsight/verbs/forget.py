@@ -200,13 +200,12 @@ def _elsewhere(tables: list[Path], gone: dict[str, str], contents: set[str]) -> 
 
 
 def _runs(beside: Path) -> list[tuple[str, Path]]:
-    """(run, its collection) of the runs that are known, in runs/, or beside a collection."""
+    """(run, its collection) of the runs that are known, here, in runs/ or beside a collection."""
     from selfsight.data.written import written
     from selfsight.training.run import Run
 
-    files = {
-        file for folder in (Path("runs"), beside) for way in ("*", "*/*") for file in folder.glob(f"{way}/recipe.yaml")
-    }
+    ways = [(Path(), "*"), (Path(), "*/*"), (Path("runs"), "*/*"), (beside, "*"), (beside, "*/*")]
+    files = {file for folder, way in ways for file in folder.glob(f"{way}/recipe.yaml")}
     found = {file.parent.resolve() for file in files} | {Path(line.path) for line in written("run")}
     out = []
     for path in sorted(found):
