@@ -157,6 +157,7 @@ def show(result: Cached) -> None:
     console.print(table)
     console.print(f"{total / 1e6:,.1f} MB in {result.folder}")
     if result.features:
-        console.print("\nFeatures lie in these places. Only those in the cache folder are cleared with it.")
+        said = "\nFeatures lie in these places. Only those in the cache folder are cleared with it."
+        console.print(said, soft_wrap=True)
         for place in result.features:  # whole paths, that can be copied
             console.print(f"{place.bytes / 1e6:9,.1f} MB  {place.path}", soft_wrap=True)
