@@ -135,6 +135,22 @@ def save_table(table: pa.Table, out: Place) -> None:
         _write_csv(table.drop_columns(names), str(out)[: -len(suffix)] + ".items.csv")
 
 
+def ids_in(file: Path) -> set[str]:
+    """The column `id` of a table that `save_table` wrote; nothing where it is not there or cannot be read."""
+    try:
+        if file.suffix.lower() == ".lance":
+            return set(open_lance(file).to_table(columns=["id"])["id"].to_pylist())
+        if file.suffix.lower() == ".parquet":
+            import pyarrow.parquet
+
+            return set(pyarrow.parquet.read_table(file, columns=["id"])["id"].to_pylist())
+        items = file.with_suffix(".items.csv") if file.suffix.lower() == ".npy" else file
+        with items.open(encoding="utf-8", newline="") as text:
+            return {row["id"] for row in csv.DictReader(text)}
+    except (SelfsightError, OSError, ValueError, KeyError, pa.ArrowException):
+        return set()
+
+
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
     """A column of numbers, vectors or matrices as an array [N], [N, D] or [N, P, D]."""
     array, sides = column.combine_chunks(), [len(column)]

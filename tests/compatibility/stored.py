@@ -151,6 +151,7 @@ def normalised(value: Any, work: Path) -> Any:
         return [normalised(inner, work) for inner in value]
     if isinstance(value, str):
         value = value.replace(str(cache_of(work)), CACHE).replace(str(work), WORK)
+        value = re.sub(rf"({CACHE}/collections/\w+-)[0-9a-f]{{12}}/", rf"\1{MEASURED}/", value)  # a hash of the path
         return re.sub(r"\d[\d,.]* (?=(?:s|MB|GB)\b)", f"{MEASURED} ", value)
     return value
 

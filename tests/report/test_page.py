@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from html import unescape
 from html.parser import HTMLParser
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,12 @@ from PIL import Image
 from test_worth import MEASURED
 
 import selfsight
+from selfsight.data.collection import Collection
 from selfsight.errors import SelfsightError
 from selfsight.report.atlas import Colouring, columns, neighbours, places
 from selfsight.report.verdict import judge
 from selfsight.training.alarm import Alarm
+from selfsight.training.run import LeftOut, Run
 
 HOSTILE = "<script>alert(1)<"  # a folder, because "/" cannot be in a name: together "<script>alert(1)</script>.png"
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
@@ -168,7 +170,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for i in range(60):
         wave = np.sin(np.arange(32) * (0.4 if i % 2 else 1.2) + i)
         pixels = 128 + 80 * (wave[:, None] if i % 2 else wave[None, :]) + generator.normal(0, 12, (32, 32))
-        name = images / HOSTILE / "script>.png" if i == 0 else images / ("even" if i % 2 == 0 else ".") / f"{i:02d}.png"
+        name = (
+            images / HOSTILE / "script>.png"
+            if i == 0
+            else images / ("even" if i % 2 == 0 else ".") / f"P{i:04d} 75.png"
+        )
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(name)
     (images / "broken<i>.png").write_bytes(b"no image")
     (images / "notes.txt").write_text("not an image")
@@ -250,6 +256,40 @@ def test_no_thumbnails_leaves_every_picture_out(run: Path, tmp_path: Path) -> No
     html = Path(result.report).read_text(encoding="utf-8")
     assert "data:image/" not in html.split("<script>")[0] and '"pictures": []' in html
     assert html.count("as asked with --no-thumbnails") == 4 and 'id="map"' in html
+
+
+def test_a_private_page_holds_no_name_path_or_picture(run: Path, page: Path, tmp_path: Path) -> None:
+    kept = Path(shutil.copytree(run, tmp_path / "kept" / "first"))
+    _, _, data = Run.open(kept).read_recipe()
+    items = Collection.open(data["collection"])
+    about = {
+        "classes": ["mild", "severe"],
+        "notes": [f"{items.about.location}/P0007 75.png cannot be read", "P0007 leaks"],
+    }
+    (kept / "evaluation.json").write_text(json.dumps(MEASURED | {"about": MEASURED["about"] | about}))
+    Run.open(kept).log("tracker", f"wandb is given up: {kept}/wandb cannot be written.", 60)
+    told = "3 files could be meant: P0001 75.png, P0002 75.png"
+    Run.open(kept).write_set_aside([LeftOut(items.table["id"][5].as_py(), "", told)])
+    uris, ids = items.table["uri"].to_pylist(), items.table["id"].to_pylist()
+    names = {*uris, *ids, *(PurePosixPath(uri).stem for uri in uris), *(PurePosixPath(uri).name for uri in uris)}
+    names |= {HOSTILE, "even (29)", "P0007", str(kept.parent), str(run.parent), items.about.location, str(items.path)}
+    names -= {"script>"}  # of HOSTILE, and of every page
+
+    def found(**how: bool) -> set[str]:
+        html = Path(selfsight.report(str(kept), out=str(tmp_path / "page.html"), **how).report).read_text("utf-8")
+        own = html.split("<script>")[0] + html.rsplit("<script>", 1)[1]  # without plotly.js, which has its own words
+        drawings = json.dumps(json.loads(html.split('id="drawings">')[1].split("</script>")[0]), ensure_ascii=False)
+        text = unescape(own) + drawings
+        return {name for name in names if name in text or name in own}
+
+    assert {*uris, "even (29)", "P0007", items.about.location, str(kept.parent)} <= found()
+    assert found(names=False) == found(private=True) == set()
+    text = " ".join(Seen((tmp_path / "page.html").read_text("utf-8")).text.split())
+    for words in ("2 notes on these figures may name files", "1 3 files could be meant", "1 holds text, not an image",
+                  "Their names are left out", "selfsight embed IMAGES --model RUN"):  # fmt: skip
+        assert words in text
+    html = (tmp_path / "page.html").read_text("utf-8")
+    assert "data:image/" not in html.split("<script>")[0] and '"pictures": []' in html
 
 
 def test_the_page_is_the_same_twice(run: Path, page: Path, tmp_path: Path) -> None:

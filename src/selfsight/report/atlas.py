@@ -31,6 +31,8 @@ ODD = 16  # pictures: two rows
 COLOURS = 10  # that can be told apart, as the style sheet has them
 UNCOLOURED = ("id", "uri", "content_hash", "status", "reason", "modified_ns", "boxes", "mask", "intrinsics")
 
+FACTS = ("page", "format", "width", "height", "exif_orientation", "mode", "channels", "depth", "split", "bytes")
+
 
 @dataclass(frozen=True)
 class Colouring:
@@ -50,7 +52,7 @@ class Colouring:
 class Atlas:
     """The items on the map, and their nearest.
 
-    names: of the items.
+    names: of the items; "" where they are not to be shown.
     places: [N, 2].
     columns: what can colour them, see `columns`.
     pictures: one data URI each, or none at all.
@@ -70,8 +72,11 @@ class Atlas:
     unread: int
 
 
-def draw(run: Run, collection: Collection, thumbnails: bool) -> Atlas:
-    """The atlas of `collection` by the encoder of `run`. Raises `SelfsightError` saying why it cannot be drawn."""
+def draw(run: Run, collection: Collection, thumbnails: bool, names: bool = True) -> Atlas:
+    """The atlas of `collection` by the encoder of `run`, with or without pictures and names.
+
+    Raises `SelfsightError` saying why it cannot be drawn.
+    """
     try:
         collection.source  # noqa: B018
     except SelfsightError as error:
@@ -82,13 +87,16 @@ def draw(run: Run, collection: Collection, thumbnails: bool) -> Atlas:
     if not len(rows):
         reason = first_line(Exception(next(iter(bad.values()), "no item")))
         raise DataError(f"the images are not there: none in {collection.about.location} can be read ({reason})")
-    names = rows["uri"].to_pylist()
+    called: list[str] = rows["uri"].to_pylist() if names else [""] * len(rows)
     pictures, gallery, odd = [], [], []
     if thumbnails:
         pictures = data_uris(list(thumbnails_of(collection, rows, encoder, MAP_SIDE).values()), MAP_BYTES)
-        gallery = _gallery(encoder, collection, rows, features)
-        odd = _odd(encoder, collection, rows, features)
-    return Atlas(names, places(features), columns(collection, rows), pictures, gallery, odd, len(usable), len(bad))
+        gallery = _gallery(encoder, collection, rows, features, called)
+        odd = _odd(encoder, collection, rows, features, called)
+    colours = columns(collection, rows)
+    if not names:
+        colours = {name: colour for name, colour in colours.items() if name in _nameless(rows)}
+    return Atlas(called, places(features), colours, pictures, gallery, odd, len(usable), len(bad))
 
 
 def places(features: np.ndarray) -> np.ndarray:
@@ -129,17 +137,25 @@ def columns(collection: Collection, rows: pa.Table) -> dict[str, Colouring]:
     return out
 
 
+def _nameless(rows: pa.Table) -> tuple[str, ...]:
+    """The columns of whose values none is a name of an item, a person, a place or a folder. Labels are, where they are
+    only taken from folders."""
+    said = rows["label"].null_count < len(rows)
+    return (*FACTS, "label") if said else FACTS
+
+
 def neighbours(features: np.ndarray) -> list[tuple[int, list[tuple[int, float]]]]:
     """Up to 10 queries, evenly spaced over `features` [N, D], each with its up to 8 (index, cosine), nearest first."""
     queries = spread(len(features), QUERIES)
     return list(zip(queries.tolist(), nearest_others(features, queries, NEIGHBOURS), strict=True))
 
 
-def _gallery(encoder: Encoder, collection: Collection, rows: pa.Table, features: np.ndarray) -> list[dict[str, object]]:
+def _gallery(
+    encoder: Encoder, collection: Collection, rows: pa.Table, features: np.ndarray, names: list[str]
+) -> list[dict[str, object]]:
     found = [(query, nearest) for query, nearest in neighbours(features) if nearest]
     shown = sorted({query for query, _ in found} | {i for _, nearest in found for i, _ in nearest})
     pictures = thumbnails_of(collection, rows.take(shown), encoder, GALLERY_SIDE)
-    names = rows["uri"].to_pylist()
 
     def tile(index: int, cosine: float = 1.0) -> dict[str, object]:
         picture = data_uri(pictures[shown.index(index)])
@@ -148,10 +164,12 @@ def _gallery(encoder: Encoder, collection: Collection, rows: pa.Table, features:
     return [{"query": tile(query), "nearest": [tile(i, cosine) for i, cosine in near]} for query, near in found]
 
 
-def _odd(encoder: Encoder, collection: Collection, rows: pa.Table, features: np.ndarray) -> list[dict[str, object]]:
+def _odd(
+    encoder: Encoder, collection: Collection, rows: pa.Table, features: np.ndarray, names: list[str]
+) -> list[dict[str, object]]:
     """{name, picture, score} of the items that are least like the others, the least like first."""
     numbers, scores = least_alike(features, rows["content_hash"].to_pylist())
-    first = rows.take(numbers[:ODD])
-    pictures = thumbnails_of(collection, first, encoder, GALLERY_SIDE).values()
-    shown = zip(first["uri"].to_pylist(), pictures, scores[:ODD].tolist(), strict=True)
-    return [{"name": name, "picture": data_uri(picture), "score": score} for name, picture, score in shown]
+    first = numbers[:ODD].tolist()
+    pictures = thumbnails_of(collection, rows.take(first), encoder, GALLERY_SIDE).values()
+    shown = zip(first, pictures, scores[:ODD].tolist(), strict=True)
+    return [{"name": names[i], "picture": data_uri(picture), "score": score} for i, picture, score in shown]

@@ -75,7 +75,7 @@ function showPeek(event) {
   image.hidden = !drawings.pictures.length;
   if (!image.hidden) image.src = drawings.pictures[index];
   peek.querySelector("p").textContent = drawings.names[index];
-  peek.hidden = false;
+  peek.hidden = image.hidden && !drawings.names[index]; // on a page without pictures and names
   const { clientX: x, clientY: y } = event.event.touches ? event.event.touches[0] || event.event : event.event;
   const box = peek.getBoundingClientRect();
   const left = x + 16 + box.width > innerWidth ? x - 16 - box.width : x + 16;

@@ -95,15 +95,15 @@ def _shown(name: str, value: Any) -> dict[str, str]:
 
 def set_aside(run: Run, collection: Collection | None) -> list[dict[str, str]]:
     """{name, reason} of the items that could not be read: at import, and at the decoding for the run."""
+    found: dict[str, tuple[str, str]] = {}
     names: dict[str, str] = {}
-    out: list[dict[str, str]] = []
     if collection is not None:
-        table = collection.set_aside
         names = dict(zip(collection.table["id"].to_pylist(), collection.table["uri"].to_pylist(), strict=True))
-        pairs = zip(table["uri"].to_pylist(), table["reason"].to_pylist(), strict=True)
-        out = [{"name": uri, "reason": reason} for uri, reason in pairs]
-    out += [{"name": names.get(item, f"item {item}"), "reason": why} for item, why in run.read_set_aside().items()]
-    return sorted(out, key=lambda row: row["name"])
+        columns = (collection.set_aside[name].to_pylist() for name in ("id", "uri", "reason"))
+        found = {item: (uri, reason) for item, uri, reason in zip(*columns, strict=True)}
+    for item in run.read_set_aside():
+        found[item.id] = (item.uri or names.get(item.id, f"item {item.id}"), item.reason)
+    return [{"name": name, "reason": reason} for name, reason in sorted(found.values())]
 
 
 def history(run: Run) -> dict[str, Any]:

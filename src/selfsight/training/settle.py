@@ -17,6 +17,7 @@ from selfsight.data.canvases import measure_format
 from selfsight.data.collection import Collection
 from selfsight.data.formats.format import usual_mode
 from selfsight.data.pixels import PixelFormat
+from selfsight.data.written import note
 from selfsight.encoders.store import check_name
 from selfsight.encoders.weights import RANDOM, Weights, find_weights, read
 from selfsight.errors import DataError, SelfsightError
@@ -149,6 +150,7 @@ def settle(
     wanted |= {"extend": True} if extend else {}
     data: dict[str, object] = {"source": str(source), "collection": str(items.path), "version": items.version}
     data |= {"items": len(items.usable), "id_hash": items.id_hash(), "processes": processes}
+    note("run", run.path, items.path)
     if run.begun:
         if not run.recipe_file.exists():
             raise DataError(f"{run.path} has checkpoints but no recipe.yaml. Give another -o, or remove the folder.")

@@ -24,13 +24,23 @@ class Entry(Result):
 
 
 @dataclass(frozen=True)
-class Cached(Result):
-    """folder: the cache folder. entries: all of them, of `list`. cleared, kept: of `clear`; kept are those with
-    decisions of people."""
+class Features(Result):
+    """A place where features lie: a folder beside a collection, or what `embed -o` wrote. collection: whose items."""
 
-    if_any: ClassVar = ("entries", "cleared", "kept")
+    path: str
+    collection: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Cached(Result):
+    """folder: the cache folder. entries: all of them, of `list`. features: of `list`, every place that is known, in the
+    cache folder or not. cleared, kept: of `clear`; kept are those with decisions of people."""
+
+    if_any: ClassVar = ("entries", "features", "cleared", "kept")
     folder: str
     entries: list[Entry] | None = None
+    features: list[Features] | None = None
     cleared: list[Entry] | None = None
     kept: list[Entry] | None = None
 
@@ -45,7 +55,8 @@ def cache(action: Literal["list", "clear"] = "list", *names: str) -> Cached:
     Parameters
     ----------
     action
-        list: every entry with its size. clear: delete the entries named, or all.
+        list: every entry with its size, and every place that is known where features lie. clear: delete the entries
+        named, or all.
     names
         Entries, by the names that `list` shows.
 
@@ -55,7 +66,7 @@ def cache(action: Literal["list", "clear"] = "list", *names: str) -> Cached:
     folder = cache_folder()
     entries = _entries(folder)
     if action == "list":
-        return Cached(str(folder), entries)
+        return Cached(str(folder), entries, _features())
     unknown = sorted(set(names) - {entry.name for entry in entries})
     if unknown:
         raise SelfsightError(f"The cache has no {', '.join(unknown)}. See: selfsight cache list")
@@ -82,6 +93,19 @@ def _entries(folder: Path) -> list[Entry]:
         Entry(path.name, kind, _source(path), bytes_in(path) if path.is_dir() else path.stat().st_size)
         for kind in ("collections", "canvases", "torchvision")
         for path in sorted((folder / kind).glob("*"))
+    ]
+
+
+def _features() -> list[Features]:
+    from selfsight.data.features import FeatureStore
+    from selfsight.data.written import collections, written
+    from selfsight.files import bytes_in
+
+    found = [(path, table) for table in collections() for path in FeatureStore(table).folders]
+    found += [(Path(line.path), Path(line.collection)) for line in written("features")]
+    return [
+        Features(str(path), str(table), bytes_in(path) if path.is_dir() else path.stat().st_size)
+        for path, table in found
     ]
 
 
@@ -132,3 +156,8 @@ def show(result: Cached) -> None:
         table.add_row(row.name, row.kind, row.source or "unfinished", f"{row.bytes / 1e6:,.1f}")
     console.print(table)
     console.print(f"{total / 1e6:,.1f} MB in {result.folder}")
+    if result.features:
+        said = "\nFeatures lie in these places. Only those in the cache folder are cleared with it."
+        console.print(said, soft_wrap=True)
+        for place in result.features:  # whole paths, that can be copied
+            console.print(f"{place.bytes / 1e6:9,.1f} MB  {place.path}", soft_wrap=True)

@@ -99,6 +99,7 @@ def embed(
     from selfsight.console import console
     from selfsight.data.canvases import measure_format
     from selfsight.data.importers import check_outside, open_source
+    from selfsight.data.written import note
     from selfsight.encoders.features import pooled
     from selfsight.encoders.weights import encoder_of
     from selfsight.files import TABLES, as_vectors, save_table
@@ -133,6 +134,7 @@ def embed(
     if out is None:
         return result
     save_table(table, out)
+    note("features", Path(out), items.path)
     return replace(result, file=out)
 
 

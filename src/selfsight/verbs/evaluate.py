@@ -200,7 +200,7 @@ def _about(
 
     passes = minutes = None
     if folder and (folder / "recipe.yaml").exists() and (rows := Run.open(folder).read_metrics()):
-        passes, minutes = rows[-1].get("epoch"), rows[-1]["seconds"] / 60
+        passes, minutes = rows[-1].get("epoch"), Run.open(folder).seconds / 60
     train, test = (len(part.labels) for part in measured)
     sizes = np.bincount(measured[1].labels, minlength=len(classes)).tolist()
     labels = hashlib.blake2b("".join(side.labels.digest for side in sides).encode(), digest_size=16).hexdigest()

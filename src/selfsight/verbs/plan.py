@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
-from selfsight.results import Result
+from selfsight.results import Result, duration
 from selfsight.verbs.arguments import checked
 from selfsight.verbs.choices import Choices, spelt_out
 
@@ -181,10 +181,3 @@ def in_words(name: str, value: Any) -> str:
 def _share(scale: list[float]) -> str:
     low, high = scale
     return f"{low:.0%}" if low == high else f"{low:.0%} to {high:.0%}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit people would use."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
