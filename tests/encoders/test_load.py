@@ -102,7 +102,7 @@ def test_a_folder_named_like_a_prefix(tmp_path: Path, monkeypatch: pytest.Monkey
     assert load("timm:resnet18").digest == load("./timm:resnet18").digest == encoder.digest
     assert find_weights("timm:resnet18").origin == "timm:resnet18" and find_weights("timm:resnet18").size == 32
     assert load("package:theirs").about["starting_weights"] == "package:theirs"
-    with pytest.raises(SelfsightError, match=r"torchvision:resnet19 cannot be taken over"):
+    with pytest.raises(SelfsightError, match=r"torchvision:resnet19 cannot be used"):
         load("torchvision:resnet19")
     Path("resnet18").mkdir()  # of images
     with pytest.raises(SelfsightError, match=r"There are no weights resnet18\. Did you mean timm:resnet18\?"):
@@ -136,7 +136,7 @@ MISTAKES = [
     ("resnet20t", "timm has no model"),
     ("Timm:resnet18", "There are no weights Timm:resnet18"),
     ("torchvison:resnet18", "There are no weights torchvison:resnet18"),
-    ("torchvision:resnet19", "Of torchvision can"),
+    ("torchvision:resnet19", "Of torchvision's models these can"),
     ("torchvision:resnet18.IMAGENET", r"torchvision has no weights 'resnet18\.IMAGENET'"),
     ("torchvision:resnet18.", r"torchvision has no weights 'resnet18\.'"),
     ("package:efficientnet", "No package of weights is called 'efficientnet'"),

@@ -250,7 +250,7 @@ def _of_torchvision(source: str, name: str) -> Weights:
 
     base, dot, tag = name.partition(".")
     if base not in TORCHVISION:
-        raise SelfsightError(f"{source} cannot be taken over. Of torchvision can: {', '.join(TORCHVISION)}.")
+        raise SelfsightError(f"{source} cannot be used. Of torchvision's models these can: {', '.join(TORCHVISION)}.")
     known = models.get_model_weights(base)
     if dot and tag not in known.__members__:
         raise SelfsightError(f"torchvision has no weights {name!r}. There are: {', '.join(known.__members__)}.")

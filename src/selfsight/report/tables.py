@@ -27,7 +27,7 @@ def drift_in_words(drift: float | None) -> str | None:
     return (
         f"The features have drifted by {drift:.2f} of 1 from those of the starting weights: much of what these knew "
         "may be gone. Measure both (selfsight evaluate has the starting weights beside it); a shorter run or a lower "
-        "encoder_rate in the recipe keeps more."
+        "encoder_lr_scale in the recipe keeps more."
     )
 
 
