@@ -27,7 +27,7 @@ def test_a_half_has_half_of_each_class_and_the_larger_half_of_an_odd_number() ->
 
 def test_the_commonest_class_is_that_of_train_and_has_the_closed_form() -> None:
     train, test = side(500, 0.1, 0), side(400, 0.1, 1, (0.2, 0.3, 0.5))
-    found = measure_commonest(train, test, CLASSES, ["1", "all"])
+    found = measure_commonest(train, test, CLASSES, ["1", "all"]).probes
     share = np.bincount(test.labels) / 400
     assert found.linear["top1"] == found.few_shot["1"].mean == found.few_shot["all"].mean == share[0]
     assert found.linear["top2"] == pytest.approx(share[0] + share[1])  # the two commonest of train

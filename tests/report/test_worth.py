@@ -82,6 +82,18 @@ def test_other_controls_are_told_where_they_are_not_beaten() -> None:
     ]
 
 
+def test_nothing_but_the_commonest_class_is_told() -> None:
+    commonest = replace(EVALUATION.pixels, linear={"top1": 0.75})
+    gains = {"random": EVALUATION.gains["random"], "commonest": {"1": Interval(*LOST), "all": Interval(*UNPROVEN)}}
+    told = conclusion(replace(EVALUATION, gains=gains, commonest=commonest))
+    assert told[-1] == (
+        "With all labels this encoder is not measurably better than always the commonest class, which is right on "
+        "75.0 %: look at balanced accuracy and recall."
+    )
+    gains["commonest"]["all"] = Interval(*PROVEN)
+    assert conclusion(replace(EVALUATION, gains=gains, commonest=commonest)) == told[:-1]
+
+
 def test_an_evaluation_of_an_older_version_says_that_it_has_no_intervals() -> None:
     older = Evaluation.of({name: value for name, value in MEASURED.items() if name != "gains"})
     assert conclusion(older) == ["This evaluation has no intervals. Measure again to get them."]

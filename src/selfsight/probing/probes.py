@@ -24,11 +24,11 @@ class Labelled(NamedTuple):
 
 class Measured(NamedTuple):
     """probes: what one set of features reaches. hits: by "knn", labels per class or "half": whether each test item was
-    told right, [S, N] bool for S draws of the labels. linear: the probe of all labels."""
+    told right, [S, N] bool for S draws of the labels. linear: the probe of all labels, if there is one."""
 
     probes: Probes
     hits: dict[str, np.ndarray]
-    linear: LinearProbe
+    linear: LinearProbe | None = None
 
 
 def measure(train: Labelled, test: Labelled, classes: list[str], counts: list[str], seeds: int) -> Measured:
@@ -50,30 +50,32 @@ def measure(train: Labelled, test: Labelled, classes: list[str], counts: list[st
     return Measured(Probes(metrics(knn, truth), linear, few, _recall(scores, truth, classes)), hits, probe)
 
 
-def measure_commonest(train: Labelled, test: Labelled, classes: list[str], counts: list[str]) -> Probes:
-    """What one reaches who always says the commonest class of `train`; for two guesses, the two commonest."""
+def measure_commonest(train: Labelled, test: Labelled, classes: list[str], counts: list[str]) -> Measured:
+    """What always the commonest class of `train` reaches; of two guesses, the two commonest."""
     shares = np.bincount(train.labels, minlength=len(classes)) / len(train.labels)
     scores = np.tile(shares, (len(test.labels), 1))
-    few = {count: _accuracy(_hits(scores, test.labels)) for count in counts}
-    return Probes({}, metrics(scores, test.labels), few, _recall(scores, test.labels, classes))
+    hits = {count: _hits(scores, test.labels) for count in counts}
+    few = {count: _accuracy(some) for count, some in hits.items()}
+    return Measured(Probes({}, metrics(scores, test.labels), few, _recall(scores, test.labels, classes)), hits)
 
 
 def gains(encoder: Measured, control: Measured, groups: list[str | None]) -> dict[str, Interval]:
     """How much more accurate `encoder` is than `control`, by "knn" and labels per class. groups: of the test items."""
-    return {count: paired_gain(hits, control.hits[count], groups) for count, hits in encoder.hits.items()}
+    shared = [count for count in encoder.hits if count in control.hits]
+    return {count: paired_gain(encoder.hits[count], control.hits[count], groups) for count in shared}
 
 
 def more_labels(encoder: Measured, train: Labelled, test: Labelled, seeds: int) -> dict[str, Interval]:
     """How much more accurate all labels make the encoder than fewer, by labels per class, and than "half" of them."""
     features, labels, _ = train
-    all_labels = encoder.linear
-    every = _hits(all_labels.scores(test.features), test.labels)
+    probe = encoder.linear
+    if probe is None:
+        return {}
+    every = _hits(probe.scores(test.features), test.labels)
     fewer = {count: hits for count, hits in encoder.hits.items() if count not in ("knn", "all")}
     halves = [draw_half(labels, seed) for seed in range(seeds if len(labels) <= SURE_ITEMS else 1)]
     if len(halves[0]) < len(labels):
-        fits = [
-            fit_linear(features[half], labels[half], len(all_labels.weight), all_labels.strength) for half in halves
-        ]
+        fits = [fit_linear(features[half], labels[half], len(probe.weight), probe.strength) for half in halves]
         fewer["half"] = np.concatenate([_hits(fit.scores(test.features), test.labels) for fit in fits])
     return {count: paired_gain(every, hits, test.groups) for count, hits in fewer.items()}
 

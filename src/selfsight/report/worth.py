@@ -165,7 +165,19 @@ def conclusion(evaluation: Evaluation) -> list[str]:
             said.append(f"No measurable gain over {ROWS[control]}" + ("." if everywhere else f" with {_with(same)}."))
         if control == "random" and not better:
             said += _few_passes(evaluation)
-    return said
+    return said + _beside_the_commonest(evaluation)
+
+
+def _beside_the_commonest(evaluation: Evaluation) -> list[str]:
+    """What a reader must know where the most labels that were given do no more than name the commonest class."""
+    *_, (count, gain) = [("", None), *evaluation.gains.get("commonest", {}).items()]
+    if gain is None or gain.sign > 0 or evaluation.commonest is None:
+        return []
+    share = percent(evaluation.commonest.linear.get("top1"))
+    return [
+        f"With {_labels(count)} this encoder is not measurably better than always the commonest class, which is right "
+        f"on {share} %: look at balanced accuracy and recall."
+    ]
 
 
 def _by_sign(gains: Mapping[str, Interval]) -> tuple[dict[str, Interval], dict[str, Interval], dict[str, Interval]]:

@@ -93,15 +93,17 @@ def evaluate(
     taught, asked = pairs["encoder"]
     notes += _short_of(counts, classes, taught.labels)
     measured = {name: measure(*pair, classes, counts, seeds) for name, pair in pairs.items()}
-    best, start = measured["encoder"], measured.get("start")
+    commonest = measure_commonest(taught, asked, classes, counts)
+    controls = {**measured, "commonest": commonest}
+    best, start = controls.pop("encoder"), measured.get("start")
     result = Evaluation(
         encoder=best.probes,
         random=measured["random"].probes,
         start=start.probes if start else None,
         pixels=measured["pixels"].probes,
         about=_about(folder, encoder, sides, classes, (taught, asked), seeds, notes),
-        commonest=measure_commonest(taught, asked, classes, counts),
-        gains={name: gains(best, each, asked.groups) for name, each in measured.items() if each is not best},
+        commonest=commonest.probes,
+        gains={name: gains(best, each, asked.groups) for name, each in controls.items()},
         more=more_labels(best, taught, asked, seeds),
     )
     kept = Path(out) if out else folder if folder and (folder / "recipe.yaml").exists() else None
