@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -41,6 +41,7 @@ _NO_COLUMN = (
     "{} has no column label: the outermost folders are taken as classes. To name one: "
     "selfsight import --columns label=COLUMN"
 )
+_SPLITS = frozenset(("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "holdout"))
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Labels:
         if kind not in ASKED:
             raise SelfsightError(f"There are no labels of the kind {kind!r}. Choose one of {', '.join(ASKED)}.")
         rows = items.usable if rows is None else rows
-        doubt = ""
+        doubt, named = "", any(items.usable["label"].to_pylist())
         values: list[Value | None]
         if kind == "boxes" or kind == "masks":
             if path is not None:
@@ -80,8 +81,9 @@ class Labels:
         else:
             if path is not None:
                 given = _in_table(items, rows, path)
-            elif any(items.usable["label"].to_pylist()):
+            elif named:
                 given = [_split(label) for label in rows["label"].to_pylist()]
+                doubt = items.contradictions
             else:
                 given = _in_folders(items, rows)
                 doubt = _NO_COLUMN.format(items.about.location) if items.source.kind == "table" else ""
@@ -91,7 +93,10 @@ class Labels:
         elif kind == "class" and any(isinstance(value, tuple) for value in values):
             kind = "classes"
             values = [(value,) if isinstance(value, str) else value for value in values]
-        return cls(kind, rows, tuple(values), items.about.location, doubt if kind != "none" else "")
+        labels = cls(kind, rows, tuple(values), items.about.location)
+        if kind in ("class", "classes"):
+            doubt = called_splits(labels.classes, path is None and not named) or doubt
+        return replace(labels, doubt=doubt if kind != "none" else "")
 
     def __len__(self) -> int:
         return len(self.values)
@@ -212,6 +217,18 @@ def common_classes(train: Labels, test: Labels) -> list[str]:
     for labels in (train, test):
         labels.numbers(known)
     return known
+
+
+def called_splits(names: Iterable[str], folders: bool) -> str:
+    """Why classes that are called train and test are probably none, as a sentence without its full stop; "" for others.
+    folders: whether they are the names of the outermost folders."""
+    classes = sorted(names)
+    if not classes or not _SPLITS.issuperset(name.lower() for name in classes):
+        return ""
+    way = "To take the folders within as classes" if folders else "To name the column of the classes"
+    columns = "split={0},label={1}" if folders else "label=COLUMN"
+    are = "classes are called {}, like splits" if len(classes) > 1 else "only class is called {}, like a split"
+    return f"The {are.format(' and '.join(classes))}. {way}: selfsight import --columns {columns}"
 
 
 def caveats(*sides: tuple[Collection, Labels]) -> list[str]:

@@ -283,3 +283,33 @@ def test_names_are_found_by_any_key_even_if_hashes_collide():
     assert [names.find(key) for key in ("b", "é2", "c")] == [[0, 3], [2], []]
     names._found[:] = hash("b")  # as if all shared a hash
     assert names.find("b") == [0, 3]
+
+
+def test_a_path_with_two_labels_has_none_and_blank_rows_do_not_count(tmp_path: Path):
+    make(tmp_path, "a/1.png", "2.png", "3.png", "4.png")
+    rows = [
+        "a/1.png,cat",
+        "2.png,dog",
+        "3.png,",
+        "4.png,cat",
+        "./a//1.png,dog",
+        "2.png,dog",
+        "3.png,dog",
+        "a\\1.png,cat",
+    ]
+    path = write(tmp_path / "t.csv", "\n".join(["path,label", *rows, "4.png,NA", "gone.png,a", "gone.png,b"]))
+    source = make_source(path, Options())
+    for _ in range(2):
+        labels = {entry.uri: entry.columns.get("label") for entry in source.entries()}
+        assert labels == {"a/1.png": None, "2.png": "dog", "3.png": "dog", "4.png": "cat", "gone.png": None}
+        assert source.contradicted == {"a/1.png": "'cat' in row 2 of t.csv, 'dog' in row 6 of t.csv"}
+        assert source.others == {"listed before": 6, "label NA": 1}
+
+
+def test_several_tables_may_differ(tmp_path: Path):
+    make(tmp_path, "x.png", "y.png")
+    for name, text in (("a.csv", "x.png,1\ny.png,1\n"), ("b.csv", "x.png,2\ny.png,1\n")):
+        write(tmp_path / name, "path,grade\n" + text)
+    source = make_source(str(tmp_path / "*.csv"), Options(columns={"label": "grade"}))
+    assert {entry.uri: entry.columns["label"] for entry in source.entries()} == {"x.png": None, "y.png": "1"}
+    assert source.contradicted["x.png"] == "'1' in row 2 of a.csv, '2' in row 2 of b.csv"

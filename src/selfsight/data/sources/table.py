@@ -12,7 +12,7 @@ import stat
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, TextIO
 
 from selfsight.data.formats.format import Unreadable
@@ -20,6 +20,7 @@ from selfsight.data.sources.columns import Columns, as_text, first_of, in_any_ca
 from selfsight.data.sources.folder import LocalSource, in_words, list_folder, open_file
 from selfsight.data.sources.names import Names, Seen, in_utf8, stem_of
 from selfsight.data.sources.source import Entry, Options
+from selfsight.data.sources.twice import Listed, contradictions
 from selfsight.errors import DataError, SelfsightError, first_line
 
 # Columns that may hold the path, if none is named.
@@ -44,6 +45,7 @@ class TableSource(LocalSource):
         self.name = os.path.basename(self.root) or "root"
         self.options = options
         self.others = Counter()
+        self.contradicted: dict[str, str] = {}
         self._manifests = manifests
 
     @property
@@ -58,39 +60,72 @@ class TableSource(LocalSource):
         return found
 
     def entries(self) -> Iterator[Entry]:
-        self.others = Counter()
-        seen = Seen()
         finder = _Finder(self.root, bool(self.options.root))
+        labels = contradictions(lambda: self._labelled(finder))
+        self.others, self.contradicted = Counter(), {}
+        seen = Seen()
         for manifest in self._manifests:
-            for entry in self._listed(manifest, finder):
+            for entry in self._listed(manifest, finder, labels):
                 if seen.add(entry.uri):
                     yield entry
                 else:
                     self.others["listed before"] += 1
 
-    def _listed(self, manifest: str, finder: _Finder) -> Iterator[Entry]:
+    def _listed(self, manifest: str, finder: _Finder, labels: dict[str, dict[str | None, str]]) -> Iterator[Entry]:
         called = finder.uri(os.path.realpath(manifest))
-        try:
-            with open_table(manifest, called) as table:
-                path = _path_column(table.header, self.options.columns.get("path"), called)
-                header = None if _suffix(manifest) in LISTS else table.header
-                columns = Columns(self, header, called)
-                folder = os.path.dirname(os.path.realpath(manifest))
-                beside = finder.scope(folder)
-                word = "line" if header is None else "row"
-                for number, cells, problem in table.rows({path, *columns.cells.values()}):
-                    row = f"{word} {number} of {called}"
-                    check_text(row, cells, path)
-                    if problem:
-                        yield Entry(row, reason=problem)
-                        continue
-                    entry = _entry(finder, cells.get(path), folder, beside, row)
-                    if entry.uri == row or self.options.wanted(entry.uri):
-                        if entry.uri != row:  # also of a file that is gone: `forget --group` finds it
-                            entry.columns = columns.fill(entry.uri, cells, stem_of(os.path.basename(manifest)))
-                        yield entry
-        except OSError as error:
-            raise DataError(f"{manifest} cannot be read ({in_words(error)}).") from None
+        with _open_rows(self, manifest, called) as (table, path, columns):
+            folder = os.path.dirname(os.path.realpath(manifest))
+            beside = finder.scope(folder)
+            for number, cells, problem in table.rows({path, *columns.cells.values()}):
+                row = f"{table.word} {number} of {called}"
+                check_text(row, cells, path)
+                if problem:
+                    yield Entry(row, reason=problem)
+                    continue
+                entry = _entry(finder, cells.get(path), folder, beside, row)
+                if entry.uri == row or self.options.wanted(entry.uri):
+                    if entry.uri != row:  # also of a file that is gone: `forget --group` finds it
+                        entry.columns = columns.fill(entry.uri, cells, stem_of(os.path.basename(manifest)))
+                        if labels and (several := labels.get(_key(folder, cells[path]))):
+                            self._settle(entry, several)
+                    yield entry
+
+    def _labelled(self, finder: _Finder) -> Iterator[Listed]:
+        """The labels that the tables give to paths."""
+        for manifest in self._manifests:
+            called, folder = finder.uri(os.path.realpath(manifest)), os.path.dirname(os.path.realpath(manifest))
+            with _open_rows(self, manifest, called) as (table, path, columns):
+                if (column := columns.cells.get("label")) is None:
+                    continue
+                for number, cells, problem in table.rows({path, column}):
+                    if not problem and cells.get(path) is not None:
+                        label = as_text(cells[column])
+                        known = None if label is None or self.options.is_blank(label) else label
+                        yield _key(folder, cells[path]), known, f"{table.word} {number} of {called}"
+
+    def _settle(self, entry: Entry, labels: dict[str | None, str]) -> None:
+        """The label of an item for which there are several: none, unless all rows but one label are blank."""
+        said = {label: row for label, row in labels.items() if label is not None}
+        entry.columns["label"] = next(iter(said)) if len(said) == 1 else None
+        if len(said) > 1 and not entry.reason:
+            self.contradicted[entry.uri] = ", ".join(f"{label!r} in {row}" for label, row in said.items())
+
+
+@contextmanager
+def _open_rows(source: TableSource, manifest: str, called: str) -> Iterator[tuple[Table, str, Columns]]:
+    """A manifest, the name of its column of paths, and what fills the columns of its items. Raises `SelfsightError`."""
+    try:
+        with open_table(manifest, called) as table:
+            path = _path_column(table.header, source.options.columns.get("path"), called)
+            yield table, path, Columns(source, table.header if table.word == "row" else None, called)
+    except OSError as error:
+        raise DataError(f"{manifest} cannot be read ({in_words(error)}).") from None
+
+
+def _key(folder: str, value: object) -> str:
+    """A path as a manifest of `folder` writes it, the same however it is written."""
+    text = os.path.join(folder, (as_text(value) or "").replace("\\", "/"))
+    return os.path.normpath(text) if "/." in text or "//" in text else text
 
 
 def _entry(finder: _Finder, value: Any, folder: str, beside: str, row: str) -> Entry:
@@ -249,9 +284,10 @@ Row = tuple[int, dict[str, Any], str]  # number, cells by column, what is wrong 
 
 
 class Table(ABC):
-    """An open manifest: the names of its columns, and its rows from first to last."""
+    """An open manifest: the names of its columns, and its rows from first to last. word: what a row is called."""
 
     header: list[str]
+    word = "row"
 
     @abstractmethod
     def rows(self, columns: Iterable[str]) -> Iterator[Row]:
@@ -290,6 +326,8 @@ def _lines(file: TextIO) -> Iterator[str]:
 
 class _List(Table):
     """One path a line; blank lines and those that begin with `#` are passed over."""
+
+    word = "line"
 
     def __init__(self, path: str) -> None:
         self.header = ["path"]
