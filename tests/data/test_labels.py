@@ -62,6 +62,19 @@ def test_classes_that_are_called_like_splits_are_questioned(tmp_path: Path):
         assert Labels.of(collection(tmp_path, "c", uri=uris)).doubt == ""
 
 
+def test_classes_that_differ_in_spelling_only_are_named(tmp_path: Path):
+    words = collection(
+        tmp_path, "a", label=["Cat", "cat ", "no finding", "No_Finding", "dog", "1", "01", "1.0", "2", "-1"]
+    )
+    said = "Classes that differ in spelling only count as different ones: '01' and '1' and '1.0'; 'Cat' and 'cat'; "
+    assert Labels.of(words).doubt == f"{said}'No_Finding' and 'no finding'"
+    assert Labels.of(collection(tmp_path, "b", label=["cat", "cats", "1", "10", "-1", "dog-1", "dog1"])).doubt == ""
+    test = collection(tmp_path, "c", label=["cat", "dog", "cow"])
+    train = collection(tmp_path, "d", label=["Cat", "dog", "dog"])
+    with pytest.raises(SelfsightError, match=r"that .* has not: cat \(it has Cat\), cow\.$"):
+        common_classes(Labels.of(train), Labels.of(test))
+
+
 def test_the_column_where_any_item_has_one_else_the_outermost_folder(tmp_path: Path):
     uris = ["cat/x.png", "a|b/deep/y.png", "z.png"]
     assert Labels.of(collection(tmp_path, "a", uri=uris, label=["wolf", None, ""])).values == ("wolf", None, None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -95,7 +96,7 @@ class Labels:
             values = [(value,) if isinstance(value, str) else value for value in values]
         labels = cls(kind, rows, tuple(values), items.about.location)
         if kind in ("class", "classes"):
-            doubt = called_splits(labels.classes, path is None and not named) or doubt
+            doubt = ". ".join(filter(None, [doubt, *doubts_about(labels.classes, path is None and not named)]))
         return replace(labels, doubt=doubt if kind != "none" else "")
 
     def __len__(self) -> int:
@@ -213,22 +214,37 @@ def common_classes(train: Labels, test: Labels) -> list[str]:
     others."""
     known, asked = train.labelled(least=2).classes, test.labelled().classes
     if strange := sorted(set(asked) - set(known)):
-        raise DataError(f"{test.location} has classes that {train.location} has not: {', '.join(strange)}.")
+        spelt = {_spelling(name): f" (it has {name})" for name in known}
+        named = ", ".join(name + spelt.get(_spelling(name), "") for name in strange)
+        raise DataError(f"{test.location} has classes that {train.location} has not: {named}.")
     for labels in (train, test):
         labels.numbers(known)
     return known
 
 
-def called_splits(names: Iterable[str], folders: bool) -> str:
-    """Why classes that are called train and test are probably none, as a sentence without its full stop; "" for others.
-    folders: whether they are the names of the outermost folders."""
-    classes = sorted(names)
-    if not classes or not _SPLITS.issuperset(name.lower() for name in classes):
-        return ""
-    way = "To take the folders within as classes" if folders else "To name the column of the classes"
-    columns = "split={0},label={1}" if folders else "label=COLUMN"
-    are = "classes are called {}, like splits" if len(classes) > 1 else "only class is called {}, like a split"
-    return f"The {are.format(' and '.join(classes))}. {way}: selfsight import --columns {columns}"
+def doubts_about(names: Iterable[str], folders: bool) -> list[str]:
+    """Why classes may not be what the user means, as sentences without their full stop: they are called train and test,
+    or two differ in spelling only. folders: whether they are the names of the outermost folders."""
+    classes, doubts = sorted(names), []
+    if classes and _SPLITS.issuperset(name.lower() for name in classes):
+        way = "To take the folders within as classes" if folders else "To name the column of the classes"
+        columns = "split={0},label={1}" if folders else "label=COLUMN"
+        are = "classes are called {}, like splits" if len(classes) > 1 else "only class is called {}, like a split"
+        doubts.append(f"The {are.format(' and '.join(classes))}. {way}: selfsight import --columns {columns}")
+    alike: dict[str | float, list[str]] = {}
+    for name in classes:
+        alike.setdefault(_spelling(name), []).append(name)
+    if several := [" and ".join(map(repr, same)) for same in alike.values() if len(same) > 1]:
+        shown = "; ".join(several[:3]) + ("; …" if len(several) > 3 else "")
+        doubts.append(f"Classes that differ in spelling only count as different ones: {shown}")
+    return doubts
+
+
+def _spelling(name: str) -> str | float:
+    """The same for names that a person takes for the same class: `Cat` and `cat `, `no finding` and `No_Finding`, 1 and
+    01 and 1.0."""
+    number = _as_number(name)
+    return " ".join(re.split(r"[\s_-]+", name.strip().casefold())) if number is None else number
 
 
 def caveats(*sides: tuple[Collection, Labels]) -> list[str]:

@@ -218,10 +218,10 @@ def _count(items: Collection) -> Imported:
 
 def _notes(items: Collection, labels: Iterable[str], folders: set[str]) -> list[str]:
     """What is odd about items that are used all the same, and about their labels."""
-    from selfsight.data.labels import called_splits
+    from selfsight.data.labels import doubts_about
 
     odd = [f"{len(uris):,} used, such as {uris[0]}: {note}" for note, uris in items.oddities.items()]
-    doubts = items.contradictions, called_splits(labels, False) or called_splits(folders - {""}, True)
+    doubts = [items.contradictions, *doubts_about(labels, False), *doubts_about(folders - {""}, True)]
     return [*odd, *filter(None, doubts)]
 
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 import codecs
 import csv
 import os
+import re
 import stat
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import Any, BinaryIO, TextIO
 
 from selfsight.data.formats.format import Unreadable
 from selfsight.data.sources.columns import Columns, as_text, first_of, in_any_case, missing_column, plain_columns
 from selfsight.data.sources.folder import LocalSource, in_words, list_folder, open_file
-from selfsight.data.sources.names import Names, Seen, in_utf8, stem_of
+from selfsight.data.sources.names import Names, Seen, in_utf8, known_suffixes, stem_of, suffix_of
 from selfsight.data.sources.source import Entry, Options
 from selfsight.data.sources.twice import Listed, contradictions
 from selfsight.errors import DataError, SelfsightError, first_line
@@ -27,6 +30,7 @@ from selfsight.errors import DataError, SelfsightError, first_line
 PATH_COLUMNS = ("path", "file_path", "filepath", "filename", "file_name", "file", "image", "image_path", "img", "uri")
 LISTS = (".txt", ".lst")
 _LINE = 2**20  # letters; longer lines are cut, so that a file without line ends does not fill the memory
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _LONGEST = 1000  # letters of a path that no file system takes: its row is named instead
 
 
@@ -133,6 +137,8 @@ def _entry(finder: _Finder, value: Any, folder: str, beside: str, row: str) -> E
     text = as_text(in_utf8(value) if isinstance(value, str) else value)
     if not text:
         return Entry(row, reason="no path")
+    if _ADDRESS.match(text):
+        return Entry(text, reason="an address, not a path: download it")
     try:
         if not _is_utf8(value):
             raise Unreadable("no such file (not UTF-8 in the manifest)")
@@ -149,6 +155,11 @@ def _path_column(header: list[str], asked: str | None, called: str) -> str:
         column = first_of(asked, header)
     else:
         column = next((found for name in PATH_COLUMNS if (found := in_any_case(name, header))), None)
+    if column is None and not asked and any(suffix_of(name) in known_suffixes() - {""} for name in header):
+        raise DataError(
+            f"The first row of {called} names an image, {header[0]!r}, where the names of the columns are to stand. "
+            "Write them above it, such as path,label."
+        )
     if column is None:
         raise SelfsightError(missing_column(called, f"path={asked}" if asked else "path=", header))
     return column
@@ -241,7 +252,9 @@ class _Finder:
                     self._index.add(entry.uri)
             self._index.sort()
         value = value.removeprefix("./")
-        for key in (f"path:{beside}{value}", f"path:{value}", f"name:{value}", f"stem:{value}", _number(value)):
+        keys = [f"path:{beside}{value}", f"path:{value}", f"name:{value}", f"stem:{value}", _number(value)]
+        below = "" if self._only_root else beside  # what a path is relative to
+        for key in (*keys, f"alike:{_alike(below + value)}", f"alike:{_alike(value)}"):
             found = [uri for n in self._index.find(key) if (uri := self._index[n]).startswith(beside)]
             if len(found) > 1:
                 more = ", …" if len(found) > 3 else ""
@@ -260,8 +273,13 @@ def _keys(uri: str) -> list[str]:
     """What an image may be called in a manifest, besides its path."""
     name = uri.rpartition("/")[2]
     stem = stem_of(name)
-    keys = [f"path:{stem_of(uri)}", f"name:{name}", f"stem:{stem}"]
+    keys = [f"path:{stem_of(uri)}", f"name:{name}", f"stem:{stem}", f"alike:{_alike(uri)}", f"alike:{_alike(name)}"]
     return [*keys, number] if (number := _number(stem)) else keys
+
+
+def _alike(text: str) -> str:
+    """The same for names that are one on Windows or macOS: in any case, with accents as letters of their own or not."""
+    return unicodedata.normalize("NFC", text).casefold()
 
 
 def _number(text: str) -> str:
@@ -349,12 +367,14 @@ class _Csv(Table):
     def __init__(self, path: str, called: str) -> None:
         self._file = _open_text(path)
         first = next((line for line in _lines(self._file) if line.strip()), "")
-        tried = "\t,;" if _suffix(path) == ".tsv" else ",;\t"
+        said = re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE)  # Excel's own first row
+        tried = said[1] if said else "\t,;" if _suffix(path) == ".tsv" else ",;\t"
         delimiter = max(tried, key=lambda d: len(next(csv.reader([first], delimiter=d), [])))
         self._file.seek(0)
         self._reader = csv.reader(_lines(self._file), delimiter=delimiter, strict=True)
-        self._number = 0
-        row = next((row for row, _ in self._read() if row), None)
+        self._number, self._called = 0, called
+        rows = (row for row, _ in self._read() if row)
+        row = next(islice(rows, 1, None) if said else rows, None)
         if row is None:
             self.close()
             raise DataError(f"{called} is empty. Its first row is to name the columns, one of them path.")
@@ -375,6 +395,8 @@ class _Csv(Table):
 
     def rows(self, columns: Iterable[str]) -> Iterator[Row]:
         places = {name: self.header.index(name) for name in columns if name in self.header}
+        if double := next((name for name in places if self.header.count(name) > 1), None):
+            raise DataError(f"{self._called} has {self.header.count(double)} columns {double!r}. Rename all but one.")
         width = len(self.header)
         for row, problem in self._read():
             if len(row) > width and any(cell.strip() for cell in row[width:]):
