@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from helpers import tiny_encoder, write_folder
@@ -436,3 +437,22 @@ def test_odd_files_that_are_used_and_folders_that_are_splits(tmp_path: Path):
     assert result.notes[0] == "1 used, such as cut.jpg: JPEG without its end marker; its pixels are all there"
     assert result.notes[1].startswith("The classes are called test and train, like splits.") and len(result.notes) == 2
     assert column(tmp_path / "c.lance", "status")["cut.jpg"] == "ok"
+
+
+def test_images_of_formats_that_are_not_read_are_named(tmp_path: Path):
+    folder = write_folder(tmp_path / "pictures", 2)
+    starts = {
+        "a.jpg": b"8BPS\0\1",
+        "b.png": b"v/1\1",
+        "c.tif": b"II\xbc\1",
+        "d.png": b"\0\0\1\0",
+        "e.jpg": b"#?RADIANCE\n",
+    }
+    for name, start in starts.items():
+        (folder / name).write_bytes(start + bytes(range(200)))
+    pixels = np.arange(300, dtype=np.uint8).reshape(10, 10, 3)
+    (folder / "f.jpg").write_bytes(imagecodecs.jpegls_encode(pixels))
+    reasons = {i.uri: i.reason for i in selfsight.import_(str(folder), out=str(tmp_path / "c.lance")).set_aside_items}
+    kinds = {"a.jpg": "Photoshop", "b.png": "OpenEXR", "c.tif": "JPEG XR", "d.png": "ICO", "e.jpg": "Radiance HDR"}
+    kinds |= {"f.jpg": "JPEG-LS"}
+    assert reasons == {name: f"{kind} is not read: save it as JPEG, PNG or TIFF" for name, kind in kinds.items()}

@@ -60,7 +60,7 @@ def _headers(file: BinaryIO, uri: str, rate: float | None) -> list[Header]:
         return read_headers(file, rate)
     except Unreadable as reason:
         suffix = suffix_of(uri)
-        if str(reason) != "empty file" and suffix and suffix not in family_of(file).SUFFIXES:
+        if suffix and suffix not in family_of(file).SUFFIXES:  # which itself raises for what is of no family
             raise Unreadable(f"{reason} (the file is called {suffix})") from None
         raise
 

@@ -235,6 +235,8 @@ def _has_jpeg_end(data: bytes) -> bool:
     """
     scans = 0
     for marker, _ in jpeg_markers(data):
+        if marker == 0xF7:
+            raise Unreadable("JPEG-LS is not read: save it as JPEG, PNG or TIFF")
         if marker == 0xD9 and scans:
             return True
         if marker == 0xD9:
