@@ -150,7 +150,7 @@ class Family(Protocol):
         ...
 
 
-FAMILIES = ("common", "newer", "tiff", "array", "dicom", "video")
+FAMILIES = ("common", "newer", "tiff", "array", "pnm", "dicom", "video")
 
 
 @cache
