@@ -50,6 +50,31 @@ def by_path(labels: Labels) -> list[Any]:
 # -- where they come from --
 
 
+def test_classes_that_are_called_like_splits_are_questioned(tmp_path: Path):
+    folders = collection(tmp_path, "a", uri=["Train/cat/x.png", "val/dog/y.png", "z.png"])
+    said = "The classes are called Train and val, like splits. To take the folders within as classes: "
+    assert Labels.of(folders).doubt == f"{said}selfsight import --columns split={{0}},label={{1}}"
+    assert Labels.of(folders).doubt in caveats((folders, Labels.of(folders)))
+    one = Labels.of(collection(tmp_path, "b", label=["test", None]))
+    said = "The only class is called test, like a split. To name the column of the classes: "
+    assert one.doubt == f"{said}selfsight import --columns label=COLUMN"
+    for uris in (["train/x.png", "bus/y.png"], ["x.png", "y.png"], ["trains/x.png", "tests/y.png"]):
+        assert Labels.of(collection(tmp_path, "c", uri=uris)).doubt == ""
+
+
+def test_classes_that_differ_in_spelling_only_are_named(tmp_path: Path):
+    words = collection(
+        tmp_path, "a", label=["Cat", "cat ", "no finding", "No_Finding", "dog", "1", "01", "1.0", "2", "-1"]
+    )
+    said = "Classes that differ in spelling only count as different ones: '01' and '1' and '1.0'; 'Cat' and 'cat'; "
+    assert Labels.of(words).doubt == f"{said}'No_Finding' and 'no finding'"
+    assert Labels.of(collection(tmp_path, "b", label=["cat", "cats", "1", "10", "-1", "dog-1", "dog1"])).doubt == ""
+    test = collection(tmp_path, "c", label=["cat", "dog", "cow"])
+    train = collection(tmp_path, "d", label=["Cat", "dog", "dog"])
+    with pytest.raises(SelfsightError, match=r"that .* has not: cat \(it has Cat\), cow\.$"):
+        common_classes(Labels.of(train), Labels.of(test))
+
+
 def test_the_column_where_any_item_has_one_else_the_outermost_folder(tmp_path: Path):
     uris = ["cat/x.png", "a|b/deep/y.png", "z.png"]
     assert Labels.of(collection(tmp_path, "a", uri=uris, label=["wolf", None, ""])).values == ("wolf", None, None)

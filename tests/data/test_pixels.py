@@ -84,6 +84,17 @@ def test_depths():
     assert missing == [-10.0, 0.0, 30.0, -5.0, 7.0]  # what is no number is as dark or bright as the window goes
 
 
+@pytest.mark.parametrize("depth", [8, 16, 32])
+def test_floats_of_which_none_is_finite_are_no_picture(depth: int):
+    want = PixelFormat("L", depth, (0.0, 1.0))
+    pixels = np.full((4, 4, 1), np.nan, np.float32)
+    pixels[0, 0] = np.inf
+    with pytest.raises(Unreadable, match="no value in it is finite"):
+        convert(pixels, "L", want)
+    pixels[1, 1] = 0.5
+    assert convert(pixels, "L", want).shape == (4, 4, 1)
+
+
 def test_channels_that_are_no_colours_are_never_guessed():
     five = RNG.integers(0, 255, (4, 4, 5)).astype(np.uint8)
     assert convert(five, "5", PixelFormat("5", 8)) is five

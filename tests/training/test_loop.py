@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from selfsight.training.build import computing, most_patches
 from selfsight.training.clock import Clock
 from selfsight.training.loop import Stopped
 from selfsight.training.optimisers import learning_rate_factor
+from selfsight.training.pretraining import remedy
 from selfsight.training.recipe import Budget
 from selfsight.training.run import Run
 from selfsight.views.make import View
@@ -293,6 +295,32 @@ def test_ten_in_a_row_stop_the_run_and_nine_do_not(images: Callable[..., Path], 
     with pytest.raises(SelfsightError, match=r"not finite 10 steps in a row, .*--learning-rate"):
         train(ten, batches, tmp_path / "ten", budget=Budget(steps=24))
     assert ten.forwards == 12
+
+
+def test_the_advice_fits_what_broke():
+    chosen = tiny_recipe(
+        two_views(), learning_rate=0.5, precision="no", weights="random", reasons={"learning_rate": "as it is"}
+    )
+    asked, bf16 = replace(chosen, reasons={}), replace(chosen, precision="bf16", weights="timm:resnet18")
+    again = "Start again, in another folder, with"
+    assert remedy(chosen, "the loss", True) == f"{again} a --learning-rate below 0.5."
+    assert remedy(asked, "a weight", True) == f"{again} a --learning-rate below 0.5, which was asked for."
+    exact = "precision: 'no' in a --recipe"
+    assert remedy(bf16, "an embedding", True) == f"{again} a --learning-rate below 0.5; or with {exact}."
+    never = f"No step was ever finite, so it is not the learning rate. {again}"
+    assert remedy(asked, "the loss", False) == f"{never} another --objective."
+    ways = f"{exact} or other --weights than timm:resnet18 or another --objective"
+    assert remedy(bf16, "an embedding", False) == f"{never} {ways}."
+    assert remedy(bf16, "a weight", False).startswith("They were so from the start: timm:resnet18 holds values that")
+    for learnt in (True, False):
+        assert remedy(chosen, "a pixel of the views", learnt).startswith(
+            "No learning rate helps there: some images hold"
+        )
+
+
+def test_a_run_that_never_was_finite_is_not_told_of_its_rate(images: Callable[..., Path], tmp_path: Path):
+    with pytest.raises(SelfsightError, match=r"up to step 10.*No step was ever finite, so it is not the learning rate"):
+        train(Moody(lambda k: float("nan")), make_batches(images(8)), tmp_path / "run", budget=Budget(steps=24))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

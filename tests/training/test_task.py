@@ -36,8 +36,6 @@ class LinearHead:
     """Softmax regression by plain gradient descent; a batch is a function of its number. normed: behind a batch norm.
     spoilt: the batch with a feature that is not finite."""
 
-    remedy = "Take a lower rate."
-
     def __init__(self, stop_at: int = -1, accumulate: int = 1, normed: bool = False, spoilt: int = -1) -> None:
         rng = np.random.default_rng(0)
         self.features = torch.tensor(rng.normal(size=(ITEMS, 8)), dtype=torch.float32)
@@ -80,6 +78,9 @@ class LinearHead:
 
     def evidence(self) -> dict[str, float]:
         return {"accuracy": float((self.scores.argmax(1) == self.truth).float().mean())}
+
+    def remedy(self, cause: str, learnt: bool) -> str:
+        return f"Take a lower rate for {cause}." if learnt else f"Look at {cause}."
 
     def draw(self, folder: Path, step: int) -> tuple[str, ...]:
         self.drawn.append(step)

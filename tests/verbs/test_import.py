@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from helpers import tiny_encoder, write_folder
@@ -21,6 +22,7 @@ from PIL import Image
 
 import selfsight
 from selfsight.data.collection import Collection
+from selfsight.data.labels import Labels, caveats
 from selfsight.encoders.store import save
 from selfsight.verbs.import_ import Imported, SetAside, show
 
@@ -92,6 +94,7 @@ def test_what_is_found_is_counted_and_named(ward: Path, tmp_path: Path):
         "other_channels": {},
         "blanks": {},
         "empty_columns": [],
+        "notes": [],
     }
 
 
@@ -380,3 +383,76 @@ def test_cells_that_hold_nothing_are_said_and_blank_names_others(tmp_path: Path,
     assert (result.labels, result.blanks) == ({"NA": 1, "ok": 1}, {"label none": 1})
     result = selfsight.import_(str(tmp_path / "t.csv"), out=str(tmp_path / "c.lance"), blank="")
     assert (result.labels, result.blanks) == ({"NA": 1, "none": 1, "ok": 1}, {})
+
+
+def test_items_with_two_labels_are_said_wherever_labels_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = write_folder(tmp_path / "pictures", 6)
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
+    rows = [f"{name},{'ab'[i % 2]}" for i, name in enumerate(names)] + [f"{names[0]},b"]
+    (folder / "t.csv").write_text("\n".join(["path,label", *rows]))
+    result = selfsight.import_(str(folder / "t.csv"), out=str(tmp_path / "c.lance"))
+    said = (
+        f"1 item is listed with different labels and left without one: {names[0]} is 'a' in row 2 of t.csv, "
+        "'b' in row 8 of t.csv. Leave one row for each, or write several labels in one, as a|b"
+    )
+    assert result.notes == [said] and result.labels == {"b": 3, "a": 2}
+    show(result)
+    assert f"Note: {said}." in capsys.readouterr().out
+    items = Collection.open(tmp_path / "c.lance")
+    labels = Labels.of(items)
+    assert said in caveats((items, labels)) and len(labels.labelled()) == 5
+    again = selfsight.import_(str(folder / "t.csv"), out=str(tmp_path / "c.lance"))
+    assert again.notes == [said] and Collection.open(tmp_path / "c.lance").version == items.version
+    (folder / "t.csv").write_text("\n".join(["path,label", *rows[:-1]]))  # mended
+    assert selfsight.import_(str(folder / "t.csv"), out=str(tmp_path / "c.lance")).notes == []
+    assert column(tmp_path / "c.lance", "label")[names[0]] == "a"
+
+
+def test_what_is_forgotten_is_not_named_as_listed_twice(tmp_path: Path):
+    folder = write_folder(tmp_path / "pictures", 3)
+    (folder / "t.csv").write_text("path,label\n000.png,a\n000.png,b\n002.png,a\n")
+    selfsight.import_(str(folder / "t.csv"), out=str(tmp_path / "c.lance"))
+    items = Collection.open(tmp_path / "c.lance")
+    assert list(items.about.contradicted) == ["000.png"]
+    ids = dict(zip(items.table["uri"].to_pylist(), items.table["id"].to_pylist(), strict=True))
+    assert list(items.forget([ids["002.png"]]).about.contradicted) == ["000.png"]
+    assert items.forget([ids["000.png"]]).about.contradicted == {}
+
+
+def test_odd_files_that_are_used_and_folders_that_are_splits(tmp_path: Path):
+    folder = tmp_path / "pictures"
+    for split in ("train", "test"):
+        write_folder(folder / split / "cat", 2)
+    Image.open(folder / "train" / "cat" / "000.png").save(folder / "cut.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:-2])
+    (folder / "photo.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200))
+    (folder / "scan.dcm").write_bytes(b"\x08\0\5\0CS\n\0ISO_IR 100" + bytes(200))
+    (folder / "scan").write_bytes(b"\x08\0\5\0\n\0\0\0ISO_IR 100\x08\0\x08\0" + bytes(200))
+    result = selfsight.import_(str(folder), out=str(tmp_path / "c.lance"))
+    assert {item.uri: item.reason for item in result.set_aside_items} == {
+        "photo.jpg": "HEIC is not read: save it as JPEG, PNG or TIFF (the file is called .jpg)",
+        "scan": "DICOM without its preamble: save it again, with dcmtk by dcmconv OLD NEW",
+        "scan.dcm": "DICOM without its preamble: save it again, with dcmtk by dcmconv OLD NEW",
+    }
+    assert result.notes[0] == "1 used, such as cut.jpg: JPEG without its end marker; its pixels are all there"
+    assert result.notes[1].startswith("The classes are called test and train, like splits.") and len(result.notes) == 2
+    assert column(tmp_path / "c.lance", "status")["cut.jpg"] == "ok"
+
+
+def test_images_of_formats_that_are_not_read_are_named(tmp_path: Path):
+    folder = write_folder(tmp_path / "pictures", 2)
+    starts = {
+        "a.jpg": b"8BPS\0\1",
+        "b.png": b"v/1\1",
+        "c.tif": b"II\xbc\1",
+        "d.png": b"\0\0\1\0",
+        "e.jpg": b"#?RADIANCE\n",
+    }
+    for name, start in starts.items():
+        (folder / name).write_bytes(start + bytes(range(200)))
+    pixels = np.arange(300, dtype=np.uint8).reshape(10, 10, 3)
+    (folder / "f.jpg").write_bytes(imagecodecs.jpegls_encode(pixels))
+    reasons = {i.uri: i.reason for i in selfsight.import_(str(folder), out=str(tmp_path / "c.lance")).set_aside_items}
+    kinds = {"a.jpg": "Photoshop", "b.png": "OpenEXR", "c.tif": "JPEG XR", "d.png": "ICO", "e.jpg": "Radiance HDR"}
+    kinds |= {"f.jpg": "JPEG-LS"}
+    assert reasons == {name: f"{kind} is not read: save it as JPEG, PNG or TIFF" for name, kind in kinds.items()}

@@ -46,6 +46,20 @@ def test_other_families_train_with_the_defaults(images: Callable[..., Path], tmp
     assert np.isfinite(selfsight.embed(str(photos), model=run).features).all()
 
 
+def test_what_speaks_against_the_images_is_said_before_the_first_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "white").mkdir()
+    for i in range(6):
+        Image.new("RGB", (24, 24), (255, 255, 245 + i)).save(tmp_path / "white" / f"{i}.jpg")
+    cut = tmp_path / "white" / "0.jpg"
+    cut.write_bytes(cut.read_bytes()[:-2])
+    result = selfsight.pretrain(str(tmp_path / "white"), out=str(tmp_path / "run"), **FEW)
+    white = "4 of 4 images that were looked at are white all over. See views.png."
+    assert result.notes == ["1 of the images used: JPEG without its end marker; its pixels are all there.", white]
+    assert "are white all over" in capsys.readouterr().err
+
+
 def test_a_run_has_one_trainer(images: Callable[..., Path], tmp_path: Path) -> None:
     photos, run = images(6), tmp_path / "run"
     run.mkdir()

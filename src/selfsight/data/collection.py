@@ -49,7 +49,7 @@ SCHEMA = pa.schema(
         ("channels", pa.int16()),
         ("depth", pa.int16()),  # 8 or 16 bits, 32 for all that is read as float
         ("status", pa.string()),  # "ok" | "set_aside"
-        ("reason", pa.string()),
+        ("reason", pa.string()),  # why it is set aside; of an item that is "ok" what is odd about it, "" for nothing
         ("label", pa.string()),
         ("split", pa.string()),
         ("group", pa.string()),
@@ -83,7 +83,8 @@ class About:
     location, options: what finds and lists the source again. others: how many files were no images, by suffix, and
     what else was left out.
     listing: hash of the source's listing, by which an unchanged source is known. forgotten: ids that were
-    removed for good and must not come back.
+    removed for good and must not come back. contradicted: {uri: which row gives it which label} of items that have no
+    label because the rows of a table differ.
     """
 
     location: str
@@ -91,6 +92,7 @@ class About:
     others: dict[str, int] = field(default_factory=dict)
     listing: str = ""
     forgotten: list[str] = field(default_factory=list)
+    contradicted: dict[str, str] = field(default_factory=dict)
 
     @property
     def blanks(self) -> dict[str, int]:
@@ -105,7 +107,7 @@ class About:
     def to_metadata(self) -> dict[str, str]:
         """Texts, for a schema."""
         values = {"location": self.location, "options": self.options.to_dict(), "others": self.others}
-        values |= {"listing": self.listing, "forgotten": self.forgotten}
+        values |= {"listing": self.listing, "forgotten": self.forgotten, "contradicted": self.contradicted}
         return {"format_version": str(FORMAT_VERSION), "selfsight": json.dumps(values)}
 
     @classmethod
@@ -211,6 +213,30 @@ class Collection:
         return dict(Counter([*self.set_aside["reason"].to_pylist(), *more]).most_common())
 
     @property
+    def oddities(self) -> dict[str, list[str]]:
+        """What is odd about items that are used all the same, and their uris."""
+        odd: dict[str, list[str]] = {}
+        for batch in self.batches(["uri", "status", "reason"]):
+            used = batch.filter(pc.and_(pc.equal(batch["status"], "ok"), pc.not_equal(batch["reason"], "")))
+            for uri, note in zip(used["uri"].to_pylist(), used["reason"].to_pylist(), strict=True):
+                odd.setdefault(note, []).append(uri)
+        return odd
+
+    @property
+    def contradictions(self) -> str:
+        """Which items have no label because the rows of a table differ, as a sentence without its full stop; "" if none
+        has."""
+        said = sorted(self.about.contradicted.items())
+        if not said:
+            return ""
+        shown = "; ".join(f"{uri} is {rows}" for uri, rows in said[:3]) + ("; …" if len(said) > 3 else "")
+        found = "1 item is" if len(said) == 1 else f"{len(said):,} items are"
+        return (
+            f"{found} listed with different labels and left without one: {shown}. "
+            "Leave one row for each, or write several labels in one, as a|b"
+        )
+
+    @property
     def others(self) -> int:
         """How many files of the source were no images."""
         return sum(self.about.files.values())
@@ -290,6 +316,8 @@ class Collection:
         gone = pa.array(sorted(set(ids)), pa.string())
         about = self.about
         about.forgotten = sorted({*about.forgotten, *gone.to_pylist()})
+        names = set(self.table.filter(pc.is_in(self.table["id"], gone))["uri"].to_pylist())
+        about.contradicted = {uri: said for uri, said in about.contradicted.items() if uri not in names}
         self.features.forget(gone)
         self.decisions.forget(set(ids))
         remove_rows(self.path, gone, about.to_metadata())  # last: what stopped before it can be asked for again

@@ -27,6 +27,15 @@ _IMPOSTORS = {
     b"\x1f\x8b": "a gzip archive",
     b"{": "JSON text",
 }
+# Images of formats that are not read.
+_UNREAD = {
+    b"8BPS": "Photoshop",
+    b"v/1\x01": "OpenEXR",
+    b"#?RADIANCE": "Radiance HDR",
+    b"II\xbc": "JPEG XR",
+    b"\0\0\1\0": "ICO",
+    b"SIMPLE  =": "FITS",
+}
 
 
 class NoImage(Exception):
@@ -34,7 +43,8 @@ class NoImage(Exception):
 
 
 def family_of(file: BinaryIO) -> Family:
-    """The family of formats of an open file, by its first bytes. Raises `NoImage`, or `Unreadable` if it is empty."""
+    """The family of formats of an open file, by its first bytes. Raises `NoImage`, or `Unreadable` if it is empty or
+    of a format that is not read."""
     file.seek(0)
     head = file.read(_HEAD)
     file.seek(0)
@@ -43,6 +53,9 @@ def family_of(file: BinaryIO) -> Family:
     for family in families().values():
         if family.identify(head):
             return family
+    for start, what in _UNREAD.items():
+        if head.startswith(start):
+            raise Unreadable(f"{what} is not read: save it as JPEG, PNG or TIFF")
     text = head.lstrip()
     for start, what in _IMPOSTORS.items():
         if text[: len(start)].lower() == start.lower():

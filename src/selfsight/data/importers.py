@@ -96,6 +96,7 @@ def _import(source: Source, out: Path, strict: bool) -> Collection:
     others = source.others + Counter({"": Collection.open(part).count("other") if Collection.exists(part) else 0})
     about = About(source.location, source.options, dict(others), "" if failed else listing)
     about.forgotten = before.about.forgotten if before else []
+    about.contradicted = dict(source.contradicted)
     batches = _batches(source, _Known(source, before, part), schema, set(about.forgotten))
     first: list[pa.RecordBatch] = []  # up to a usable row: without any, nothing is overwritten
     while not (first and pc.any(pc.equal(first[-1]["status"], "ok")).as_py()):
@@ -129,7 +130,8 @@ def _listing(source: Source) -> tuple[int, str]:
         digest.update(text.encode("utf-8", "backslashreplace"))
         keys.append(_keys(chunk))
         count += len(chunk)
-    digest.update(json.dumps(source.others, sort_keys=True).encode("utf-8", "backslashreplace"))
+    for said in (source.others, source.contradicted) if source.contradicted else (source.others,):
+        digest.update(json.dumps(dict(said), sort_keys=True).encode("utf-8", "backslashreplace"))
     if len(np.unique(np.concatenate(keys))) < count:
         raise DataError(f"{source.location} lists two files under one name. Rename one of them.")
     return count, digest.hexdigest()

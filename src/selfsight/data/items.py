@@ -10,9 +10,10 @@ from typing import BinaryIO, cast
 
 from selfsight.data.boxes import as_cell
 from selfsight.data.collection import item_id
-from selfsight.data.decoding import NoImage, read_headers
+from selfsight.data.decoding import NoImage, family_of, read_headers
 from selfsight.data.formats.dicom import attributes
 from selfsight.data.formats.format import Header, Unreadable, unreadable
+from selfsight.data.sources.names import suffix_of
 from selfsight.data.sources.source import Entry, Source
 
 WHOLE = 64 * 2**20  # bytes; a larger file is not read into memory
@@ -38,7 +39,7 @@ def rows_of(source: Source, entry: Entry, keywords: dict[str, str]) -> list[dict
             else:
                 row["content_hash"] = hashlib.file_digest(cast(io.BufferedReader, file), _blake).hexdigest()
                 readable = file
-            headers = read_headers(readable, source.options.rate)
+            headers = _headers(readable, entry.uri, source.options.rate)
             if keywords and headers[0].format == "DICOM":
                 found = attributes(readable, list(keywords.values()))
                 row |= {column: found[keyword] for column, keyword in keywords.items()}
@@ -53,6 +54,17 @@ def rows_of(source: Source, entry: Entry, keywords: dict[str, str]) -> list[dict
     return [_with_header(source, entry, row, header) for header in headers]
 
 
+def _headers(file: BinaryIO, uri: str, rate: float | None) -> list[Header]:
+    """`read_headers`, where the reason also says that the name is one of another family of formats."""
+    try:
+        return read_headers(file, rate)
+    except Unreadable as reason:
+        suffix = suffix_of(uri)
+        if suffix and suffix not in family_of(file).SUFFIXES:  # which itself raises for what is of no family
+            raise Unreadable(f"{reason} (the file is called {suffix})") from None
+        raise
+
+
 def row_of(source: Source, entry: Entry) -> dict[str, object]:
     """What the listing says of a file."""
     row: dict[str, object] = {"id": item_id(source.name, entry.uri), "uri": entry.uri, "reason": entry.reason}
@@ -63,7 +75,7 @@ def row_of(source: Source, entry: Entry) -> dict[str, object]:
 
 
 def _with_header(source: Source, entry: Entry, row: dict[str, object], header: Header) -> dict[str, object]:
-    row = row | {name: getattr(header, name) for name in FROM_HEADER}
+    row = row | {name: getattr(header, name) for name in FROM_HEADER} | {"reason": header.note}
     if (boxes := entry.columns.get("boxes")) is not None:
         row["boxes"] = as_cell(boxes, header.width, header.height, header.exif_orientation)
     if header.frame is not None:

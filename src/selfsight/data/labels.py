@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -41,6 +42,7 @@ _NO_COLUMN = (
     "{} has no column label: the outermost folders are taken as classes. To name one: "
     "selfsight import --columns label=COLUMN"
 )
+_SPLITS = frozenset(("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "holdout"))
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Labels:
         if kind not in ASKED:
             raise SelfsightError(f"There are no labels of the kind {kind!r}. Choose one of {', '.join(ASKED)}.")
         rows = items.usable if rows is None else rows
-        doubt = ""
+        doubt, named = "", any(items.usable["label"].to_pylist())
         values: list[Value | None]
         if kind == "boxes" or kind == "masks":
             if path is not None:
@@ -80,8 +82,9 @@ class Labels:
         else:
             if path is not None:
                 given = _in_table(items, rows, path)
-            elif any(items.usable["label"].to_pylist()):
+            elif named:
                 given = [_split(label) for label in rows["label"].to_pylist()]
+                doubt = items.contradictions
             else:
                 given = _in_folders(items, rows)
                 doubt = _NO_COLUMN.format(items.about.location) if items.source.kind == "table" else ""
@@ -91,7 +94,10 @@ class Labels:
         elif kind == "class" and any(isinstance(value, tuple) for value in values):
             kind = "classes"
             values = [(value,) if isinstance(value, str) else value for value in values]
-        return cls(kind, rows, tuple(values), items.about.location, doubt if kind != "none" else "")
+        labels = cls(kind, rows, tuple(values), items.about.location)
+        if kind in ("class", "classes"):
+            doubt = ". ".join(filter(None, [doubt, *doubts_about(labels.classes, path is None and not named)]))
+        return replace(labels, doubt=doubt if kind != "none" else "")
 
     def __len__(self) -> int:
         return len(self.values)
@@ -208,10 +214,37 @@ def common_classes(train: Labels, test: Labels) -> list[str]:
     others."""
     known, asked = train.labelled(least=2).classes, test.labelled().classes
     if strange := sorted(set(asked) - set(known)):
-        raise DataError(f"{test.location} has classes that {train.location} has not: {', '.join(strange)}.")
+        spelt = {_spelling(name): f" (it has {name})" for name in known}
+        named = ", ".join(name + spelt.get(_spelling(name), "") for name in strange)
+        raise DataError(f"{test.location} has classes that {train.location} has not: {named}.")
     for labels in (train, test):
         labels.numbers(known)
     return known
+
+
+def doubts_about(names: Iterable[str], folders: bool) -> list[str]:
+    """Why classes may not be what the user means, as sentences without their full stop: they are called train and test,
+    or two differ in spelling only. folders: whether they are the names of the outermost folders."""
+    classes, doubts = sorted(names), []
+    if classes and _SPLITS.issuperset(name.lower() for name in classes):
+        way = "To take the folders within as classes" if folders else "To name the column of the classes"
+        columns = "split={0},label={1}" if folders else "label=COLUMN"
+        are = "classes are called {}, like splits" if len(classes) > 1 else "only class is called {}, like a split"
+        doubts.append(f"The {are.format(' and '.join(classes))}. {way}: selfsight import --columns {columns}")
+    alike: dict[str | float, list[str]] = {}
+    for name in classes:
+        alike.setdefault(_spelling(name), []).append(name)
+    if several := [" and ".join(map(repr, same)) for same in alike.values() if len(same) > 1]:
+        shown = "; ".join(several[:3]) + ("; …" if len(several) > 3 else "")
+        doubts.append(f"Classes that differ in spelling only count as different ones: {shown}")
+    return doubts
+
+
+def _spelling(name: str) -> str | float:
+    """The same for names that a person takes for the same class: `Cat` and `cat `, `no finding` and `No_Finding`, 1 and
+    01 and 1.0."""
+    number = _as_number(name)
+    return " ".join(re.split(r"[\s_-]+", name.strip().casefold())) if number is None else number
 
 
 def caveats(*sides: tuple[Collection, Labels]) -> list[str]:

@@ -101,6 +101,8 @@ def _change_depth(pixels: np.ndarray, want: PixelFormat) -> np.ndarray:
     have = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}.get(pixels.dtype, 32)
     low, high = want.window
     if have == 32:
+        if not np.isfinite(pixels).any():
+            raise Unreadable("no value in it is finite")
         if want.depth == 32:
             return np.nan_to_num(pixels.astype(np.float32, copy=False), nan=low, posinf=high, neginf=low)
         # No common scale is known for floats among integers: 0 to 1 if they keep to it, else their own range.

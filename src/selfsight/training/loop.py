@@ -40,15 +40,13 @@ class Step(NamedTuple):
 class Task(Protocol):
     """What the loop trains: a pretext task around its encoder, or a head.
 
-    module: what is stepped and saved. optimiser: of its parameters. remedy: what to do where steps are not finite, as
-    a sentence.
+    module: what is stepped and saved. optimiser: of its parameters.
     """
 
     @property
     def module(self) -> nn.Module: ...
 
     optimiser: torch.optim.Optimizer
-    remedy: str
 
     def begin(self, step: int) -> None:
         """The weights are in place, and `step` is the next one: of the same step come the same data."""
@@ -64,6 +62,10 @@ class Task(Protocol):
 
     def evidence(self) -> dict[str, float]:
         """Further columns about the last step."""
+
+    def remedy(self, cause: str, learnt: bool) -> str:
+        """What to do where steps are not finite, in sentences. cause: what was not, as `Step.broken` names it. learnt:
+        whether any step before them was."""
 
     def draw(self, folder: Path, step: int) -> tuple[str, ...]:
         """Draw pictures NAME.png in `folder`, before the first step (0) or after the last one; their names."""
@@ -143,7 +145,8 @@ def fit(task: Task, run: Folder, clock: Clock, accelerator: Accelerator, recorde
                 recorder.write(row | rates | {"gradient_norm": step.norm}, task.evidence(), spent)
             if step.broken and state.bad >= BAD_STEPS:
                 save()
-                raise TrainingError(_not_finite(step.broken, state.step, run, task.remedy))
+                remedy = task.remedy(step.broken, state.skipped < state.step)
+                raise TrainingError(_not_finite(step.broken, state.step, run, remedy))
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 save()
         save()

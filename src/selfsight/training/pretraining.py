@@ -11,6 +11,7 @@ from accelerate import Accelerator
 
 from selfsight.data.batches import Batches
 from selfsight.data.geometry import Geometry
+from selfsight.encoders.weights import RANDOM
 from selfsight.objectives.objective import Loss, Objective
 from selfsight.training.adaptation import Frozen
 from selfsight.training.alarm import Alarm
@@ -25,6 +26,8 @@ from selfsight.training.recorder import Recorder, Watch
 from selfsight.training.run import Run
 from selfsight.training.stepping import Forward, Pace, Stepper
 from selfsight.views.make import make_views
+
+PIXEL, WEIGHT = "a pixel of the views", "a weight"  # that may not be finite
 
 
 def train(
@@ -69,7 +72,6 @@ class Pretraining:
         self.apart = encoder_apart
         groups = groups_of(objective, recipe.weight_decay, encoder_apart)
         self.optimiser = make_optimiser(groups, recipe.optimiser, recipe.learning_rate)
-        self.remedy = f"Start anew, in another folder, with a --learning-rate below {recipe.learning_rate:.2g}."
         self.pace = Pace()
         self.frozen = Frozen(objective.encoder, objective, recipe.freeze_fraction, recipe.batch_norm_policy == "kept")
         self.stepper = Stepper(self.module, accelerator, recipe.accumulate, recipe.clip)
@@ -100,8 +102,8 @@ class Pretraining:
             loss: Loss = self.stepper.model(views, progress)
         self.seen = loss
         suspects = {
-            "a pixel of the views": [view.pixels for view in views],
-            "a weight": self.module.parameters(),
+            PIXEL: [view.pixels for view in views],
+            WEIGHT: self.module.parameters(),
             "an embedding": [loss.embeddings],
         }
         return Forward(loss.total, loss.parts, suspects)
@@ -114,6 +116,10 @@ class Pretraining:
         """What the embeddings of the last step say, and the pace since the last row."""
         return {**evidence(self.seen.embeddings, self.seen.assignments), **self.pace.lap()}
 
+    def remedy(self, cause: str, learnt: bool) -> str:
+        """What to change, as far as the cause shows."""
+        return remedy(self.recipe, cause, learnt)
+
     def draw(self, folder: Path, step: int) -> tuple[str, ...]:
         """Draw what the objective sees, or what it has learnt; the names."""
         objective, seen, seed = self.module, (self.batches, self.normalise), self.recipe.seed
@@ -123,6 +129,22 @@ class Pretraining:
         neighbour_gallery(objective.trained, *seen, folder / "neighbours.png")
         reconstructions(objective, *seen, seed, folder / "reconstructions.png")
         return "neighbours", "reconstructions"
+
+
+def remedy(recipe: Recipe, cause: str, learnt: bool) -> str:
+    """What to change where steps are not finite because of `cause`; learnt: whether any step was finite before."""
+    if cause == PIXEL:
+        return "No learning rate helps there: some images hold values that are not numbers. Leave them out: --exclude."
+    if not learnt and cause == WEIGHT:
+        return f"They were so from the start: {recipe.weights} holds values that are not numbers. Give other --weights."
+    exact = "precision: 'no' in a --recipe" if recipe.precision == "bf16" else ""
+    if not learnt:
+        others = [exact, "" if recipe.weights == RANDOM else f"other --weights than {recipe.weights}"]
+        ways = " or ".join(filter(None, [*others, "another --objective"]))
+        return f"No step was ever finite, so it is not the learning rate. Start again, in another folder, with {ways}."
+    asked = "learning_rate" not in recipe.reasons
+    which = f"{recipe.learning_rate:.2g}{', which was asked for' if asked else ''}"
+    return f"Start again, in another folder, with a --learning-rate below {which}{exact and f'; or with {exact}'}."
 
 
 class ScheduledGroup(Group):

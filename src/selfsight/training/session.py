@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from accelerate import Accelerator
 
+from selfsight.console import console
 from selfsight.data.batches import Batches
 from selfsight.data.canvases import Canvases
 from selfsight.data.collection import Collection
@@ -23,6 +24,7 @@ from selfsight.machine import environment
 from selfsight.training.adaptation import Adaptation
 from selfsight.training.build import build, normalisation_of, starting_encoder
 from selfsight.training.clock import Clock
+from selfsight.training.doubts import doubts
 from selfsight.training.estimate import check_memory, memory_of, memory_told
 from selfsight.training.loop import Done, Stopped
 from selfsight.training.measure import canvas_features, seconds_to_whiten
@@ -86,6 +88,7 @@ class Session:
         if self.main:
             device = str(self.accelerator.device)
             write_whole(run.path / "environment.json", json.dumps(environment(device), indent=2))
+            self._note_doubts()
         title = f"{recipe.objective} with {recipe.encoder} into {run.path}"
         what = self.objective, self.batches, self.normalise, recipe, run, clock, self.accelerator
         with self._set_aside(), Show(title, SHOWN) as show, memory_told(self.memory, recipe):
@@ -97,6 +100,18 @@ class Session:
                 "Give another -o and more --minutes."
             )
         return done
+
+    def _note_doubts(self) -> None:
+        """Say, before the first step, what speaks against the images or their views."""
+        if self.run.read_metrics():
+            return
+        odd = self.canvases.collection.oddities.items()
+        notes = [f"{len(uris):,} of the images used: {note}" for note, uris in odd]
+        for text in doubts(self.batches, self.objective.views, self.normalise, self.recipe.seed):
+            console().print(f"{text}.", style="yellow", soft_wrap=True)
+            notes.append(text)
+        for text in notes:
+            self.run.log("note", f"{text}.", 0)
 
     def keep(self, done: Done) -> None:
         """Whiten the encoder, if it can be, and save it: the run is finished then. Raises `SelfsightError` for one that

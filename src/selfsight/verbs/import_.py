@@ -6,6 +6,7 @@ import math
 import shlex
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,8 @@ class Imported(Result):
     """What there is. pixels: the form in which the items meet; other_channels: those that do not go with it. set_aside:
     how many cannot be read, with their reasons and names. others: files that are no images, by suffix. formats, labels,
     splits, sites, boxes: how many items of each. groups, sequences, masks: how many. blanks: cells that mean "not
-    known", such as "label NA". empty_columns: those that were asked for and that no item has."""
+    known", such as "label NA". empty_columns: those that were asked for and that no item has. notes: what else to know
+    before these items and labels are believed."""
 
     collection: str
     source: str
@@ -58,6 +60,7 @@ class Imported(Result):
     masks: int
     blanks: dict[str, int]
     empty_columns: list[str]
+    notes: list[str]
     seconds: float = 0.0
 
 
@@ -170,7 +173,7 @@ def _count(items: Collection) -> Imported:
 
     seen: dict[str, Counter[Any]] = {name: Counter() for name in COUNTED}
     aside: list[dict[str, str]] = []
-    masks = 0
+    masks, folders = 0, set[str]()  # the outermost ones
     asked = {name: 0 for name in items.about.options.columns if name in items.columns}  # how many items have it
     for batch in items.batches(
         [c for c in {"uri", "status", "reason", "mask", *COUNTED, *asked} if c in items.columns]
@@ -183,6 +186,7 @@ def _count(items: Collection) -> Imported:
                 values = pc.list_flatten(usable[name]).field("label") if name == "boxes" else usable[name]
                 for found in pc.value_counts(values.drop_null()).to_pylist():
                     counts[found["values"]] += found["counts"]
+        folders |= {uri.rpartition("/")[0].partition("/")[0] for uri in usable["uri"].to_pylist()}
         for name in asked:
             asked[name] += len(usable) - usable[name].null_count
         masks += len(usable) - usable["mask"].null_count if "mask" in usable.schema.names else 0
@@ -208,7 +212,17 @@ def _count(items: Collection) -> Imported:
         masks=masks,
         blanks=items.about.blanks,
         empty_columns=[name for name, count in asked.items() if not count],
+        notes=_notes(items, seen["label"], set() if seen["label"] else folders),
     )
+
+
+def _notes(items: Collection, labels: Iterable[str], folders: set[str]) -> list[str]:
+    """What is odd about items that are used all the same, and about their labels."""
+    from selfsight.data.labels import doubts_about
+
+    odd = [f"{len(uris):,} used, such as {uris[0]}: {note}" for note, uris in items.oddities.items()]
+    doubts = [items.contradictions, *doubts_about(labels, False), *doubts_about(folders - {""}, True)]
+    return [*odd, *filter(None, doubts)]
 
 
 def show(result: Imported) -> None:
@@ -242,6 +256,8 @@ def show(result: Imported) -> None:
             console.print(f"    {item.uri}: {item.reason}")
         if len(names) > MOST_NAMED:
             console.print(f"    and {len(names) - MOST_NAMED:,} more; --json names them all")
+    for text in result.notes:
+        console.print(f"Note: {text}.")
     if result.others:
         others = ", ".join(f"{n:,} {suffix or 'without suffix'}" for suffix, n in result.others.items())
         console.print(f"Other files, not images: {others}.")

@@ -216,8 +216,30 @@ def test_the_end_of_a_jpeg(name: str):
     data = jpegs()[name]
     appended = data + b"a film \xff\xda behind the picture"
     assert (pixels_of(appended) == np.asarray(Image.open(io.BytesIO(data)))).all()
-    for kept in (len(data) - 2, len(data) // 2, 30):
+    for kept in (len(data) // 2, 30):
         assert reason_of(data[:kept]) == "truncated JPEG: no end marker"
+
+
+@pytest.mark.parametrize("name", jpegs())
+def test_a_jpeg_that_lacks_no_more_than_its_end_is_used(name: str):
+    data = jpegs()[name]
+    whole = np.asarray(Image.open(io.BytesIO(data)))
+    for kept in (len(data) - 1, len(data) - 2):
+        assert header_of(data[:kept]).note == "JPEG without its end marker; its pixels are all there"
+        assert (pixels_of(data[:kept]) == whole).all()
+    for kept in range(len(data) - 3, len(data) - 40, -1):  # into the last block of pixels and, of restarts, before it
+        assert reason_of(data[:kept]) == "truncated JPEG: no end marker"
+    assert header_of(data).note == ""
+
+
+@pytest.mark.parametrize("how", [{}, {"restart_marker_blocks": 1}, {"progressive": True, "restart_marker_blocks": 2}])
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_of_a_plain_jpeg_no_pixel_is_made_up(value: int, how: dict[str, Any]):
+    # What is missing of it may be what a decoder takes for granted: then it may be used, but never with other pixels.
+    data = encoded(Image.new("RGB", (40, 40), (value, value, value)), "JPEG", **how)
+    for kept in range(len(data) // 2, len(data)):
+        (got,) = common.read(io.BytesIO(data[:kept]), [0], None, None)
+        assert isinstance(got, Unreadable) or (got == value).all()
 
 
 def test_truncated_files_are_found_in_the_header():

@@ -326,3 +326,19 @@ def test_a_mask_in_a_sample_is_of_its_image_and_no_image(tmp_path: Path):
     assert [entry.uri for entry in every.entries()] == list(entries)  # a pattern that takes all changes nothing
     only = make_source(str(tmp_path / "shard.tar"), Options(include=("*.seg.png",)))
     assert [entry.uri for entry in only.entries()] == ["s0.seg.png", "s2.seg.png"]
+
+
+def test_names_with_dots_keep_their_labels(tmp_path: Path):
+    members: dict[str, bytes] = {}
+    for i in range(2):
+        members |= {f"v1.0/{i} Track 2.{i} (a).jpg": b"j", f"v1.0/{i} Track 2.{i} (a).cls": f"c{i}".encode()}
+    members |= {"two.left.jpg": b"l", "two.right.jpg": b"r", "two.left.json": b'{"label": "no"}', "two.cls": b"yes"}
+    members |= {"m.png": b"p", "m.seg.png": b"s", "m.seg.json": b'{"label": "no"}'}
+    source = make_source(write_tar(tmp_path / "t.tar", members), Options())
+    assert {entry.uri: entry.columns.get("label") for entry in source.entries()} == {
+        "v1.0/0 Track 2.0 (a).jpg": "c0",
+        "v1.0/1 Track 2.1 (a).jpg": "c1",
+        "two.left.jpg": "yes",
+        "two.right.jpg": "yes",
+        "m.png": None,
+    }

@@ -283,3 +283,77 @@ def test_names_are_found_by_any_key_even_if_hashes_collide():
     assert [names.find(key) for key in ("b", "é2", "c")] == [[0, 3], [2], []]
     names._found[:] = hash("b")  # as if all shared a hash
     assert names.find("b") == [0, 3]
+
+
+def test_a_path_with_two_labels_has_none_and_blank_rows_do_not_count(tmp_path: Path):
+    make(tmp_path, "a/1.png", "2.png", "3.png", "4.png")
+    rows = [
+        "a/1.png,cat",
+        "2.png,dog",
+        "3.png,",
+        "4.png,cat",
+        "./a//1.png,dog",
+        "2.png,dog",
+        "3.png,dog",
+        "a\\1.png,cat",
+    ]
+    path = write(tmp_path / "t.csv", "\n".join(["path,label", *rows, "4.png,NA", "gone.png,a", "gone.png,b"]))
+    source = make_source(path, Options())
+    for _ in range(2):
+        labels = {entry.uri: entry.columns.get("label") for entry in source.entries()}
+        assert labels == {"a/1.png": None, "2.png": "dog", "3.png": "dog", "4.png": "cat", "gone.png": None}
+        assert source.contradicted == {"a/1.png": "'cat' in row 2 of t.csv, 'dog' in row 6 of t.csv"}
+        assert source.others == {"listed before": 6, "label NA": 1}
+
+
+def test_several_tables_may_differ(tmp_path: Path):
+    make(tmp_path, "x.png", "y.png")
+    for name, text in (("a.csv", "x.png,1\ny.png,1\n"), ("b.csv", "x.png,2\ny.png,1\n")):
+        write(tmp_path / name, "path,grade\n" + text)
+    source = make_source(str(tmp_path / "*.csv"), Options(columns={"label": "grade"}))
+    assert {entry.uri: entry.columns["label"] for entry in source.entries()} == {"x.png": None, "y.png": "1"}
+    assert source.contradicted["x.png"] == "'1' in row 2 of a.csv, '2' in row 2 of b.csv"
+
+
+@pytest.mark.parametrize("lines", ["\n", "\r\n", "\r"])
+def test_the_row_that_tells_excel_its_separator_is_no_header(tmp_path: Path, lines: str):
+    make(tmp_path, "1.png", "2.png")
+    for first, sign in (("sep=;", ";"), ('"sep=|"', "|"), ("SEP=,", ",")):
+        text = lines.join(
+            [first, sign.join(("path", "label")), sign.join(("1.png", "a;b" if sign == "," else "a,b")), ""]
+        )
+        (entry,) = make_source(write(tmp_path / "t.csv", text), Options()).entries()
+        assert (entry.uri, entry.columns["label"]) == ("1.png", "a;b" if sign == "," else "a,b")
+
+
+def test_a_column_named_twice_is_refused_where_it_counts(tmp_path: Path):
+    make(tmp_path, "1.png")
+    twice = make_source(write(tmp_path / "t.csv", "path,label,note,label\n1.png,a,x,b\n"), Options())
+    with pytest.raises(SelfsightError, match=r"^t\.csv has 2 columns 'label'\. Rename all but one\.$"):
+        list(twice.entries())
+    unused = make_source(write(tmp_path / "u.csv", "path,label,note,note\n1.png,a,x,b\n"), Options())
+    assert next(unused.entries()).columns["label"] == "a"
+
+
+def test_a_table_without_a_header_says_so(tmp_path: Path):
+    make(tmp_path, "1.png", "2.png")
+    source = make_source(write(tmp_path / "t.csv", "1.png,cat\n2.png,dog\n"), Options())
+    with pytest.raises(
+        SelfsightError, match=r"The first row of t\.csv names an image, '1\.png', where the names of the"
+    ):
+        list(source.entries())
+
+
+def test_names_of_other_systems_find_their_files(tmp_path: Path):
+    nfd, nfc = "cafe\N{COMBINING ACUTE ACCENT}", "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+    make(tmp_path, f"{nfd}/1.jpg", "Cat/IMG_2.JPG", "dog/img_2.jpg", "dog/3.jpg", "x/Same.png", "x/same.png")
+    rows = [f"{nfc}/1.jpg", "cat\\img_2.jpg", "IMG_2.jpg", "DOG/3.JPG", "x/SAME.png", "https://example.org/4.jpg"]
+    entries, _ = listed(write(tmp_path / "t.csv", "path\n" + "\n".join(rows)))
+    assert outcome(entries) == {
+        f"{nfd}/1.jpg": "",
+        "Cat/IMG_2.JPG": "",
+        "IMG_2.jpg": "2 files could be meant: Cat/IMG_2.JPG, dog/img_2.jpg",
+        "dog/3.jpg": "",
+        "x/SAME.png": "2 files could be meant: x/Same.png, x/same.png",
+        "https://example.org/4.jpg": "an address, not a path: download it",
+    }

@@ -3,6 +3,7 @@ drop the low bits."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import warnings
@@ -28,6 +29,12 @@ _MAX_BYTES = 2**31
 _MAX_DRAWN = 10 * MAX_PIXELS
 # Each scan of a progressive JPEG passes over the whole image; encoders write about ten.
 _MAX_SCANS = 500
+_JPEG_END = b"\xff\xd9"
+# What might follow a JPEG that lacks its end: nothing; or bits, more than a block of pixels takes, and then restarts.
+# A decoder that waits for one takes any but the two that come after it.
+_JPEG_BITS = bytes(range(1, 255)) * 16
+_JPEG_RESTARTS = [bytes([0xFF, 0xD0 + n]) + _JPEG_BITS for n in range(8)]
+_JPEG_TAILS = (b"", b"".join((_JPEG_BITS, *_JPEG_RESTARTS)), b"".join((_JPEG_BITS[::-1], *_JPEG_RESTARTS[4:])))
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # not stuffing, fill or restart
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
@@ -45,7 +52,9 @@ def headers(file: BinaryIO, rate: float | None) -> list[Header]:
     opened = _open(file)
     many = len(opened.sizes) > 1
     return [
-        Header(opened.format, *size, opened.mode, opened.depth, frame if many else None, opened.orientation)
+        Header(
+            opened.format, *size, opened.mode, opened.depth, frame if many else None, opened.orientation, opened.note
+        )
         for frame, size in enumerate(opened.sizes)
     ]
 
@@ -98,7 +107,7 @@ def jpeg_markers(data: bytes) -> Iterator[tuple[int, int]]:
 
 @dataclass
 class _Opened:
-    """A file whose header and end were checked. sizes: (width, height) of each frame, upright."""
+    """A file whose header and end were checked. sizes: (width, height) of each frame, upright. note: as `Header`'s."""
 
     format: str
     data: bytes
@@ -107,6 +116,7 @@ class _Opened:
     mode: str
     depth: int
     orientation: int
+    note: str = ""
 
 
 def _format_of(head: bytes) -> str | None:
@@ -135,13 +145,16 @@ def _open(file: BinaryIO) -> _Opened:
         raise Unreadable("not a JPEG, PNG, WebP, BMP or GIF")
     if name == "GIF":
         return _open_gif(data)
-    if name == "JPEG":
-        _check_jpeg_end(data)
+    endless = name == "JPEG" and not _has_jpeg_end(data)
+    if endless:
+        data = data.rstrip(b"\xff") + _JPEG_END
     chunks = _png_chunks(data) if name == "PNG" else []
     if name == "WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data):
         raise Unreadable("truncated WebP: the file is shorter than its header says")
     image = _pillow(data, name)
     check_size(*image.size)
+    if endless:
+        _check_whole_jpeg(data)
     if name == "BMP":
         _check_bmp_end(data, image)
     for kind, start, end in chunks:
@@ -157,7 +170,8 @@ def _open(file: BinaryIO) -> _Opened:
     if frames > 1:
         mode = "RGB"
     _check_drawn(frames, *size)
-    return _Opened(name, data, image, [size] * frames, mode, 16 if deep else 8, orientation)
+    note = "JPEG without its end marker; its pixels are all there" if endless else ""
+    return _Opened(name, data, image, [size] * frames, mode, 16 if deep else 8, orientation, note)
 
 
 def _open_gif(data: bytes) -> _Opened:
@@ -214,18 +228,46 @@ def _check_drawn(frames: int, width: int, height: int) -> None:
         raise Unreadable(f"an animation of {frames:,} frames of {width} x {height} is above the limit")
 
 
-def _check_jpeg_end(data: bytes) -> None:
-    """Walks from marker to marker: a thumbnail in the EXIF has an end of its own, and cameras append data."""
+def _has_jpeg_end(data: bytes) -> bool:
+    """Walks from marker to marker: a thumbnail in the EXIF has an end of its own, and cameras append data.
+
+    Raises `Unreadable` where there is no image, or only the beginning of a header.
+    """
     scans = 0
     for marker, _ in jpeg_markers(data):
+        if marker == 0xF7:
+            raise Unreadable("JPEG-LS is not read: save it as JPEG, PNG or TIFF")
         if marker == 0xD9 and scans:
-            return
+            return True
         if marker == 0xD9:
             raise Unreadable("JPEG without an image")
         scans += marker == 0xDA
         if scans > _MAX_SCANS:
             raise Unreadable(f"JPEG of more than {_MAX_SCANS} scans")
-    raise Unreadable("truncated JPEG: no end marker")
+    if not scans:
+        raise Unreadable("truncated JPEG: no end marker")
+    return False
+
+
+def _check_whole_jpeg(data: bytes) -> None:
+    """Raise `Unreadable` where something that might follow a JPEG, whose end was added, would change a pixel of it."""
+    with hostile("truncated JPEG: no end marker"):
+        pictures = (_pillow(data.removesuffix(_JPEG_END) + tail + _JPEG_END, "JPEG") for tail in _JPEG_TAILS)
+        if not _has_all_scans(data) or len({hashlib.blake2b(each.tobytes()).digest() for each in pictures}) > 1:
+            raise Unreadable("truncated JPEG: no end marker")
+
+
+def _has_all_scans(data: bytes) -> bool:
+    """Whether the last bit of each coefficient of each component is in a scan: a progressive JPEG has many scans."""
+    lacking: set[tuple[int, int]] = set()
+    for marker, at in jpeg_markers(data):
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame, with the components
+            lacking = {(component, k) for component in data[at + 8 : at + 8 + 3 * data[at + 7] : 3] for k in range(64)}
+        elif marker == 0xDA:
+            *components, first, last, bits = data[at + 3 : at + 6 + 2 * data[at + 2]]
+            if bits & 0x0F == 0:
+                lacking -= {(component, k) for component in components[::2] for k in range(first, last + 1)}
+    return not lacking
 
 
 def _png_chunks(data: bytes) -> list[tuple[bytes, int, int]]:

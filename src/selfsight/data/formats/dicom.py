@@ -52,8 +52,17 @@ _NO_TEXT = ("SQ", *_KINDS)
 
 
 def identify(head: bytes) -> bool:
-    """Whether a file begins as DICOM does."""
-    return head[128:132] == b"DICM"
+    """Whether a file begins as DICOM does, or as DICOM without its preamble."""
+    return head[128:132] == b"DICM" or _is_bare(head)
+
+
+def _is_bare(head: bytes) -> bool:
+    """Whether a file begins with attributes of DICOM, little-endian, as files without a preamble do: the first is of
+    group 2 or 8 and names its kind, or is followed by another one of its group."""
+    if head[:2] not in (b"\2\0", b"\x08\0"):
+        return False
+    after = 8 + int.from_bytes(head[4:8], "little")
+    return head[4:6] in (b"UL", b"CS", b"UI", b"SH", b"DA", b"OB") or head[:2] == head[after : after + 2]
 
 
 def headers(file: BinaryIO, rate: float | None) -> list[Header]:
@@ -200,6 +209,8 @@ def _dataset(file: BinaryIO) -> tuple[Any, BinaryIO]:
     head = file.read(2**20)
     if not head:
         raise Unreadable("empty file")
+    if _is_bare(head):
+        raise Unreadable("DICOM without its preamble: save it again, with dcmtk by dcmconv OLD NEW")
     if not identify(head):
         raise Unreadable("not a DICOM file")
     if _DEFLATED in head:

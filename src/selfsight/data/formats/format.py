@@ -33,6 +33,7 @@ class Header:
     digits ("2", "5") where they are no colours. depth: 8 or 16 bits unsigned, or 32 for everything
     else (signed, wider, float), which is read as float32. frame: which page or frame, None in a file
     that holds one image. exif_orientation: of EXIF or TIFF, 1 to 8, how the stored image was turned upright.
+    note: what is odd about a file that is used all the same, "" for nothing.
     """
 
     format: str
@@ -42,6 +43,7 @@ class Header:
     depth: int
     frame: int | None = None
     exif_orientation: int = 1
+    note: str = ""
 
     @property
     def channels(self) -> int:
@@ -148,7 +150,7 @@ class Family(Protocol):
         ...
 
 
-FAMILIES = ("common", "newer", "tiff", "array", "dicom", "video")
+FAMILIES = ("common", "newer", "tiff", "array", "pnm", "dicom", "video")
 
 
 @cache

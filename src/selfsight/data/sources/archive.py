@@ -258,8 +258,12 @@ class TarSource(_Archive):
     def _cells(self, index: _TarIndex, key: str, numbers: list[int]) -> dict[str, Any]:
         """What the text files of a sample say of its images."""
         cells: dict[str, Any] = {}
-        for number in numbers:
-            kind = index.names[number][len(key) :]
+        kinds = [index.names[number][len(key) :] for number in numbers]
+        pictures = [f"_{kind}" for kind in kinds if suffix_of(f"_{kind}") in known_suffixes() - {""}]
+        stems = {stem_of(name).removeprefix("_") for name in pictures}
+        dotted = stems.pop() if len(stems) == 1 else ""  # of a name that itself holds dots
+        for number, whole in zip(numbers, kinds, strict=True):
+            kind = whole.removeprefix(dotted)
             if kind not in (".json", ".cls", ".cls.txt"):
                 continue
             try:

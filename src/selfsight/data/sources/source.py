@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 # What a manifest may say of an item, besides columns that the user names.
@@ -91,7 +92,8 @@ class Source(ABC):
 
     location: what finds it again (an absolute path, or a name). name: what its item ids are made from, the
     same wherever it lies. others: how many files that are no images were seen, by suffix, filled by `entries`.
-    brings: columns beside the known ones that nobody asked for and that `entries` filled.
+    brings: columns beside the known ones that nobody asked for and that `entries` filled. contradicted: {uri: which
+    row gives it which label} of items that have none because rows differ, filled by `entries`.
     """
 
     kind: str
@@ -100,6 +102,7 @@ class Source(ABC):
     options: Options
     others: Counter[str]
     brings: tuple[str, ...] = ()
+    contradicted: Mapping[str, str] = MappingProxyType({})
 
     @cached_property
     def root(self) -> str:

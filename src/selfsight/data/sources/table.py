@@ -8,24 +8,29 @@ from __future__ import annotations
 import codecs
 import csv
 import os
+import re
 import stat
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import Any, BinaryIO, TextIO
 
 from selfsight.data.formats.format import Unreadable
 from selfsight.data.sources.columns import Columns, as_text, first_of, in_any_case, missing_column, plain_columns
 from selfsight.data.sources.folder import LocalSource, in_words, list_folder, open_file
-from selfsight.data.sources.names import Names, Seen, in_utf8, stem_of
+from selfsight.data.sources.names import Names, Seen, in_utf8, known_suffixes, stem_of, suffix_of
 from selfsight.data.sources.source import Entry, Options
+from selfsight.data.sources.twice import Listed, contradictions
 from selfsight.errors import DataError, SelfsightError, first_line
 
 # Columns that may hold the path, if none is named.
 PATH_COLUMNS = ("path", "file_path", "filepath", "filename", "file_name", "file", "image", "image_path", "img", "uri")
 LISTS = (".txt", ".lst")
 _LINE = 2**20  # letters; longer lines are cut, so that a file without line ends does not fill the memory
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _LONGEST = 1000  # letters of a path that no file system takes: its row is named instead
 
 
@@ -44,6 +49,7 @@ class TableSource(LocalSource):
         self.name = os.path.basename(self.root) or "root"
         self.options = options
         self.others = Counter()
+        self.contradicted: dict[str, str] = {}
         self._manifests = manifests
 
     @property
@@ -58,39 +64,72 @@ class TableSource(LocalSource):
         return found
 
     def entries(self) -> Iterator[Entry]:
-        self.others = Counter()
-        seen = Seen()
         finder = _Finder(self.root, bool(self.options.root))
+        labels = contradictions(lambda: self._labelled(finder))
+        self.others, self.contradicted = Counter(), {}
+        seen = Seen()
         for manifest in self._manifests:
-            for entry in self._listed(manifest, finder):
+            for entry in self._listed(manifest, finder, labels):
                 if seen.add(entry.uri):
                     yield entry
                 else:
                     self.others["listed before"] += 1
 
-    def _listed(self, manifest: str, finder: _Finder) -> Iterator[Entry]:
+    def _listed(self, manifest: str, finder: _Finder, labels: dict[str, dict[str | None, str]]) -> Iterator[Entry]:
         called = finder.uri(os.path.realpath(manifest))
-        try:
-            with open_table(manifest, called) as table:
-                path = _path_column(table.header, self.options.columns.get("path"), called)
-                header = None if _suffix(manifest) in LISTS else table.header
-                columns = Columns(self, header, called)
-                folder = os.path.dirname(os.path.realpath(manifest))
-                beside = finder.scope(folder)
-                word = "line" if header is None else "row"
-                for number, cells, problem in table.rows({path, *columns.cells.values()}):
-                    row = f"{word} {number} of {called}"
-                    check_text(row, cells, path)
-                    if problem:
-                        yield Entry(row, reason=problem)
-                        continue
-                    entry = _entry(finder, cells.get(path), folder, beside, row)
-                    if entry.uri == row or self.options.wanted(entry.uri):
-                        if entry.uri != row:  # also of a file that is gone: `forget --group` finds it
-                            entry.columns = columns.fill(entry.uri, cells, stem_of(os.path.basename(manifest)))
-                        yield entry
-        except OSError as error:
-            raise DataError(f"{manifest} cannot be read ({in_words(error)}).") from None
+        with _open_rows(self, manifest, called) as (table, path, columns):
+            folder = os.path.dirname(os.path.realpath(manifest))
+            beside = finder.scope(folder)
+            for number, cells, problem in table.rows({path, *columns.cells.values()}):
+                row = f"{table.word} {number} of {called}"
+                check_text(row, cells, path)
+                if problem:
+                    yield Entry(row, reason=problem)
+                    continue
+                entry = _entry(finder, cells.get(path), folder, beside, row)
+                if entry.uri == row or self.options.wanted(entry.uri):
+                    if entry.uri != row:  # also of a file that is gone: `forget --group` finds it
+                        entry.columns = columns.fill(entry.uri, cells, stem_of(os.path.basename(manifest)))
+                        if labels and (several := labels.get(_key(folder, cells[path]))):
+                            self._settle(entry, several)
+                    yield entry
+
+    def _labelled(self, finder: _Finder) -> Iterator[Listed]:
+        """The labels that the tables give to paths."""
+        for manifest in self._manifests:
+            called, folder = finder.uri(os.path.realpath(manifest)), os.path.dirname(os.path.realpath(manifest))
+            with _open_rows(self, manifest, called) as (table, path, columns):
+                if (column := columns.cells.get("label")) is None:
+                    continue
+                for number, cells, problem in table.rows({path, column}):
+                    if not problem and cells.get(path) is not None:
+                        label = as_text(cells[column])
+                        known = None if label is None or self.options.is_blank(label) else label
+                        yield _key(folder, cells[path]), known, f"{table.word} {number} of {called}"
+
+    def _settle(self, entry: Entry, labels: dict[str | None, str]) -> None:
+        """The label of an item for which there are several: none, unless all rows but one label are blank."""
+        said = {label: row for label, row in labels.items() if label is not None}
+        entry.columns["label"] = next(iter(said)) if len(said) == 1 else None
+        if len(said) > 1 and not entry.reason:
+            self.contradicted[entry.uri] = ", ".join(f"{label!r} in {row}" for label, row in said.items())
+
+
+@contextmanager
+def _open_rows(source: TableSource, manifest: str, called: str) -> Iterator[tuple[Table, str, Columns]]:
+    """A manifest, the name of its column of paths, and what fills the columns of its items. Raises `SelfsightError`."""
+    try:
+        with open_table(manifest, called) as table:
+            path = _path_column(table.header, source.options.columns.get("path"), called)
+            yield table, path, Columns(source, table.header if table.word == "row" else None, called)
+    except OSError as error:
+        raise DataError(f"{manifest} cannot be read ({in_words(error)}).") from None
+
+
+def _key(folder: str, value: object) -> str:
+    """A path as a manifest of `folder` writes it, the same however it is written."""
+    text = os.path.join(folder, (as_text(value) or "").replace("\\", "/"))
+    return os.path.normpath(text) if "/." in text or "//" in text else text
 
 
 def _entry(finder: _Finder, value: Any, folder: str, beside: str, row: str) -> Entry:
@@ -98,6 +137,8 @@ def _entry(finder: _Finder, value: Any, folder: str, beside: str, row: str) -> E
     text = as_text(in_utf8(value) if isinstance(value, str) else value)
     if not text:
         return Entry(row, reason="no path")
+    if _ADDRESS.match(text):
+        return Entry(text, reason="an address, not a path: download it")
     try:
         if not _is_utf8(value):
             raise Unreadable("no such file (not UTF-8 in the manifest)")
@@ -114,6 +155,11 @@ def _path_column(header: list[str], asked: str | None, called: str) -> str:
         column = first_of(asked, header)
     else:
         column = next((found for name in PATH_COLUMNS if (found := in_any_case(name, header))), None)
+    if column is None and not asked and any(suffix_of(name) in known_suffixes() - {""} for name in header):
+        raise DataError(
+            f"The first row of {called} names an image, {header[0]!r}, where the names of the columns are to stand. "
+            "Write them above it, such as path,label."
+        )
     if column is None:
         raise SelfsightError(missing_column(called, f"path={asked}" if asked else "path=", header))
     return column
@@ -206,7 +252,9 @@ class _Finder:
                     self._index.add(entry.uri)
             self._index.sort()
         value = value.removeprefix("./")
-        for key in (f"path:{beside}{value}", f"path:{value}", f"name:{value}", f"stem:{value}", _number(value)):
+        keys = [f"path:{beside}{value}", f"path:{value}", f"name:{value}", f"stem:{value}", _number(value)]
+        below = "" if self._only_root else beside  # what a path is relative to
+        for key in (*keys, f"alike:{_alike(below + value)}", f"alike:{_alike(value)}"):
             found = [uri for n in self._index.find(key) if (uri := self._index[n]).startswith(beside)]
             if len(found) > 1:
                 more = ", …" if len(found) > 3 else ""
@@ -225,8 +273,13 @@ def _keys(uri: str) -> list[str]:
     """What an image may be called in a manifest, besides its path."""
     name = uri.rpartition("/")[2]
     stem = stem_of(name)
-    keys = [f"path:{stem_of(uri)}", f"name:{name}", f"stem:{stem}"]
+    keys = [f"path:{stem_of(uri)}", f"name:{name}", f"stem:{stem}", f"alike:{_alike(uri)}", f"alike:{_alike(name)}"]
     return [*keys, number] if (number := _number(stem)) else keys
+
+
+def _alike(text: str) -> str:
+    """The same for names that are one on Windows or macOS: in any case, with accents as letters of their own or not."""
+    return unicodedata.normalize("NFC", text).casefold()
 
 
 def _number(text: str) -> str:
@@ -249,9 +302,10 @@ Row = tuple[int, dict[str, Any], str]  # number, cells by column, what is wrong 
 
 
 class Table(ABC):
-    """An open manifest: the names of its columns, and its rows from first to last."""
+    """An open manifest: the names of its columns, and its rows from first to last. word: what a row is called."""
 
     header: list[str]
+    word = "row"
 
     @abstractmethod
     def rows(self, columns: Iterable[str]) -> Iterator[Row]:
@@ -291,6 +345,8 @@ def _lines(file: TextIO) -> Iterator[str]:
 class _List(Table):
     """One path a line; blank lines and those that begin with `#` are passed over."""
 
+    word = "line"
+
     def __init__(self, path: str) -> None:
         self.header = ["path"]
         self._file = _open_text(path)
@@ -311,12 +367,14 @@ class _Csv(Table):
     def __init__(self, path: str, called: str) -> None:
         self._file = _open_text(path)
         first = next((line for line in _lines(self._file) if line.strip()), "")
-        tried = "\t,;" if _suffix(path) == ".tsv" else ",;\t"
+        said = re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE)  # Excel's own first row
+        tried = said[1] if said else "\t,;" if _suffix(path) == ".tsv" else ",;\t"
         delimiter = max(tried, key=lambda d: len(next(csv.reader([first], delimiter=d), [])))
         self._file.seek(0)
         self._reader = csv.reader(_lines(self._file), delimiter=delimiter, strict=True)
-        self._number = 0
-        row = next((row for row, _ in self._read() if row), None)
+        self._number, self._called = 0, called
+        rows = (row for row, _ in self._read() if row)
+        row = next(islice(rows, 1, None) if said else rows, None)
         if row is None:
             self.close()
             raise DataError(f"{called} is empty. Its first row is to name the columns, one of them path.")
@@ -337,6 +395,8 @@ class _Csv(Table):
 
     def rows(self, columns: Iterable[str]) -> Iterator[Row]:
         places = {name: self.header.index(name) for name in columns if name in self.header}
+        if double := next((name for name in places if self.header.count(name) > 1), None):
+            raise DataError(f"{self._called} has {self.header.count(double)} columns {double!r}. Rename all but one.")
         width = len(self.header)
         for row, problem in self._read():
             if len(row) > width and any(cell.strip() for cell in row[width:]):
