@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import TypeVar
 
@@ -24,6 +24,19 @@ def results(soft_wrap: bool = False):  # type: ignore[no-untyped-def]
     from rich.console import Console
 
     return Console(highlight=False, markup=False, soft_wrap=soft_wrap)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows on stdout under their heads, figures to the right. The last column holds paths: they are never cut or
+    broken, so that they can be copied, and have lines of their own where they do not fit beside the rest."""
+    console, lines = results(soft_wrap=True), [list(heads), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    figures = [all(set(line[i]) <= set("0123456789.,-") for line in lines[1:]) for i in range(len(heads))]
+    beside = sum(widths) + 2 * len(widths) - 2 <= console.width
+    for line in lines:
+        cells = zip(line[:-1], widths, figures, strict=False)
+        text = "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in cells)
+        console.print(f"{text}  {line[-1]}" if beside or line is lines[0] else f"{text.rstrip()}\n    {line[-1]}")
 
 
 def track(items: Iterable[T], title: str, total: int | None, size: Callable[[T], int] = lambda item: 1) -> Iterator[T]:

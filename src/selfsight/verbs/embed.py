@@ -59,6 +59,7 @@ def embed(
     out: str | None = None,
     tokens: Literal["pooled", "patches"] = "pooled",
     collection: str | None = None,
+    device: str | None = None,
 ) -> Embedding:
     """Turn images into features, one row an image: id, uri, features.
 
@@ -75,6 +76,8 @@ def embed(
         pooled: one vector an image. patches: one vector a patch, in reading order.
     collection
         Where to keep the table of items, instead of the cache folder.
+    device
+        Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
     """
     from selfsight.console import console
     from selfsight.data.canvases import measure_format

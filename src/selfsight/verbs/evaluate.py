@@ -39,6 +39,7 @@ def evaluate(
     shots: str = "1,5,30,all",
     seeds: int = 5,
     out: str | None = None,
+    device: str | None = None,
 ) -> Evaluation:
     """Measure an encoder with labels: k-NN, linear and few-shot accuracy, beside controls.
 
@@ -61,6 +62,8 @@ def evaluate(
         Random draws of the labels for each few-shot figure; mean and spread are given.
     out
         Folder for evaluation.json and evaluation.csv; the run's own folder if `model` is a run.
+    device
+        Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
     """
     import numpy as np
 

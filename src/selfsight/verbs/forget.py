@@ -91,6 +91,13 @@ def forget(collection: str, *ids: str) -> Forgotten:
     return Forgotten([Item(item, uri) for item, uri in gone], len(left))
 
 
+def removes(collection: str, *ids: str) -> str:
+    """What `forget` with these arguments removes, in words; nothing if it removes nothing."""
+    names = [name for given in ids for name in _names(given)]
+    few = ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+    return f"{few} from {collection} and whatever was made of it, for good" if names else ""
+
+
 def _id_of(items: Collection, name: str) -> str:
     """The id that is meant by an id, or by a path relative to the source."""
     from selfsight.data.collection import item_id

@@ -23,7 +23,7 @@ class Report(Result):
 
 
 @checked
-def report(run: str, *, out: str | None = None, thumbnails: bool = True) -> Report:
+def report(run: str, *, out: str | None = None, thumbnails: bool = True, device: str | None = None) -> Report:
     """Write one web page about a run: is it working, what did it learn, what to do next.
 
     The page is a single file that loads nothing from any network, so it can be mailed or archived.
@@ -38,6 +38,8 @@ def report(run: str, *, out: str | None = None, thumbnails: bool = True) -> Repo
         File to write, instead of report.html in the folder of the run.
     thumbnails
         Small copies of your images on the page; `--no-thumbnails` leaves every one out.
+    device
+        Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
     """
     from pathlib import Path
 
