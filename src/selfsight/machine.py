@@ -65,6 +65,7 @@ def kind_of(device: str) -> str:
     return torch.device(device).type
 
 
+PATIENCE = 5.0  # seconds, for a server to answer
 MUCH_FASTER = 1.5  # than more threads, before fewer are taken
 
 
@@ -129,6 +130,34 @@ def memory_errors() -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in OUT_OF_MEMORY):
             raise MemoryError(str(error)) from error
         raise
+
+
+def hub_answers(name: str, kind: str, endpoint: str | None = None) -> bool:
+    """Whether the Hugging Face hub can be reached, asked once about a repository: "model" or "dataset". Its libraries
+    would ask again and again, for most of a minute, with a line on the terminal each time."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi(endpoint).repo_info(name, repo_type=kind, timeout=PATIENCE)
+    except HfHubHTTPError:  # an answer, if a refusal
+        return True
+    except Exception:  # no connection, in one of many forms
+        return False
+    return True
+
+
+@contextmanager
+def hub_cache_only(only: bool) -> Iterator[None]:
+    """Within it, if `only`, the hub's libraries take what is in their cache, and ask for nothing."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or only
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 class Environment(TypedDict):

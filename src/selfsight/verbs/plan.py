@@ -144,7 +144,7 @@ def show(result: Plan) -> None:
     """Print the table of values and reasons, and the estimate."""
     from rich.table import Table
 
-    from selfsight.console import results
+    from selfsight.console import duration, results
 
     console = results()
     console.print(f"{result.items:,} items of {result.source}", soft_wrap=True)
@@ -183,10 +183,3 @@ def in_words(name: str, value: Any) -> str:
 def _share(scale: list[float]) -> str:
     low, high = scale
     return f"{low:.0%}" if low == high else f"{low:.0%} to {high:.0%}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit people would use."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
