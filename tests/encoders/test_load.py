@@ -102,7 +102,7 @@ def test_a_folder_named_like_a_prefix(tmp_path: Path, monkeypatch: pytest.Monkey
     assert load("timm:resnet18").digest == load("./timm:resnet18").digest == encoder.digest
     assert find_weights("timm:resnet18").origin == "timm:resnet18" and find_weights("timm:resnet18").size == 32
     assert load("package:theirs").about["starting_weights"] == "package:theirs"
-    with pytest.raises(SelfsightError, match=r"torchvision:resnet19 cannot be taken over"):
+    with pytest.raises(SelfsightError, match=r"torchvision:resnet19 cannot be used"):
         load("torchvision:resnet19")
     Path("resnet18").mkdir()  # of images
     with pytest.raises(SelfsightError, match=r"There are no weights resnet18\. Did you mean timm:resnet18\?"):
@@ -129,14 +129,16 @@ MISTAKES = [
     ("empty", "There are no weights empty. Give a run, a folder"),
     ("damaged", "is not the config.json that timm writes"),
     ("half", r"no model\.safetensors"),
-    ("resnt18", "timm has no model 'resnt18'"),
+    ("resnt18", r"timm has no model 'resnt18'\. Did you mean resnet18\?"),
     ("timm:resnt18", "timm has no model 'resnt18'"),
-    ("timm:resnet18.a1_in1", r"timm has no weights 'resnet18\.a1_in1'"),
+    ("timm:resnet18.a1_in1", r"timm has no weights 'resnet18\.a1_in1'.* Did you mean timm:resnet18\.a1_in1k\?"),
     ("resnet18.a1_in1", r"timm has no weights 'resnet18\.a1_in1'"),
     ("resnet20t", "timm has no model"),
-    ("Timm:resnet18", "There are no weights Timm:resnet18"),
-    ("torchvison:resnet18", "There are no weights torchvison:resnet18"),
-    ("torchvision:resnet19", "Of torchvision can"),
+    ("resnet-18", r"timm has no model 'resnet-18'\. Did you mean resnet18\?"),
+    ("timm:vit_tiny", r"timm has no model 'vit_tiny'\. There are: vit_tiny_patch16_224, "),
+    ("Timm:resnet18", r"There are no weights Timm:resnet18\. Did you mean timm:resnet18\?"),
+    ("torchvison:resnet18", r"weights torchvison:resnet18\. Did you mean torchvision:resnet18\?"),
+    ("torchvision:resnet19", r"Of torchvision there are: resnet18, .* Did you mean torchvision:resnet18\?"),
     ("torchvision:resnet18.IMAGENET", r"torchvision has no weights 'resnet18\.IMAGENET'"),
     ("torchvision:resnet18.", r"torchvision has no weights 'resnet18\.'"),
     ("package:efficientnet", "No package of weights is called 'efficientnet'"),

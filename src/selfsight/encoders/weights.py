@@ -317,6 +317,8 @@ def _of_path(source: str, encoder: str | None) -> Weights:
             f"{source} is not read: a pickle can run code. Give the same weights as .safetensors, which cannot."
         )
     close = models_like(source, "timm:") if path.name == source else ""
+    if ":" in source:
+        close = meant(source, [f"{kind}:{source.partition(':')[2]}" for kind in ("timm", "torchvision", "package")])
     way = (
         f" Did you mean timm:{source}?"
         if timm.is_model(_base(source))

@@ -22,7 +22,7 @@ VERBS = (
 )
 SHORT = {"out": "-o"}  # short names of options, the same for every verb that has the option
 # Headings of `--help`, where a verb has more options than MOST_TOGETHER, and the options under each.
-MOST_TOGETHER = 8
+MOST_TOGETHER = 7
 HEADINGS = {
     "Data": ("columns", "include", "exclude", "root", "blank", "rate", "strict", "canvases", "collection", "train",
              "test", "data", "split_by", "probe"),

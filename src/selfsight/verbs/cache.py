@@ -41,7 +41,8 @@ def cache(action: Literal["list", "clear"] = "list", *names: str) -> Cached:
     """List what is kept in the cache folder, or clear it.
 
     It holds what can be made again from your files: tables of items, decoded pixels (canvases) and
-    features. What people decided (labels, which items are forgotten) cannot be made again and is never cleared.
+    features. What people decided (labels, which items are forgotten) cannot be made again and is never cleared. The
+    command line asks before it clears anything; in Python the call is the answer.
 
     Parameters
     ----------
@@ -49,7 +50,7 @@ def cache(action: Literal["list", "clear"] = "list", *names: str) -> Cached:
         What to do:
 
         - list: every entry with its size.
-        - clear: delete the entries named, or all. The command line asks first; in Python the call is the answer.
+        - clear: delete the entries named, or all.
 
     names
         Entries, by the names that `list` shows.

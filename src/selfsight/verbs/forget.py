@@ -39,7 +39,7 @@ def forget(collection: str, *ids: str) -> Forgotten:
     The table, its older versions, the features, the journal of decisions and the decoded pixels in the cache folder are
     rewritten or deleted. A new import leaves the items out, for their ids (hashes of their paths) are remembered.
     Your own files stay as they are, and so do runs: an encoder that was trained on an item has seen it, and a
-    report may show it.
+    report may show it. The command line asks first; in Python the call is the answer.
 
     Parameters
     ----------

@@ -51,13 +51,15 @@ class Runs(Result):
 def runs(action: Literal["list", "remove"] = "list", *paths: str) -> Runs:
     """List the runs in a folder, or remove some.
 
+    The command line asks before it removes anything; in Python the call is the answer.
+
     Parameters
     ----------
     action
         What to do:
 
         - list: every run in the folders given, or in runs/.
-        - remove: delete the runs given, for good. The command line asks first; in Python the call is the answer.
+        - remove: delete the runs given, for good.
 
     paths
         Folders to search, or runs to remove.
