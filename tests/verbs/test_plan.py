@@ -11,7 +11,6 @@ import yaml
 
 import selfsight
 from selfsight.verbs.choices import Choices
-from selfsight.verbs.plan import duration
 
 
 def resolved(path: Path) -> dict:
@@ -67,8 +66,3 @@ def test_its_parameters_are_those_of_pretrain():
     documented = (inspect.getdoc(selfsight.plan) or "").partition("Parameters")[2]
     assert all(f"\n{name}\n" in documented for name in own)
     assert not any(f"\n{name}\n" in documented for name in rest)
-
-
-@pytest.mark.parametrize(("seconds", "said"), [(8.4, "8 s"), (89, "89 s"), (600, "10 min"), (7200, "2.0 h")])
-def test_durations(seconds: float, said: str):
-    assert duration(seconds) == said

@@ -84,12 +84,12 @@ def _accepted(name: str, hint: Any, value: Any) -> Any:
     raise SelfsightError(refusal(name, hint, value))
 
 
-def kinds_of(hint: Any) -> tuple[Any, ...]:
+def kinds_of(hint: object) -> tuple[object, ...]:
     """The members of a union; of anything else itself."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
-def refusal(name: str, hint: Any, value: object) -> str:
+def refusal(name: str, hint: object, value: object) -> str:
     """The sentence for a `value` that does not fit the annotation of the parameter `name`."""
     words = [word for kind in kinds_of(hint) if get_origin(kind) is Literal for word in get_args(kind)]
     close = meant(value, words) if isinstance(value, str) else ""

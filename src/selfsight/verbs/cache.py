@@ -82,7 +82,7 @@ def removes(action: str = "list", *names: str) -> str:
     gone = [entry for entry in _named(names, folder) if not _decided(folder / entry.kind / entry.name)]
     if action != "clear" or not gone:
         return ""
-    what = ", ".join(entry.name for entry in gone) if names else f"all {len(gone)} entries"
+    what = ", ".join(entry.name for entry in gone) if names or len(gone) == 1 else f"all {len(gone)} entries"
     return f"{what} of {folder} ({sum(entry.bytes for entry in gone) / 1e6:,.1f} MB; made again when needed)"
 
 
