@@ -153,7 +153,7 @@ def tiny_recipe(views: ViewPlan, **changes: Any) -> Recipe:
         objective="none", objective_options={}, encoder="resnet18", encoder_args=NARROW, weights="random", channels=3,
         size=32, canvas_side=32, canvases="resident", views=views, batch_size=4, accumulate=1,
         optimiser="adamw", learning_rate=1e-3,
-        weight_decay=0.05, warmup=0.1, frozen=0.0, encoder_rate=1.0, statistics="batch",
+        weight_decay=0.05, warmup=0.1, freeze_fraction=0.0, encoder_lr_scale=1.0, batch_norm_policy="batch",
         clip=0.0, precision="no", threads=1, seed=0, budget=Budget(steps=5),
     )  # fmt: skip
     return replace(recipe, **changes)

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from selfsight.console import Sparse, duration, table, track
+from selfsight.console import Sparse, table, track
+from selfsight.results import duration
 
 
 class Clock:
@@ -75,6 +76,8 @@ def test_figures_stand_to_the_right_and_paths_last(
     ]
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(8.4, "8 s"), (89, "89 s"), (600, "10 min"), (7200, "2.0 h")])
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(8.4, "8 s"), (89, "89 s"), (134, "2.2 min"), (600, "10 min"), (7200, "2.0 h")]
+)
 def test_durations(seconds: float, said: str) -> None:
     assert duration(seconds) == said

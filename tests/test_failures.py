@@ -252,12 +252,12 @@ def test_a_read_only_cache_or_collection(disk: Disk, photos: Path, monkeypatch: 
     assert disk.run(*imported)["items"] == 24  # nothing changed: nothing has to be written
     (photos / "000.png").unlink()
     assert "disk/photos.lance" in disk.fails(*imported)
-    assert "disk/photos.lance" in disk.fails("forget", "disk/photos.lance", "002.png")
+    assert "disk/photos.lance" in disk.fails("forget", "disk/photos.lance", "002.png", "--yes")
     assert "disk/new.lance" in disk.fails("import", photos, "-o", "disk/new.lance")
     assert f"{disk.path}/cache" in disk.fails("pretrain", photos, "-o", "run", *PRETRAIN, "2")
     disk.read_only(False)
     assert disk.run(*imported)["items"] == 23
-    assert disk.run("forget", "disk/photos.lance", "002.png")["items"] == 22
+    assert disk.run("forget", "disk/photos.lance", "002.png", "--yes")["items"] == 22
 
 
 # -- a vanished file --
@@ -265,8 +265,6 @@ def test_a_read_only_cache_or_collection(disk: Disk, photos: Path, monkeypatch: 
 
 def test_files_that_vanish_after_the_import(disk: Disk, photos: Path, tmp_path: Path):
     disk.run("import", photos, "-o", "photos.lance")
-    table = Collection.open(tmp_path / "photos.lance").table
-    ids = dict(zip(table["uri"].to_pylist(), table["id"].to_pylist(), strict=True))
     (photos / "004.png").unlink()
     process = disk.start("pretrain", "photos.lance", "-o", "run", *PRETRAIN, "60", "--canvases", "stream", "--json")
     wait_for_step(1, tmp_path / "run", process)
@@ -275,11 +273,14 @@ def test_files_that_vanish_after_the_import(disk: Disk, photos: Path, tmp_path: 
     process.send_signal(signal.SIGCONT)
     code, out, said = ended(process)
     assert code == 0, said
-    assert json.loads((tmp_path / "run" / "set_aside.json").read_text()) == {
-        ids["004.png"]: "file vanished since import",
-        ids["006.png"]: "file vanished since import",
-    }
+    gone = [{"uri": uri, "reason": "file vanished since import"} for uri in ("004.png", "006.png")]
+    table = Collection.open(tmp_path / "photos.lance").table
+    ids = dict(zip(table["uri"].to_pylist(), table["id"].to_pylist(), strict=True))
+    assert json.loads((tmp_path / "run" / "set_aside.json").read_text()) == [
+        {"id": ids[item["uri"]], **item, "at": "decoding"} for item in gone
+    ]
     assert json.loads(out)["steps"] == 60 and json.loads(out)["items"] == 22
+    assert json.loads(out)["set_aside_items"] == gone
 
 
 # -- a clock that is set back --

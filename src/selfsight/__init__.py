@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # what type checkers and editors see, of groups their package
     from selfsight.verbs.forget import forget as forget
     from selfsight.verbs.import_ import import_ as import_
     from selfsight.verbs.objectives import objectives as objectives
+    from selfsight.verbs.odd import odd as odd
     from selfsight.verbs.plan import plan as plan
     from selfsight.verbs.pretrain import pretrain as pretrain
     from selfsight.verbs.report import report as report

@@ -160,7 +160,8 @@ def _called(argument: Argument) -> str:
 for _name in VERBS:
     app.command(command(Verb(_name)), name=Verb(_name).words[-1])
 for _group, _verbs in groups().items():
-    _under = App(name=_group.replace("_", "-"), help=(sys.modules[f"selfsight.verbs.{_group}"].__doc__ or "").strip())
+    _words = (sys.modules[f"selfsight.verbs.{_group}"].__doc__ or "").strip()
+    _under = App(_group.replace("_", "-"), help=_words, group_arguments=ARGUMENTS, group_parameters=OPTIONS)
     for _verb in _verbs:
         _under.command(command(_verb), name=_verb.words[-1])
     app.command(_under)

@@ -8,6 +8,8 @@ from functools import cache
 from time import monotonic
 from typing import TypeVar
 
+from selfsight.results import duration
+
 T = TypeVar("T")
 FIRST_SECONDS, NEXT_SECONDS, NEXT_SHARE = 2.0, 60.0, 0.1
 
@@ -85,10 +87,3 @@ class Sparse:
             return None
         self._due, self._least = now + NEXT_SECONDS, 0.0 if share is None else part + NEXT_SHARE
         return f", {duration((now - at) * (1 - part) / (part - before))} left" if part > before else ""
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit people would use."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -31,7 +31,7 @@ class ProcessLost(MachineError):
     """Another process of the run has ended, so that this one waits for it in vain."""
 
     def __init__(self) -> None:
-        super().__init__("Another process of this run has ended; what it said tells why.")
+        super().__init__("Another process of this run has ended. Its own message, above, says why.")
 
 
 @contextmanager

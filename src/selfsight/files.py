@@ -135,6 +135,22 @@ def save_table(table: pa.Table, out: Place) -> None:
         _write_csv(table.drop_columns(names), str(out)[: -len(suffix)] + ".items.csv")
 
 
+def ids_in(file: Path) -> set[str]:
+    """The column `id` of a table that `save_table` wrote; nothing where it is not there or cannot be read."""
+    try:
+        if file.suffix.lower() == ".lance":
+            return set(open_lance(file).to_table(columns=["id"])["id"].to_pylist())
+        if file.suffix.lower() == ".parquet":
+            import pyarrow.parquet
+
+            return set(pyarrow.parquet.read_table(file, columns=["id"])["id"].to_pylist())
+        items = file.with_suffix(".items.csv") if file.suffix.lower() == ".npy" else file
+        with items.open(encoding="utf-8", newline="") as text:
+            return {row["id"] for row in csv.DictReader(text)}
+    except (SelfsightError, OSError, ValueError, KeyError, pa.ArrowException):
+        return set()
+
+
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
     """A column of numbers, vectors or matrices as an array [N], [N, D] or [N, P, D]."""
     array, sides = column.combine_chunks(), [len(column)]
@@ -167,6 +183,8 @@ def _write_csv(table: pa.Table, out: Place) -> None:
             raise SelfsightError(f"A .csv cannot hold the matrices of {field.name}. Write .parquet, .npy or .lance.")
         before = "f" if field.name == "features" else f"{field.name}_"
         header += [f"{before}{i}" for i in range(field.type.list_size)]
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise SelfsightError(f"A .csv would have two columns {twice[0]}. Write .parquet, .npy or .lance.")
     with whole(out) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         writer = csv.writer(text)

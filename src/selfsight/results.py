@@ -25,6 +25,15 @@ def counted(counts: Mapping[str, int]) -> str:
     return "; ".join(f"{count:,} {name}" for name, count in counts.items())
 
 
+def duration(seconds: float) -> str:
+    """Seconds in the unit people would use: `75 s`, `2.2 min`, `20 min`, `1.6 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.{1 if seconds < 570 else 0}f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Result):
         return value.to_dict()

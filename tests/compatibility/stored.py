@@ -48,6 +48,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "runs_remove": ("runs", "remove", "fresh/planned", "--yes"),
     "embed": ("embed", ITEMS, "--model", "run", "-o", "features.parquet"),
     "embed_patches": ("embed", ITEMS, "--model", "run", "--tokens", "patches", "-o", "patches.npy"),
+    "odd": ("odd", ITEMS, "--model", "run", "-o", "odd"),
     "evaluate": ("evaluate", "run", "--train", "images/train", "--test", "images/test", "--shots", "1,all",
                  "--seeds", "2"),
     "compare": ("compare", "run", "stopped/checkpoints/step-00000002", "--images", ITEMS, "--probe", "images/train"),
@@ -150,6 +151,7 @@ def normalised(value: Any, work: Path) -> Any:
         return [normalised(inner, work) for inner in value]
     if isinstance(value, str):
         value = value.replace(str(cache_of(work)), CACHE).replace(str(work), WORK)
+        value = re.sub(rf"({CACHE}/collections/\w+-)[0-9a-f]{{12}}/", rf"\1{MEASURED}/", value)  # a hash of the path
         return re.sub(r"\d[\d,.]* (?=(?:s|MB|GB)\b)", f"{MEASURED} ", value)
     return value
 

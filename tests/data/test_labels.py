@@ -243,7 +243,7 @@ def test_two_collections_agree_on_classes_and_say_what_they_lack(tmp_path: Path)
     sides = [(items, Labels.of(items)) for items in (train, test)]
     assert common_classes(sides[0][1], sides[1][1]) == ["a", "b"]
     assert caveats(*sides) == [
-        "1 images are in both train and test, byte for byte; the figures flatter",
+        "1 image is in both train and test, byte for byte; the figures flatter",
         f"{tmp_path}: 2 of 4 images have no label and are left out",
         f"{tmp_path}: 1 of 3 images have no label and are left out",
     ]

@@ -487,6 +487,10 @@ def test_pretraining_finishes_and_names_every_broken_file(
     result = selfsight.pretrain(str(wild), out=str(run), collection=table, **given)
     assert result.steps == 2
     named = json.loads((run / "set_aside.json").read_text())
-    assert {collection.uri_of(item): reason for item, reason in named.items()} == ASIDE_LATER
+    assert {item["uri"]: item["reason"] for item in named} == reasons(collection) | ASIDE_LATER
+    assert {item["uri"] for item in named if item["at"] == "decoding"} == set(ASIDE_LATER)
+    assert [vars(item) for item in result.set_aside_items] == [
+        {"uri": item["uri"], "reason": item["reason"]} for item in named
+    ]
     assert result.set_aside == len(ASIDE) + len(ASIDE_LATER)
     assert result.items + result.set_aside == len(collection)

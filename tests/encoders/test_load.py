@@ -138,7 +138,7 @@ MISTAKES = [
     ("timm:vit_tiny", r"timm has no model 'vit_tiny'\. There are: vit_tiny_patch16_224, "),
     ("Timm:resnet18", r"There are no weights Timm:resnet18\. Did you mean timm:resnet18\?"),
     ("torchvison:resnet18", r"weights torchvison:resnet18\. Did you mean torchvision:resnet18\?"),
-    ("torchvision:resnet19", r"Of torchvision there are: resnet18, .* Did you mean torchvision:resnet18\?"),
+    ("torchvision:resnet19", r"Of torchvision's models these can: resnet18, .* Did you mean torchvision:resnet18\?"),
     ("torchvision:resnet18.IMAGENET", r"torchvision has no weights 'resnet18\.IMAGENET'"),
     ("torchvision:resnet18.", r"torchvision has no weights 'resnet18\.'"),
     ("package:efficientnet", "No package of weights is called 'efficientnet'"),

@@ -13,7 +13,7 @@ from torch import Tensor
 from selfsight.data.geometry import Geometry
 from selfsight.objectives.byol import cross_view_distance
 from selfsight.objectives.moco import info_nce
-from selfsight.objectives.objective import Follower
+from selfsight.objectives.objective import EMATeacher
 from selfsight.objectives.simsiam import negative_cosine
 from selfsight.views.make import View, make_views
 
@@ -134,38 +134,38 @@ def test_the_teacher_has_no_gradient_and_follows_by_the_formula(name: str):
 @pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
 def test_a_follower_remembers_a_tenth_of_its_steps_and_no_more_than_its_momentum_says(steps: int, progress: float):
     layer = torch.nn.Linear(2, 2)
-    follower = Follower(layer, base=0.99)
-    before = follower.copies[0].weight.clone()
-    follower.last.fill_(progress - progress / steps)
+    teacher = EMATeacher(layer, base=0.99)
+    before = teacher.copies[0].weight.clone()
+    teacher.last.fill_(progress - progress / steps)
     with torch.no_grad():
         layer.weight.add_(1.0)
-    follower.follow((layer,), progress)
+    teacher.follow((layer,), progress)
     momentum = min((1 - 1 / steps) ** 9, {0.0: 0.0, 0.5: 0.995, 1.0: 1.0}[progress])
-    assert torch.allclose(follower.copies[0].weight, before + 1 - momentum, atol=1e-5)
-    assert follower.last.item() == progress
+    assert torch.allclose(teacher.copies[0].weight, before + 1 - momentum, atol=1e-5)
+    assert teacher.last.item() == progress
 
 
 def test_a_teacher_of_a_short_run_is_a_mean_over_its_last_tenth():
     """The student of step t counts as t ** 8. By a momentum of 0.99 and up, six tenths would be the random weights."""
     layer = torch.nn.Linear(1, 1, bias=False)
-    follower = Follower(layer, base=0.99)
-    follower.copies[0].weight.data.fill_(1e9)
+    teacher = EMATeacher(layer, base=0.99)
+    teacher.copies[0].weight.data.fill_(1e9)
     for step in range(100):
         layer.weight.data.fill_(step)
-        follower.follow((layer,), step / 100)
-    assert follower.copies[0].weight.item() == pytest.approx(0.9 * 99, abs=1.0)
+        teacher.follow((layer,), step / 100)
+    assert teacher.copies[0].weight.item() == pytest.approx(0.9 * 99, abs=1.0)
 
 
 def test_the_teacher_of_an_extension_follows_by_its_momentum():
     """By the progress of the extension it would be the student of its second step."""
     layer = torch.nn.Linear(1, 1, bias=False)
-    follower, progress = Follower(layer, base=0.99), [step / 100 for step in range(100)]
+    teacher, progress = EMATeacher(layer, base=0.99), [step / 100 for step in range(100)]
     layer.weight.data.fill_(0.0)
     for at in progress:
-        follower.follow((layer,), at)
+        teacher.follow((layer,), at)
     layer.weight.data.fill_(1.0)
     left = 1.0
     for at in progress[:50]:
-        follower.follow((layer,), at)
+        teacher.follow((layer,), at)
         left *= 1 - 0.01 * (math.cos(math.pi * at) + 1) / 2
-    assert follower.copies[0].weight.item() == pytest.approx(1 - left, abs=1e-4)
+    assert teacher.copies[0].weight.item() == pytest.approx(1 - left, abs=1e-4)

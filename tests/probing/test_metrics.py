@@ -19,6 +19,7 @@ from selfsight.probing.metrics import (
     kappa,
     metrics,
     nll,
+    paired_gain,
     paired_interval,
     sensitivity,
     specificity,
@@ -200,6 +201,37 @@ def test_a_paired_interval_is_that_of_the_difference_of_each_item() -> None:
     alone = interval(accuracy, [one, truth], draws=500)
     assert found.high - found.low < 0.6 * (alone.high - alone.low)
     assert paired_interval(accuracy, one, one, [truth], draws=50) == Interval(0.0, 0.0, 0.0)
+
+
+def test_a_gain_over_draws_of_labels_has_the_width_of_both_kinds_of_chance() -> None:
+    """Hits are of an item's own ease and of a draw's own luck: the variance of the mean is the sum of that of 400 items
+    and of that of 10 draws. The bootstrap of 10 draws sees nine tenths of the latter."""
+    rng = np.random.default_rng(7)
+    ease, luck = rng.normal(0.3, 1.0, (1, 400)), rng.normal(0.0, 0.2, (10, 1))
+    one, other = ease + luck, np.zeros((10, 400))
+    found = paired_gain(one, other, draws=4000)
+    assert found.value == pytest.approx(one.mean())
+    error = math.sqrt(ease.var() / 400 + luck.var() / 10)
+    assert found.low == pytest.approx(one.mean() - 1.96 * error, abs=0.15 * error)
+    assert found.high == pytest.approx(one.mean() + 1.96 * error, abs=0.15 * error)
+    # What both have in common, items or draws, widens nothing.
+    shifted = paired_gain(one + 0.1, one)
+    assert (shifted.value, shifted.low, shifted.high) == pytest.approx((0.1, 0.1, 0.1))
+    # One draw against ten: the ten are drawn alone.
+    alone = paired_gain(ease, one, draws=4000)
+    assert (alone.high - alone.low) / 2 == pytest.approx(1.96 * luck.std() / math.sqrt(10), rel=0.15)
+
+
+def test_the_groups_of_a_gain_move_together() -> None:
+    patients = np.repeat(np.random.default_rng(8).random((3, 20)) < 0.5, 9, axis=1)  # 9 images each, all alike
+    nothing = np.zeros_like(patients)
+    found = paired_gain(patients, nothing, np.repeat(np.arange(20), 9), draws=300)
+    twenty = paired_gain(patients[:, ::9], nothing[:, ::9], draws=300)
+    assert (found.low, found.high) == pytest.approx((twenty.low, twenty.high), abs=1e-12)
+    one = paired_gain(patients, nothing, np.full(180, "one patient"))
+    assert one == Interval(float(patients.mean()), None, None)
+    with pytest.raises(ValueError, match="180 and 20 items"):
+        paired_gain(patients, patients[:, ::9])
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:

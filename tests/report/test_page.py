@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import collection_of
 from PIL import Image
+from test_worth import MEASURED
 
 import selfsight
+from selfsight.data.collection import Collection
 from selfsight.errors import SelfsightError
-from selfsight.probing.evaluation import Evaluation
-from selfsight.report.atlas import neighbours, places
-from selfsight.report.tables import Cell, beaten_by, evaluation_table, gains
+from selfsight.report.atlas import Colouring, columns, neighbours, places
 from selfsight.report.verdict import judge
 from selfsight.training.alarm import Alarm
-from selfsight.verbs.evaluate import show
+from selfsight.training.run import LeftOut, Run
 
 HOSTILE = "<script>alert(1)<"  # a folder, because "/" cannot be in a name: together "<script>alert(1)</script>.png"
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
@@ -32,6 +36,11 @@ FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+
+
+# Of classes whose names are hostile too.
+EVALUATION = MEASURED | {"about": MEASURED["about"] | {"classes": ["<b>a</b>", "b"], "test_of": {"<b>a</b>": 3}}}
+EVALUATION |= {"encoder": MEASURED["encoder"] | {"recall": {"<b>a</b>": 0.25, "b": 1.0}}}
 
 
 # -- the verdict --
@@ -74,7 +83,7 @@ def test_the_verdict(word: str, measured: list[dict[str, Any]]) -> None:
 
 def test_the_verdict_says_its_figures_and_when_only_the_loss_moved() -> None:
     verdict = judge(rows(500, agreement=(0.9, 0.9), contrast=(0.4, 0.4)))
-    assert "agree by 0.90 and views of different images by 0.50" in verdict.sentence
+    assert "agree by 0.90 and views of different images by 0.50" in verdict.evidence
     assert "by its loss only" in verdict.sentence
     assert verdict.figures["steps"] == 500
 
@@ -84,11 +93,11 @@ def test_the_verdict_agrees_with_the_alarm_and_says_the_further_figures() -> Non
         500, spread=(0.8, 0.02), contrast=(0.4, 0.0), alignment=(0.8, 0.1), uniformity=(-2.0, -0.1),
         neighbour_stability=(0.2, 0.01),
     )  # fmt: skip
-    alarm, sentence = Alarm(), judge(measured).sentence
+    alarm, verdict = Alarm(), judge(measured)
     (alert,) = [alert for row in measured for alert in alarm.look(row)]
-    assert f"Collapsed ({alert.kind}), seen first at step {alert.step}. {alert.sentence}" in sentence
-    assert "1% of their nearest neighbours in common, chance deducted; at the start 18%" in sentence
-    assert "uniformity from -1.85 to -0.10" in sentence
+    assert f"Collapsed ({alert.kind}), seen first at step {alert.step}. {alert.sentence}" == verdict.sentence
+    assert "1% of their nearest neighbours in common, chance deducted; at the start 18%" in verdict.evidence
+    assert "uniformity from -1.85 to -0.10" in verdict.evidence
 
 
 def test_a_collapse_that_was_overcome_is_no_collapse() -> None:
@@ -107,7 +116,7 @@ def test_a_task_without_pairs_is_judged_by_its_loss_and_says_so():
 
     verdict = judge(alone())
     assert verdict.word == "working" and "by its loss only" in verdict.sentence
-    assert "agree" not in verdict.sentence and "contrast" not in verdict.figures
+    assert "agree" not in verdict.sentence + verdict.evidence and "contrast" not in verdict.figures
     assert judge(alone(200, loss=(4.0, 4.1), spread=(0.5, 0.9))).word == "not enough evidence"
     assert judge(alone(500, loss=(4.0, 4.1))).word == "stuck"  # which the alarm says after 300 steps
 
@@ -130,48 +139,23 @@ def test_places_of_few_items_and_of_equal_ones_are_finite(shape: tuple[int, int]
     assert np.isfinite(places(np.ones(shape, dtype=np.float32))).all()
 
 
-# -- the evaluation --
-
-
-def probes(top1: float, few: dict[str, tuple[float, float]]) -> dict[str, Any]:
-    scores = {"top1": top1, "balanced": top1, "top2": 1.0, "macro_f1": top1, "auroc": None}
-    return {"knn": scores, "linear": scores, "few_shot": {k: {"mean": m, "std": s} for k, (m, s) in few.items()}}
-
-
-MEASURED = {
-    "encoder": probes(0.9, {"1": (0.55, 0.1), "5": (0.80, 0.02), "all": (0.9, 0.0)}),
-    "random": probes(0.7, {"1": (0.50, 0.1), "5": (0.677, 0.02), "all": (0.7, 0.0)}),
-    "pixels": probes(0.6, {"1": (0.60, 0.1), "5": (0.60, 0.02), "all": (0.6, 0.0)}),
-    "about": {"classes": ["<b>a</b>", "b"], "train_items": 60, "test_items": 20, "seeds": 3, "notes": ["a & b"]},
-}
-EVALUATION = Evaluation.of(MEASURED)
-
-
-def test_what_pretraining_bought_is_said_with_its_certainty() -> None:
-    said = {gain.text: (gain.points, gain.sure) for gain in gains(EVALUATION)}
-    assert said["points over random weights with 5 labels per class"] == ("+12.3", True)
-    assert said["points over random weights with 1 label per class"] == ("+5.0", False)
-    assert beaten_by(EVALUATION) == ["Raw pixels are better than this encoder with 1 label per class (by 5.0 points)."]
-
-
-def test_the_best_of_each_column_is_marked_and_null_is_a_dash() -> None:
-    table = evaluation_table(EVALUATION)
-    columns = {title: [row.cells[i] for row in table.rows] for i, title in enumerate(table.columns)}
-    assert [cell.best for cell in columns["1/class"]] == [False, False, True]
-    assert columns["5/class"][0] == Cell("80.0 ± 2.0", True)
-    assert [cell.text for cell in columns["AUROC"]] == ["–", "–", "–"]
-
-
-def test_the_terminal_says_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
-    show(EVALUATION)
-    said = capsys.readouterr().out
-    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if "│" in line]
-    table = evaluation_table(EVALUATION)
-    for i, title in enumerate(table.columns):
-        assert [title, *(row.cells[i].text for row in table.rows)] in lines
-    assert len(lines) == len(table.columns)
-    for sentence in ("+12.3 points over random weights with 5 labels per class.", "Note: a & b.", "over 3 draws"):
-        assert sentence in said
+def test_what_can_colour_the_map(tmp_path: Path) -> None:
+    """Labels, the most common first; few words; numbers. Not what is the same for all, nor a word an item."""
+    labels = ["common"] * 4 + [f"c{i % 10}" for i in range(20)]
+    rows = [
+        {"label": label, "site": ["north", "", "south"][i % 3], "split": "train", "remark": f"number {i}"}
+        for i, label in enumerate(labels)
+    ]
+    items = collection_of(tmp_path / "c", rows, sizes=[(8, 8 + i) for i in range(24)])
+    found = columns(items, items.usable)
+    assert list(found) == ["label", "width", "site", "bytes"]
+    assert found["width"] == Colouring(numbers=items.usable["width"].to_pylist())
+    by_uri = dict(zip(items.usable["uri"].to_pylist(), range(24), strict=True))
+    label, site = found["label"], found["site"]
+    assert label.key[0] == (0, "common (4)") and label.key[-1] == (9, "others (4)") and len(label.key) == 10
+    assert [label.codes[by_uri[f"{i}.png"]] for i in range(4)] == [0] * 4
+    assert site.key == [(0, "north (8)"), (1, "south (8)"), (9, "others (8)")]
+    assert [site.codes[by_uri[f"{i}.png"]] for i in range(3)] == [0, 9, 1]
 
 
 # -- the page of a real run --
@@ -182,10 +166,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("report")
     images, generator = folder / "images", np.random.default_rng(0)
     (images / HOSTILE).mkdir(parents=True)
+    (images / "even").mkdir()
     for i in range(60):
         wave = np.sin(np.arange(32) * (0.4 if i % 2 else 1.2) + i)
         pixels = 128 + 80 * (wave[:, None] if i % 2 else wave[None, :]) + generator.normal(0, 12, (32, 32))
-        name = images / HOSTILE / "script>.png" if i == 0 else images / f"{i:02d}.png"
+        name = (
+            images / HOSTILE / "script>.png"
+            if i == 0
+            else images / ("even" if i % 2 == 0 else ".") / f"P{i:04d} 75.png"
+        )
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(name)
     (images / "broken<i>.png").write_bytes(b"no image")
     (images / "notes.txt").write_text("not an image")
@@ -193,7 +182,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("SELFSIGHT_CACHE", str(folder / "cache"))
         out = folder / "run"
         selfsight.pretrain(str(images), out=str(out), steps=60, batch_size=8, encoder="test_resnet")
-        (out / "evaluation.json").write_text(json.dumps(MEASURED))
+        (out / "evaluation.json").write_text(json.dumps(EVALUATION))
         yield out
 
 
@@ -250,16 +239,57 @@ def test_hostile_names_are_text(page: Path) -> None:
 
 def test_the_page_says_what_it_must(page: Path) -> None:
     text = " ".join(Seen(page.read_text(encoding="utf-8")).text.split())
-    for words in ("+12.3 points over random weights with 5 labels per class", "not images: 1 .txt", "a & b",
+    for words in ("+12.3 points over random weights", "+12.3 [10.0, 14.0]", "not images: 1 .txt", "a & b",
                   "holds text, not an image", "you asked", "1 image could not be read"):  # fmt: skip
         assert words in text
+
+
+def test_the_page_shows_the_images_least_like_the_others_as_odd_finds_them(run: Path, page: Path) -> None:
+    section = page.read_text(encoding="utf-8").split('<section id="odd">')[1].split("</section>")[0]
+    shown = re.findall(r'src="data:image/jpeg[^"]+" alt="([^"]+)".*?<figcaption>([\d.]+)<', section)
+    found = selfsight.odd(str(run.parent / "images"), model=str(run)).pictures[:16]
+    assert [(unescape(name), score) for name, score in shown] == [(p.uri, f"{p.score:.2f}") for p in found]
 
 
 def test_no_thumbnails_leaves_every_picture_out(run: Path, tmp_path: Path) -> None:
     result = selfsight.report(str(run), out=str(tmp_path / "page.html"), thumbnails=False)
     html = Path(result.report).read_text(encoding="utf-8")
     assert "data:image/" not in html.split("<script>")[0] and '"pictures": []' in html
-    assert html.count("as asked with --no-thumbnails") == 3 and 'id="map"' in html
+    assert html.count("as asked with --no-thumbnails") == 4 and 'id="map"' in html
+
+
+def test_a_private_page_holds_no_name_path_or_picture(run: Path, page: Path, tmp_path: Path) -> None:
+    kept = Path(shutil.copytree(run, tmp_path / "kept" / "first"))
+    _, _, data = Run.open(kept).read_recipe()
+    items = Collection.open(data["collection"])
+    about = {
+        "classes": ["mild", "severe"],
+        "notes": [f"{items.about.location}/P0007 75.png cannot be read", "P0007 leaks"],
+    }
+    (kept / "evaluation.json").write_text(json.dumps(MEASURED | {"about": MEASURED["about"] | about}))
+    Run.open(kept).log("tracker", f"wandb is given up: {kept}/wandb cannot be written.", 60)
+    told = "3 files could be meant: P0001 75.png, P0002 75.png"
+    Run.open(kept).write_set_aside([LeftOut(items.table["id"][5].as_py(), "", told)])
+    uris, ids = items.table["uri"].to_pylist(), items.table["id"].to_pylist()
+    names = {*uris, *ids, *(PurePosixPath(uri).stem for uri in uris), *(PurePosixPath(uri).name for uri in uris)}
+    names |= {HOSTILE, "even (29)", "P0007", str(kept.parent), str(run.parent), items.about.location, str(items.path)}
+    names -= {"script>"}  # of HOSTILE, and of every page
+
+    def found(**how: bool) -> set[str]:
+        html = Path(selfsight.report(str(kept), out=str(tmp_path / "page.html"), **how).report).read_text("utf-8")
+        own = html.split("<script>")[0] + html.rsplit("<script>", 1)[1]  # without plotly.js, which has its own words
+        drawings = json.dumps(json.loads(html.split('id="drawings">')[1].split("</script>")[0]), ensure_ascii=False)
+        text = unescape(own) + drawings
+        return {name for name in names if name in text or name in own}
+
+    assert {*uris, "even (29)", "P0007", items.about.location, str(kept.parent)} <= found()
+    assert found(names=False) == found(private=True) == set()
+    text = " ".join(Seen((tmp_path / "page.html").read_text("utf-8")).text.split())
+    for words in ("2 notes on these figures may name files", "1 3 files could be meant", "1 holds text, not an image",
+                  "Their names are left out", "selfsight embed IMAGES --model RUN"):  # fmt: skip
+        assert words in text
+    html = (tmp_path / "page.html").read_text("utf-8")
+    assert "data:image/" not in html.split("<script>")[0] and '"pictures": []' in html
 
 
 def test_the_page_is_the_same_twice(run: Path, page: Path, tmp_path: Path) -> None:
@@ -371,6 +401,14 @@ def test_charts_are_drawn_and_pointing_at_the_map_shows_the_picture(browser: Any
 
     WebDriverWait(browser, 10).until(shown)
     assert picture.get_attribute("src").startswith("data:image/jpeg") and picture.size["width"] > 40
+    # Coloured by label: 29 in the folder `even`, one in another, 30 in none.
+    fills = "return [...document.querySelectorAll('#map .point')].map(p => getComputedStyle(p).fill)"
+    assert sorted(Counter(browser.execute_script(fills)).values()) == [1, 29, 30]
+    assert browser.find_element(By.ID, "map-key").text.split("● ")[1:][0].strip() == "even (29)"
+    browser.execute_script(
+        "const c = document.getElementById('map-column'); c.value = ''; c.dispatchEvent(new Event('change'))"
+    )
+    assert len(set(browser.execute_script(fills))) == 1 and browser.find_element(By.ID, "map-key").text == ""
     _no_errors(browser)
 
 

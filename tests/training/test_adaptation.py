@@ -38,28 +38,42 @@ def test_while_frozen_the_encoder_and_its_followers_stand_to_the_byte_and_heads_
     before = state_of(task)
     encoders = [n for n, m in task.named_modules() if type(m).__name__ == "Encoder"]
     assert len(encoders) == (2 if name in ("byol", "dino") else 1)
-    how = {"optimiser": optimiser, "frozen": 0.999, "encoder_rate": 0.1, "batch_size": 8, "learning_rate": 0.01}
+    how = {
+        "optimiser": optimiser,
+        "freeze_fraction": 0.999,
+        "encoder_lr_scale": 0.1,
+        "batch_size": 8,
+        "learning_rate": 0.01,
+    }
     train(task, batches, tmp_path / "run", **how)
     moved = {k for k, v in task.state_dict().items() if not torch.equal(v, before[k])}
     assert moved and not [k for k in moved if k.startswith(tuple(encoders))]
 
 
 def test_behind_it_the_encoder_moves_and_its_statistics_too_unless_they_are_kept(batches, tmp_path: Path):
-    for statistics in ("batch", "kept"):
+    for policy in ("batch", "kept"):
         task = SimCLR(tiny_encoder(), two_views(), hidden=16, width=8)
         before = state_of(task.encoder)
-        train(task, batches, tmp_path / statistics, frozen=0.4, encoder_rate=0.5, statistics=statistics, batch_size=8)
+        train(
+            task,
+            batches,
+            tmp_path / policy,
+            freeze_fraction=0.4,
+            encoder_lr_scale=0.5,
+            batch_norm_policy=policy,
+            batch_size=8,
+        )
         moved = {k for k, v in task.encoder.state_dict().items() if not torch.equal(v, before[k])}
         assert {k for k in before if k.endswith("weight")} <= moved
         buffers = {k for k in before if "running" in k or "tracked" in k}
-        assert buffers & moved == (buffers if statistics == "batch" else set())
+        assert buffers & moved == (buffers if policy == "batch" else set())
 
 
 def test_the_optimiser_remembers_nothing_of_a_frozen_encoder(batches, tmp_path: Path):
     from selfsight.training.checkpoints import read_checkpoint
 
     task = SimCLR(tiny_encoder(), two_views(), hidden=16, width=8)
-    _, run, _ = train(task, batches, tmp_path / "run", frozen=0.999, encoder_rate=0.1, batch_size=8)
+    _, run, _ = train(task, batches, tmp_path / "run", freeze_fraction=0.999, encoder_lr_scale=0.1, batch_size=8)
     _, _, tensors, _ = read_checkpoint(run.checkpoints)
     heads = {n: p for n, p in task.named_parameters() if not n.startswith("encoder.")}
     assert len({key.split(".")[0] for key in tensors}) == len(heads)
@@ -86,19 +100,21 @@ def test_modes_are_those_of_before_and_after(batches):
     ],
 )  # fmt: skip
 def test_the_encoders_rate_in_closed_form(progress: float, factor: float):
-    recipe = tiny_recipe(two_views(), warmup=0.1, frozen=0.2, encoder_rate=0.1)
+    recipe = tiny_recipe(two_views(), warmup=0.1, freeze_fraction=0.2, encoder_lr_scale=0.1)
     assert encoder_factor(progress, recipe) == pytest.approx(factor, abs=1e-12)
 
 
 def test_without_a_frozen_part_the_encoder_has_its_share_of_the_schedule():
-    recipe = tiny_recipe(two_views(), warmup=0.1, encoder_rate=0.3)
+    recipe = tiny_recipe(two_views(), warmup=0.1, encoder_lr_scale=0.3)
     for progress in (0.0, 0.05, 0.1, 0.4, 1.0):
         assert encoder_factor(progress, recipe) == pytest.approx(0.3 * learning_rate_factor(progress, 0.1))
 
 
 def test_groups_hold_each_weight_once_and_the_encoders_are_slower():
     task = SimCLR(tiny_encoder(), two_views(), hidden=8, width=8)
-    recipe = tiny_recipe(task.views, learning_rate=2.0, weight_decay=0.3, warmup=0.1, frozen=0.2, encoder_rate=0.1)
+    recipe = tiny_recipe(
+        task.views, learning_rate=2.0, weight_decay=0.3, warmup=0.1, freeze_fraction=0.2, encoder_lr_scale=0.1
+    )
     optimiser = make_optimiser(groups_of(task, 0.3, encoder_apart=True), "adamw", 2.0)
     every = [p for g in optimiser.param_groups for p in g["params"]]
     assert {id(p) for p in every} == {id(p) for p in task.parameters()} and len(every) == len(set(map(id, every)))
@@ -183,7 +199,7 @@ def test_an_adaptation_measures_and_changes_nothing(batches, tmp_path: Path):
 
 def test_a_copy_that_follows_a_frozen_encoder_is_it_exactly(batches, tmp_path: Path):
     task = default_objective("byol")
-    train(task, batches, tmp_path / "run", frozen=0.999, encoder_rate=0.1, batch_size=8)
+    train(task, batches, tmp_path / "run", freeze_fraction=0.999, encoder_lr_scale=0.1, batch_size=8)
     follower = task.target.copies[0]
     for name, tensor in task.encoder.state_dict().items():
         assert torch.equal(follower.state_dict()[name], tensor)

@@ -422,7 +422,7 @@ def left_alone(rank: int, folder: str) -> None:
 def test_a_process_that_waits_in_vain_is_told_so_by_type(tmp_path: Path):
     in_two(left_alone, str(tmp_path))
     told = (tmp_path / "told").read_text().splitlines()
-    said = "Another process of this run has ended; what it said tells why."
+    said = "Another process of this run has ended. Its own message, above, says why."
     assert told == [f"{name}: {said}" for name in ("gradients", "a sum", "progress", "whether", "entries")]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import make_canvases
+from helpers import make_canvases, tiny_encoder
 
 import selfsight
 from selfsight.data.collection import Collection
 from selfsight.data.importers import open_source
+from selfsight.encoders.store import save
+from selfsight.verbs.cache import show
 
 
 def size(path: Path) -> int:
@@ -83,6 +86,32 @@ def test_clearing_does_not_bring_back_what_was_forgotten(two: tuple[Collection, 
     result = selfsight.cache("clear")
     assert [row.source for row in result.kept] == [photos.about.location]
     assert "000.png" not in open_source(photos.about.location).table["uri"].to_pylist()
+
+
+def test_every_place_where_features_lie_is_listed(
+    images: Callable[..., Path], cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    photos, out = images(3), tmp_path / "kept" / "[a] album.lance"
+    save(tiny_encoder(), tmp_path / "encoder")
+    selfsight.import_(str(photos), out=str(out))
+    assert selfsight.cache().features == []
+    for source in (photos, out):
+        selfsight.embed(str(source), model=str(tmp_path / "encoder"), out=str(tmp_path / "features.parquet"))
+    [kept] = (cache / "collections").glob("*")
+    folders = [kept / "items.features", out.with_name("[a] album.features")]
+    listed = selfsight.cache()
+    assert {(Path(row.path), row.bytes) for row in listed.features} == {
+        *((folder, size(folder)) for folder in folders),
+        (tmp_path / "features.parquet", (tmp_path / "features.parquet").stat().st_size),
+    }
+    assert {Path(row.collection) for row in listed.features} == {out, kept / "items.lance"}
+    show(listed)
+    said = capsys.readouterr().out
+    assert str(folders[1]) in said
+    selfsight.cache("clear")
+    assert {Path(row.path) for row in selfsight.cache().features} == {folders[1], tmp_path / "features.parquet"}
+    shutil.rmtree(folders[1])
+    assert [Path(row.path).name for row in selfsight.cache().features] == ["features.parquet", "features.parquet"]
 
 
 def test_on_the_command_line(two: tuple[Collection, Collection], cache: Path):

@@ -44,19 +44,66 @@ def test_contract(tmp_path: Path, encoder: str) -> None:
     result = selfsight.evaluate(
         encoder, train=str(train), test=str(test), shots="1,5,30,all", seeds=3, out=str(tmp_path / "out")
     )
-    assert list(result.sides) == ["encoder", "random", "pixels"]
-    for side in result.sides.values():
-        for probe in (side.knn, side.linear):
-            for metric in ("top1", "balanced", "top2", "macro_f1", "auroc"):
+    assert list(result.sides) == ["encoder", "random", "pixels", "commonest"]
+    for name, side in result.sides.items():
+        for probe in (side.linear,) if name == "commonest" else (side.knn, side.linear):
+            for metric in ("top1", "balanced", "macro_f1", "auroc"):
                 assert 0.0 <= probe[metric] <= 1.0
+            assert probe["top2"] is None  # of two classes the truth is always among them
         assert list(side.few_shot) == ["1", "5", "30", "all"]
     assert result.encoder.knn["top1"] == 1.0  # brightness is plain to see
     assert result.encoder.few_shot["30"].std == 0.0  # all 12 of each class in every draw
     assert any("30 labels per class: bright, dark" in note for note in result.about.notes)
     kept = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert kept == result.to_dict() and Evaluation.of(kept) == result
-    assert list(kept) == ["encoder", "random", "pixels", "about"]
+    assert list(kept) == ["encoder", "random", "pixels", "about", "commonest", "gains", "more"]
+    assert list(kept["gains"]) == ["random", "pixels"] and list(kept["gains"]["random"]) == [
+        "knn",
+        "1",
+        "5",
+        "30",
+        "all",
+    ]
+    assert list(kept["more"]) == ["1", "5", "30", "half"] and kept["about"]["test_of"] == {"bright": 8, "dark": 8}
+    assert kept["encoder"]["recall"] == {"bright": 1.0, "dark": 1.0}
+    assert kept["commonest"]["few_shot"]["all"]["mean"] == 0.5
     assert "encoder,knn,top1,1.0," in (tmp_path / "out" / "evaluation.csv").read_text()
+
+
+def test_earlier_shots_of_the_same_labels_are_kept(tmp_path: Path, encoder: str) -> None:
+    train, test = stripes(tmp_path / "train", 6, 0), stripes(tmp_path / "test", 4, 1)
+
+    def measured(shots: str, seeds: int = 2) -> Evaluation:
+        out = str(tmp_path / "out")
+        return selfsight.evaluate(encoder, train=str(train), test=str(test), shots=shots, seeds=seeds, out=out)
+
+    first = measured("5,all")
+    both = measured("1")
+    for side in both.sides.values():
+        assert list(side.few_shot) == ["1", "5", "all"]
+    assert both.pixels.few_shot["5"] == first.pixels.few_shot["5"]
+    assert list(both.gains["pixels"]) == ["knn", "1", "5", "all"] and list(both.more) == ["1", "5", "half"]
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text()) == both.to_dict()
+    assert list(measured("1", seeds=3).encoder.few_shot) == ["1"]  # other draws
+    measured("5")
+    (test / "dark" / "00.png").unlink()
+    assert list(measured("1").encoder.few_shot) == ["1"]  # other images
+
+
+def test_one_collection_is_split_by_a_column(tmp_path: Path, encoder: str) -> None:
+    folder = stripes(tmp_path / "images", 20, 0)
+    lines = [f"{p.relative_to(folder)},{p.parent.name},p{int(p.stem) // 4}" for p in sorted(folder.rglob("*.png"))]
+    (folder / "t.csv").write_text("\n".join(["path,label,group", *lines]))
+    selfsight.import_(str(folder / "t.csv"), out=str(tmp_path / "t.lance"))
+    result = selfsight.evaluate(encoder, data=str(tmp_path / "t.lance"), split_by="group", shots="all", seeds=1)
+    assert (result.about.train_items, result.about.test_items) == (32, 8)
+    assert result.about.notes == ["train and test are split by group: 4 values in train, 1 in test, none in both"]
+    assert result.encoder.knn["top1"] == 1.0
+    for wrong in ({"data": "x"}, {"train": "x"}, {"split_by": "x"}, {}, {"train": "x", "test": "x", "data": "x"}):
+        with pytest.raises(
+            selfsight.SelfsightError, match=r"--train FOLDER --test FOLDER, or --data SOURCE --split-by"
+        ):
+            selfsight.evaluate(encoder, **wrong)
 
 
 def test_a_control_is_whitened_by_the_images_of_both_folders() -> None:
@@ -144,3 +191,23 @@ def test_mistakes(tmp_path: Path, encoder: str) -> None:
 def test_shots_that_mean_nothing(text: str) -> None:
     with pytest.raises(selfsight.SelfsightError, match="--shots"):
         parse_shots(text)
+
+
+def test_shots_are_text_or_a_number_or_a_list() -> None:
+    assert parse_shots("1, 5,all") == parse_shots([1, 5, "all"]) == parse_shots(("1", 5, "all")) == ["1", "5", "all"]
+    assert parse_shots(5) == parse_shots([5]) == ["5"]
+    for wrong in (0, [-1], [], ["1,5"], True):
+        with pytest.raises(selfsight.SelfsightError, match="--shots"):
+            parse_shots(wrong)
+
+
+def test_an_encoder_in_place_of_its_name_gives_the_same(
+    tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, test = stripes(tmp_path / "train", 6, 0), stripes(tmp_path / "test", 4, 1)
+    monkeypatch.chdir(tmp_path)
+    named = selfsight.evaluate(encoder, train=str(train), test=str(test), shots="1,all", seeds=2)
+    given = selfsight.evaluate(selfsight.load(encoder), train=str(train), test=str(test), shots="1,all", seeds=2)
+    assert given.about.model == "Encoder" and given.about.encoder == named.about.encoder
+    assert (given.encoder, given.random, given.pixels) == (named.encoder, named.random, named.pixels)
+    assert not list(tmp_path.rglob("evaluation.*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import selfsight
 from selfsight.data.collection import Collection
 from selfsight.data.features import Key
 from selfsight.encoders.store import read_folder, save
+from selfsight.verbs.forget import show
 
 SECRET = "odd/patient-4711.png"
 
@@ -78,7 +80,7 @@ def test_no_byte_of_it_is_left(album: Path, cache: Path, tmp_path: Path, way: st
     item, files = id_of(album, SECRET), {p: p.read_bytes() for p in (tmp_path / "photos").rglob("*") if p.is_file()}
     (tmp_path / "list.txt").write_text(f"\n  {item}\n")
     result = selfsight.forget(str(album), {"id": item, "path": SECRET, "list": f"@{tmp_path / 'list.txt'}"}[way])
-    assert result.to_dict() == {"forgotten": [{"id": item, "uri": SECRET}], "items": 6}
+    assert result.to_dict() == {"forgotten": [{"id": item, "uri": SECRET}], "items": 6, "elsewhere": []}
     assert found(secret, *everything) == set()
     assert found(other, *everything) == set(other)  # what is kept of the rest was not lost
     assert {path: path.read_bytes() for path in files} == files  # the user's own stay
@@ -153,6 +155,105 @@ def test_the_table_that_the_cache_keeps_of_a_folder(album: Path, cache: Path):
     assert found(things, cache / "collections") == set()
     assert SECRET not in selfsight.embed("photos", model="encoder").uris
     assert SECRET in Collection.open(album).table["uri"].to_pylist()  # which is another collection
+
+
+@pytest.fixture
+def patients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """study.lance: six pictures of three patients, from a table that was written on Windows, in a folder below it."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    rows = ["file,patientid"]
+    for name in ("Nord/P0025 75", "Nord/P0025 76", "Sued/P0025 77", "Nord/P1", "Sued/P1", "Sued/P2"):
+        path = tmp_path / "study" / "pics" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(path)
+        windows = f"pics/{name}.png".replace("/", "\\")
+        rows.append(f"{windows},{path.stem.split()[0]}")
+    Path("study/items.csv").write_text("\n".join(rows))
+    selfsight.import_("study/items.csv", out="study.lance", columns="path=file,group=patientid")
+    return Path("study.lance")
+
+
+def test_a_patient_withdraws(patients: Path):
+    (Path("study") / "pics" / "Sued" / "P0025 77.png").unlink()
+    selfsight.import_("study/items.csv", out="study.lance", columns="path=file,group=patientid")
+    assert len(Collection.open(patients).usable) == 5
+    result = selfsight.forget(str(patients), group="P0025")
+    assert sorted(item.uri for item in result.forgotten) == [
+        "pics/Nord/P0025 75.png", "pics/Nord/P0025 76.png", "pics/Sued/P0025 77.png",
+    ]  # fmt: skip
+    assert sorted(Collection.open(patients).table["group"].to_pylist()) == ["P1", "P1", "P2"]
+    assert found({"patient": b"P0025"}, patients) == set()
+    with pytest.raises(
+        selfsight.SelfsightError, match=r"has no group P0025\. Nothing was removed\. There are P1, P2\."
+    ):
+        selfsight.forget(str(patients), group="P0025")
+
+
+def test_a_group_of_what_has_none(album: Path):
+    with pytest.raises(
+        selfsight.SelfsightError, match="imported without groups: give selfsight import --columns group="
+    ):
+        selfsight.forget(str(album), group="P0025")
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_path_as_the_manifest_has_it(patients: Path, tmp_path: Path, gone: bool):
+    if gone:
+        (tmp_path / "study" / "pics" / "Nord" / "P0025 75.png").unlink()
+    given = (r"pics\Nord\P0025 75.png", "./pics/Nord/P1.png", str(tmp_path / "study" / "pics" / "Sued" / "P2.png"))
+    result = selfsight.forget(str(patients), *given)
+    assert {item.uri for item in result.forgotten} == {"pics/Nord/P0025 75.png", "pics/Nord/P1.png", "pics/Sued/P2.png"}
+    assert result.items == 3
+
+
+def test_a_path_that_several_tables_have_is_not_guessed(tmp_path: Path):
+    for i, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((8, 8), 9 * i, np.uint8)).save(tmp_path / name / "1.png")
+        Image.fromarray(np.full((8, 8), 99 * i, np.uint8)).save(tmp_path / name / "2.png")
+        (tmp_path / name / "items.csv").write_text("path\n1.png\n2.png\n")
+    out = str(tmp_path / "all.lance")
+    selfsight.import_(str(tmp_path / "*" / "items.csv"), out=out)
+    uris = Collection.open(out).table["uri"].to_pylist()
+    assert sorted(uris) == ["a/1.png", "a/2.png", "b/1.png", "b/2.png"]
+    with pytest.raises(selfsight.SelfsightError, match=r"1\.png may mean a/1\.png or b/1\.png\. Nothing was removed"):
+        selfsight.forget(out, "1.png")
+    assert [item.uri for item in selfsight.forget(out, "b/1.png").forgotten] == ["b/1.png"]
+
+
+def test_what_else_holds_it_is_listed(album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    shutil.copytree("photos", "copied/photos")  # the same bytes and ids
+    Path("copied/photos/late.png").rename("copied/photos/same.png")
+    selfsight.import_("copied/photos", out="far/copy.lance")
+    selfsight.import_("photos/odd/ones", out="far/part.lance")  # without it
+    selfsight.pretrain(str(album), out="deep/er/run", steps=1, batch_size=4, encoder="test_resnet")
+    selfsight.pretrain("far/part.lance", out="deep/er/other", steps=1, batch_size=2, encoder="test_resnet")
+    names = [f"{name}{suffix}" for name in ("album", "part") for suffix in (".parquet", ".csv", ".npy", ".lance")]
+    for name in names:
+        source = str(album) if name.startswith("album") else "far/part.lance"
+        selfsight.embed(source, model="encoder", out=f"out/{name}")
+    late, secret = id_of(album, "late.png"), id_of(album, SECRET)
+    result = selfsight.forget(str(album), SECRET, "late.png")
+    held = {(other.kind, Path(other.path).relative_to(tmp_path).as_posix()) for other in result.elsewhere}
+    assert held == {("collection", "far/copy.lance"), ("run", "deep/er/run")} | {
+        ("features", f"out/{name}") for name in names if name.startswith("album")
+    }
+    copied = id_of(Path("far/copy.lance"), "same.png")
+    [items] = [{item.id for item in other.items} for other in result.elsewhere if other.kind == "collection"]
+    assert items == {secret, copied} and copied != late
+    show(result)
+    [line] = [line for line in capsys.readouterr().out.split("\n") if "still holds 2 of them: selfsight forget" in line]
+    selfsight.forget(*shlex.split(line.split(": selfsight forget ")[1]))
+    assert len(Collection.open("far/copy.lance")) == 5
+
+
+def test_an_exact_copy_in_the_same_collection_is_listed(images: Callable[..., Path], tmp_path: Path):
+    shutil.copy(images(3) / "000.png", tmp_path / "photos" / "copy.png")
+    out = tmp_path / "photos.lance"
+    selfsight.import_(str(tmp_path / "photos"), out=str(out))
+    [other] = selfsight.forget(str(out), "000.png").elsewhere
+    assert (other.kind, other.path, [item.uri for item in other.items]) == ("collection", str(out), ["copy.png"])
 
 
 def test_all_pages_of_a_file_or_one(tmp_path: Path):

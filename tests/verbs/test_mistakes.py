@@ -250,7 +250,8 @@ def test_images_set_aside_by_an_earlier_start_stay_named(images: Callable[..., P
     train(photos, "run", canvases="stream", steps=1)
     shutil.rmtree("run/encoder")
     item = next(iter(Path("run").glob("set_aside.json")))
-    item.write_text('{"0123": "gone for a moment"}')
+    item.write_text('{"0123": "gone for a moment"}')  # as older versions wrote it
     train(photos, "run", canvases="stream", steps=1)
-    assert json.loads(item.read_text())["0123"] == "gone for a moment"
+    named = {"id": "0123", "uri": "", "reason": "gone for a moment", "at": "decoding"}
+    assert json.loads(item.read_text()) == [named]
     assert torch.isfinite(load("run")(torch.zeros(2, 3, 32, 32)).pooled).all()

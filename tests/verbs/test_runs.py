@@ -9,11 +9,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import selfsight
+from selfsight.results import duration
+from selfsight.training.run import Run
+from selfsight.verbs.pretrain import show as show_pretrained
+from selfsight.verbs.runs import show
 
 STEPS = 2
 
@@ -51,7 +56,7 @@ def test_runs_are_listed_with_their_state(first: Path):
         file.write('{"step": 7, "seconds": 120.5}\n{"step": 8, "sec')  # a kill cut the last row
     damaged = stopped(first, "third")
     (damaged / "recipe.yaml").write_text("asked: [")
-    last = json.loads((first / "metrics.jsonl").read_text().splitlines()[-1])
+    took = json.loads((first / "finished.json").read_text())["seconds"]
     size = sum(path.stat().st_size for path in first.rglob("*") if path.is_file())
     rows = selfsight.runs().runs
     assert [(row.run, row.state) for row in rows] == [
@@ -59,13 +64,36 @@ def test_runs_are_listed_with_their_state(first: Path):
     ]  # fmt: skip
     assert rows[1].to_dict() == {
         "run": "runs/first", "state": "finished", "objective": "simclr", "encoder": "resnet18", "items": 6,
-        "weights": "random", "licence": "none: trained from random weights", "steps": STEPS, "seconds": last["seconds"],
+        "weights": "random", "licence": "none: trained from random weights", "steps": STEPS, "seconds": took,
         "bytes": size,
     }  # fmt: skip
     assert (rows[0].steps, rows[0].seconds) == (7, 120.5)
     assert [row.run for row in selfsight.runs("list", "runs/deep", "runs/first").runs] == [
         "runs/deep/second", "runs/first",
     ]  # fmt: skip
+
+
+def test_a_run_has_one_duration(first: Path, capsys: pytest.CaptureFixture[str]):
+    """That of the whole command, which is longer than up to the last step."""
+    shutil.rmtree(first)
+    result = selfsight.pretrain("photos", out="runs/first", steps=STEPS, batch_size=4)
+    (first / "finished.json").write_text(json.dumps({"steps": STEPS, "seconds": 134.2}))
+    last = json.loads((first / "metrics.jsonl").read_text().splitlines()[-1])
+    [listed] = selfsight.runs().runs
+    assert listed.seconds == 134.2 and last["seconds"] < result.seconds
+    show(selfsight.runs())
+    show_pretrained(replace(result, seconds=listed.seconds))
+    page = Path(selfsight.report("runs/first").report).read_text()
+    said = capsys.readouterr().out.split("\n")
+    assert "2.2 min" in said[1] and said[2].endswith("on 6 images in 2.2 min, import and decoding included.")
+    assert "· 2.2 min, import and decoding included" in page
+    (first / "finished.json").unlink()  # as older versions left it
+    assert selfsight.runs().runs[0].seconds == last["seconds"]
+
+
+def test_the_log_says_it_too(first: Path):
+    [text] = [event.text for event in Run.open(first).read_log() if event.kind == "finished"]
+    assert text == f"after {duration(Run.open(first).seconds)}"
 
 
 def test_what_is_damaged_is_listed_whatever_it_holds(first: Path):

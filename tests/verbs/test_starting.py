@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -68,8 +69,13 @@ def test_a_run_begins_with_the_features_of_the_weights_and_keeps_them(photos: st
         assert torch.equal(start(x).pooled, net.forward_head(net.forward_features(x), pre_logits=True))
     assert start.geometry.mean == pytest.approx((0.485, 0.456, 0.406)) and start.geometry.size == 32
     recipe = Run.open("run").read_recipe()[1]
-    assert (recipe.encoder, recipe.weights, recipe.frozen, recipe.encoder_rate) == ("resnet18", "hub", 0.1, 0.1)
-    assert recipe.statistics == "kept" and recipe.encoder_args["channels"] == NARROW["channels"]
+    assert (recipe.encoder, recipe.weights, recipe.freeze_fraction, recipe.encoder_lr_scale) == (
+        "resnet18",
+        "hub",
+        0.1,
+        0.1,
+    )
+    assert recipe.batch_norm_policy == "kept" and recipe.encoder_args["channels"] == NARROW["channels"]
     rows = Run.open("run").read_metrics()
     assert rows[0]["drift"] == pytest.approx(0.0, abs=1e-9) and rows[-1]["drift"] > 0.0
     kept = json.loads(Path("run/adaptation.json").read_text())
@@ -80,7 +86,7 @@ def test_a_run_begins_with_the_features_of_the_weights_and_keeps_them(photos: st
 
 
 def test_while_all_is_frozen_the_encoder_is_the_start_but_for_its_whitening(photos: str):
-    Path("small.yaml").write_text(RECIPE + "  frozen: 0.99\n")
+    Path("small.yaml").write_text(RECIPE + "  freeze_fraction: 0.99\n")
     train(photos, "run")
     start, end = (load_file(f"run/{name}/model.safetensors") for name in ("start", "encoder"))
     assert {k for k in end if k not in start} == {"fc.weight", "fc.bias"}
@@ -92,7 +98,7 @@ def test_a_stop_before_and_behind_the_frozen_part_changes_no_byte(
     photos: str, objective: str, monkeypatch: pytest.MonkeyPatch
 ):
     options = "  objective_options: {hidden: 32, width: 16}\n"
-    Path("small.yaml").write_text(RECIPE.replace(options, "") + "  frozen: 0.5\n")
+    Path("small.yaml").write_text(RECIPE.replace(options, "") + "  freeze_fraction: 0.5\n")
     how = {"steps": 10, "objective": objective}
     train(photos, "whole", **how)
     cls, done = find(objective), 0
@@ -161,7 +167,7 @@ def test_an_evaluation_has_the_start_beside_it_without_any_download(photos: str,
     train(photos, "run")
     shutil.rmtree("hub")
     result = selfsight.evaluate("run", train="labelled/train", test="labelled/test", shots="1,all", seeds=2)
-    assert list(result.sides) == ["encoder", "random", "start", "pixels"]
+    assert list(result.sides) == ["encoder", "random", "start", "pixels", "commonest"]
     page = Path(selfsight.report("run").report).read_text()
     assert "k-NN, %" in page and "over starting weights" in page
     shutil.rmtree("run/start")
@@ -234,12 +240,13 @@ def test_plan_gives_the_reasons_and_the_licence(photos: str, capsys: pytest.Capt
     result = selfsight.plan(photos, weights="closed", steps=2, recipe="small.yaml", out="mine.yaml")
     show_plan(result)
     said = result.reasons
-    assert "cc-by-nc-4.0" in said["weights"] and "forbids" in said["weights"] and "Kumar" in said["frozen"]
-    assert "Howard and Ruder" in said["encoder_rate"] and said["statistics"] and result.values["encoder"] == "resnet18"
+    assert "cc-by-nc-4.0" in said["weights"] and "forbids" in said["weights"] and "Kumar" in said["freeze_fraction"]
+    assert "Howard and Ruder" in said["encoder_lr_scale"] and said["batch_norm_policy"]
+    assert result.values["encoder"] == "resnet18"
     train(photos, "run", weights=None, recipe="mine.yaml", steps=1)
     assert Run.open("run").read_recipe()[1].weights == "closed"
     other = selfsight.plan(photos, weights="random", steps=2, recipe="mine.yaml").values
-    assert (other["frozen"], other["encoder_rate"], other["statistics"]) == (0.0, 1.0, "batch")
+    assert (other["freeze_fraction"], other["encoder_lr_scale"], other["batch_norm_policy"]) == (0.0, 1.0, "batch")
 
 
 def test_a_recipe_of_the_former_format_is_read(photos: str):
@@ -247,7 +254,7 @@ def test_a_recipe_of_the_former_format_is_read(photos: str):
     file = Path("run/recipe.yaml")
     content = yaml.safe_load(file.read_text())
     content["format_version"] = 2
-    for name in ("weights", "frozen", "encoder_rate", "statistics"):
+    for name in ("weights", "freeze_fraction", "encoder_lr_scale", "batch_norm_policy"):
         del content["resolved"][name]
     content["resolved"]["pretrained"] = False
     file.write_text(yaml.safe_dump(content))
@@ -259,13 +266,34 @@ def test_a_recipe_of_the_former_format_is_read(photos: str):
     file.write_text(yaml.safe_dump(content))
     asked, recipe, _ = Run.open("run").read_recipe()
     assert recipe.weights == asked["weights"] == "timm:resnet18" and "pretrained" not in asked
-    assert (recipe.frozen, recipe.encoder_rate, recipe.statistics) == (0.0, 1.0, "batch")  # as it was then
+    as_it_was_then = (0.0, 1.0, "batch")
+    assert (recipe.freeze_fraction, recipe.encoder_lr_scale, recipe.batch_norm_policy) == as_it_was_then
+
+
+def test_former_names_of_values_are_read(photos: str):
+    """In a recipe that a user wrote, whose hash is still that of format 3, and in the recipe of a run."""
+    text = RECIPE + "  frozen: 0.25\n  statistics: batch\n"
+    Path("small.yaml").write_text(text)
+    train(photos, "run")
+    content = yaml.safe_load(Path("run/recipe.yaml").read_text())
+    assert content["format_version"] == 4 and content["resolved"]["freeze_fraction"] == 0.25
+    digest = hashlib.blake2b(repr(yaml.safe_load(text)["resolved"]).encode(), digest_size=8).hexdigest()
+    assert content["asked"]["recipe_digest"] == digest
+    _, wanted, _ = Run.open("run").read_recipe()
+    former = {"freeze_fraction": "frozen", "encoder_lr_scale": "encoder_rate", "batch_norm_policy": "statistics"}
+    for part in ("resolved", "reasons"):
+        content[part] = {former.get(name, name): value for name, value in content[part].items()}
+    Path("run/recipe.yaml").write_text(yaml.safe_dump(content | {"format_version": 3}))
+    _, recipe, _ = Run.open("run").read_recipe()
+    assert recipe == wanted and "Howard" in recipe.reasons["encoder_lr_scale"] and "frozen" not in recipe.reasons
+    with pytest.raises(SelfsightError, match=r"run is finished \(--steps 4\)"):  # the same request, another budget
+        train(photos, "run", steps=5)
 
 
 @pytest.mark.parametrize("rate", [0.1, 1.0])
 def test_an_extension_does_not_freeze_again(photos: str, rate: float):
     """At a rate of 1 nothing but the frozen part sets the encoder apart, and the optimiser's state still fits."""
-    Path("small.yaml").write_text(RECIPE + f"  frozen: 0.5\n  encoder_rate: {rate}\n")
+    Path("small.yaml").write_text(RECIPE + f"  freeze_fraction: 0.5\n  encoder_lr_scale: {rate}\n")
     train(photos, "run")
     ended = {k: v for k, v in read_checkpoint(Run(Path("run")).checkpoints)[2].items() if k.endswith(".step")}
     train(photos, "run", extend=True, steps=2)
@@ -277,7 +305,7 @@ def test_an_extension_does_not_freeze_again(photos: str, rate: float):
 
 
 def test_two_processes_are_one(photos: str, tmp_path: Path):
-    Path("small.yaml").write_text(RECIPE + "  frozen: 0.4\n")
+    Path("small.yaml").write_text(RECIPE + "  freeze_fraction: 0.4\n")
     two = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "selfsight")
     ends = {}
     for out, how in (("one", (sys.executable, "-m", "selfsight")), ("two", two)):

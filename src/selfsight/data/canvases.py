@@ -78,7 +78,7 @@ class Canvases:
         """These items will be asked for soon."""
 
     def cancel(self) -> None:
-        """They will not."""
+        """Drop what `prefetch` announced."""
 
     def geometry(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Geometry:
         """The geometry of the pixels held, which `mean` and `std` of each channel normalise."""

@@ -264,6 +264,24 @@ class Collection:
                 found |= ids.intersection(batch["id"].to_pylist())
         return found | self.decisions.remembered(ids)
 
+    def of_group(self, group: str) -> dict[str, str]:
+        """{id: uri} of a group, in this version of the table or an older one: with the rows of files that are gone."""
+        found: dict[str, str] = {}
+        for version in self._dataset.versions():
+            for batch in open_lance(self.path, version["version"]).to_batches(columns=["id", "uri", "group"]):
+                rows = batch.filter(pc.equal(batch["group"], group))
+                found |= zip(rows["id"].to_pylist(), rows["uri"].to_pylist(), strict=True)
+        return found
+
+    def holding(self, ids: set[str], contents: set[str]) -> dict[str, str]:
+        """{id: uri} of the items that have one of these ids or one of these hashes of a content."""
+        found: dict[str, str] = {}
+        for batch in self.batches(["id", "uri", "content_hash"]):
+            same = pc.is_in(batch["content_hash"], pa.array(sorted(contents), pa.string()))
+            rows = batch.filter(pc.or_(pc.is_in(batch["id"], pa.array(sorted(ids), pa.string())), same))
+            found |= zip(rows["id"].to_pylist(), rows["uri"].to_pylist(), strict=True)
+        return found
+
     def forget(self, ids: Sequence[str]) -> Collection:
         """Rewrite the table, the features and the journal without `ids`, and remove every older version of them.
 

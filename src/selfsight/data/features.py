@@ -93,6 +93,11 @@ class FeatureStore:
                 found |= set(batch["id"].filter(pc.is_in(batch["id"], wanted)).to_pylist())
         return found
 
+    @property
+    def folders(self) -> list[Path]:
+        """The folders in which features are kept."""
+        return sorted({path.parent for path in self._tables()})
+
     def forget(self, ids: pa.Array) -> None:
         """Rewrite every table without `ids`, and remove every older version of them."""
         for path in self._tables():

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from selfsight.console import track
 from selfsight.data.boxes import as_cell
-from selfsight.data.cache import cache_folder
+from selfsight.data.cache import cache_folder, check_room
 from selfsight.data.collection import SCHEMA, About, Collection, schema_with
 from selfsight.data.items import row_of, rows_of
 from selfsight.data.lock import awaited
@@ -28,6 +28,7 @@ from selfsight.data.manifest import beside
 from selfsight.data.sources.choose import make_source
 from selfsight.data.sources.source import KNOWN_COLUMNS, Entry, Options, Source
 from selfsight.data.threads import ordered
+from selfsight.data.written import note
 from selfsight.errors import DataError, SelfsightError
 
 T = TypeVar("T")
@@ -71,10 +72,13 @@ def import_source(source: Source, out: Path, strict: bool = False) -> Collection
         known = Collection.open(out)
         if (known.about.location, known.about.listing) == (source.location, _listing(source)[1]):
             return _checked(known, strict)
+    check_room(out.parent)
     out.parent.mkdir(parents=True, exist_ok=True)
     # where another process imports it at this moment, what it reads is then known
     with awaited(beside(out, ".lance.lock"), pause=0.2):
-        return _import(source, out, strict)
+        items = _import(source, out, strict)
+    note("collection", out, out)
+    return items
 
 
 def _import(source: Source, out: Path, strict: bool) -> Collection:

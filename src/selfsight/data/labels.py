@@ -220,16 +220,16 @@ def caveats(*sides: tuple[Collection, Labels]) -> list[str]:
     """What a reader must know before believing figures that were learnt from the first of these and measured on the
     second: images and groups in both, files that cannot be read, items without a label."""
     notes = []
-    shared = set.intersection(*(set(items.usable["content_hash"].to_pylist()) for items, _ in sides))
+    shared = set.intersection(*(set(labels.rows["content_hash"].to_pylist()) for _, labels in sides))
     if shared:
-        notes.append(f"{len(shared)} images are in both train and test, byte for byte; the figures flatter")
+        these = "1 image is" if len(shared) == 1 else f"{len(shared)} images are"
+        notes.append(f"{these} in both train and test, byte for byte; the figures flatter")
     groups = [set(filter(None, labels.groups)) for _, labels in sides]
     if both := set.intersection(*groups):
         count = f"{len(both)} of {len(groups[-1])} groups of test"
         notes.append(f"{count}, such as {min(both)}, are in train too; the figures flatter")
-    for items, _ in sides:
-        if len(items.set_aside):
-            notes.append(f"{len(items.set_aside)} files in {items.about.location} cannot be read, set aside")
+    unread = {items.about.location: len(items.set_aside) for items, _ in sides}
+    notes += [f"{count} files in {where} cannot be read, set aside" for where, count in unread.items() if count]
     notes += dict.fromkeys(labels.doubt for _, labels in sides if labels.doubt)
     for items, labels in sides:
         if missing := int((~labels.known).sum()):

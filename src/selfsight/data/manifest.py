@@ -10,6 +10,7 @@ TRAINED = {
     "environment.json": "the machine and the versions",
     "run.log": "what happened: resumes, alarms, skipped steps",
     "lock": "the process that trains it",
+    "finished.json": "the steps and the seconds that it took in all",
     "metrics.jsonl": "the figures of training",
     "tensorboard": "the same, for TensorBoard",
     "checkpoints": "the last two states that training can go on from",
@@ -22,7 +23,7 @@ TRAINED = {
 RUN = TRAINED | {
     "recipe.yaml": "what was asked, what was chosen and why, and which data",
     "normalisation.json": "window, mean and deviation of the images",
-    "set_aside.json": "the items that could not be decoded, with the reasons",
+    "set_aside.json": "the items that could not be read, with their paths and the reasons",
     "views.png": "what the objective sees",
     "neighbours.png": "what the encoder finds alike",
     "reconstructions.png": "what an objective that hides pixels makes of them",

@@ -136,6 +136,12 @@ class Encoder(nn.Module):
         return final.flatten(2).transpose(1, 2), (final.shape[2], final.shape[3])
 
     @cached_property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the patches of one input, of which there are h w in reading order."""
+        side = self.geometry.size
+        return self.encode(torch.zeros(1, self.geometry.channels, side, side)).grid
+
+    @cached_property
     def _levels(self) -> Levels:
         return levels_of(self.net, self.geometry.channels, self.geometry.size)
 

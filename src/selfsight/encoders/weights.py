@@ -27,7 +27,7 @@ from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.licences import UNKNOWN
 from selfsight.encoders.store import about_of, check_args, check_name, create, folder_of, models_like, read_folder
 from selfsight.errors import DataError, MachineError, SelfsightError, first_line, meant
-from selfsight.machine import hub_answers, hub_cache_only
+from selfsight.machine import best_device, hub_answers, hub_cache_only
 
 RANDOM = "random"
 # torchvision's name: timm's. Their tensors have the same shapes in the same order, and mean the same (tested).
@@ -119,6 +119,12 @@ def load(model: str | os.PathLike[str], format: PixelFormat | None = None) -> En
     weights = find_weights(source)
     format = format or PixelFormat(usual_mode(weights.channels), 8, (0.0, 255.0))
     return begin(weights, weights.geometry(format), weights.args).eval()
+
+
+def encoder_of(model: str | os.PathLike[str] | Encoder, format: PixelFormat) -> Encoder:
+    """The encoder that a verb was given: an `Encoder` as it is and where it is, or what `load` makes of a name, on the
+    best device of this machine."""
+    return model if isinstance(model, Encoder) else load(model, format).to(best_device())
 
 
 def find_weights(source: str, encoder: str | None = None) -> Weights:
@@ -252,8 +258,8 @@ def _of_torchvision(source: str, name: str) -> Weights:
 
     base, dot, tag = name.partition(".")
     if base not in TORCHVISION:
-        close = meant(base, TORCHVISION, "torchvision:")
-        raise SelfsightError(f"{source} cannot be used. Of torchvision there are: {', '.join(TORCHVISION)}.{close}")
+        models = f"Of torchvision's models these can: {', '.join(TORCHVISION)}."
+        raise SelfsightError(f"{source} cannot be used. {models}{meant(base, TORCHVISION, 'torchvision:')}")
     known = models.get_model_weights(base)
     tags = list(known.__members__)
     if dot and tag not in tags:

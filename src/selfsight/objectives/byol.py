@@ -14,7 +14,7 @@ from torch import Tensor
 from selfsight.encoders.encoder import Encoder
 from selfsight.objectives.facts import Rule
 from selfsight.objectives.objective import (
-    Follower,
+    EMATeacher,
     Loss,
     Objective,
     cross_view_cosine,
@@ -38,7 +38,7 @@ def cross_view_distance(predictions: Tensor, targets: Tensor) -> Tensor:
 
 @register("byol")
 class BYOL(Objective):
-    """momentum: of the target at the start, unless the run is short (see `Follower`), 1 at the end. hidden, width: of
+    """momentum: of the target at the start, unless the run is short (see `EMATeacher`), 1 at the end. hidden, width: of
     projector and predictor."""
 
     family = "non-contrastive"
@@ -60,7 +60,7 @@ class BYOL(Objective):
         super().__init__(encoder, views)
         self.projector = projector([encoder.dim, hidden, width])
         self.predictor = projector([width, hidden, width])
-        self.target = Follower(encoder, self.projector, base=momentum)
+        self.target = EMATeacher(encoder, self.projector, base=momentum)
 
     def forward(self, views: list[View], progress: float) -> Loss:
         z, predictions = embed_and_predict(self.encoder, self.projector, self.predictor, views)  # [V, B, D]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from selfsight.encoders.encoder import Encoder
 from selfsight.objectives.facts import Chosen, Facts, Options, Rule
-from selfsight.objectives.objective import Follower, Loss, Objective, embed_views, in_float32, projector, register
+from selfsight.objectives.objective import EMATeacher, Loss, Objective, embed_views, in_float32, projector, register
 from selfsight.objectives.prototypes import (
     FROZEN,
     Prototypes,
@@ -60,7 +60,7 @@ def _options(facts: Facts, chosen: Chosen) -> tuple[Options, str]:
 class DINO(Objective):
     """prototypes: outputs of the head. hidden, bottleneck: its widths. centring: "mean" (where nothing is said), the
     running one, which needs a slow teacher, or "sinkhorn". momentum: of the teacher at the start, with "sinkhorn"
-    unless the run is short (see `Follower`). temperature: of the student; teacher_temperature: of the teacher once it
+    unless the run is short (see `EMATeacher`). temperature: of the student; teacher_temperature: of the teacher once it
     is warm."""
 
     family = "self-distillation"
@@ -96,7 +96,7 @@ class DINO(Objective):
         self.teacher_temperature = teacher_temperature
         self.head = projector([encoder.dim, hidden, hidden, bottleneck], last_norm=True)
         self.prototypes = Prototypes(prototypes, bottleneck)
-        self.teacher = Follower(encoder, self.head, self.prototypes, base=momentum, slow=centring == "mean")
+        self.teacher = EMATeacher(encoder, self.head, self.prototypes, base=momentum, slow=centring == "mean")
         self.register_buffer("centre", torch.zeros(prototypes))
         self.batch_mean = torch.zeros(prototypes)
 

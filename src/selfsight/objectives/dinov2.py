@@ -6,7 +6,7 @@ of the centre (Ruan et al., ICLR 2023), and KoLeo (Sablayrolles et al., ICLR 201
 be anchored to the patches of an earlier teacher: Siméoni et al., "DINOv3", 2025, section 4, equation 3.
 
 Masks hide patches in one of each item's large views (of the quarters, where all views have one size): in half of the
-crops where there are two, as in the paper, which is what the weights of the losses are those of.
+crops where there are two, as in the paper, for which the weights of the losses are meant.
 Which view, how many patches and which ones, the random numbers of the first view say: (view, ratio, N for patches).
 The patches are drawn one by one, not in blocks. Heads have batch norm, as in `dino.py`.
 """
@@ -28,7 +28,7 @@ from selfsight.encoders.tokens import take
 from selfsight.errors import SelfsightError
 from selfsight.objectives.dino import teacher_temperature
 from selfsight.objectives.facts import Chosen, Facts, Options, Rule
-from selfsight.objectives.objective import Follower, Loss, Objective, embed_views, in_float32, projector, register
+from selfsight.objectives.objective import EMATeacher, Loss, Objective, embed_views, in_float32, projector, register
 from selfsight.objectives.patches import patch_side, token_grid
 from selfsight.objectives.prototypes import (
     FROZEN,
@@ -112,10 +112,13 @@ def _options(facts: Facts, chosen: Chosen) -> tuple[Options, str]:
 
 @register("dinov2")
 class DINOv2(Objective):
-    """prototypes: outputs of each head, of images and of patches. hidden, bottleneck: their widths. momentum: of the
-    teacher at the start, unless the run is short (see `Follower`). temperature: of the student; teacher_temperature: of
-    the teacher once it is warm. koleo: weight of KoLeo. gram: weight of the anchor of patches (DINOv3: 2), which is the
-    teacher at progress gram_from."""
+    """prototypes: outputs of each head, of images and of patches.
+    hidden, bottleneck: the widths of the heads.
+    momentum: of the teacher at the start, unless the run is short (see `EMATeacher`).
+    temperature: of the student.
+    teacher_temperature: of the teacher once it is warm.
+    koleo: weight of KoLeo.
+    gram: weight of the anchor of patches (DINOv3: 2), which is the teacher at progress gram_from."""
 
     family = "self-distillation"
     when = "A ViT whose patches shall be good too, for segmentation or counting: a dear step, so for long runs."
@@ -159,7 +162,7 @@ class DINOv2(Objective):
         self.prototypes = Prototypes(prototypes, bottleneck)
         self.patch_head = projector([encoder.patch_dim, hidden, hidden, bottleneck], last_norm=True)
         self.patch_prototypes = Prototypes(prototypes, bottleneck)
-        self.teacher = Follower(*self._followed(), base=momentum)
+        self.teacher = EMATeacher(*self._followed(), base=momentum)
         if gram > 0:
             self.anchor = copy.deepcopy(encoder).requires_grad_(False)
         self.register_buffer("anchored", torch.tensor(False))

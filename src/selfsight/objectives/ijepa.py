@@ -28,7 +28,7 @@ from selfsight.encoders.encoder import Encoder, Features
 from selfsight.encoders.tokens import take
 from selfsight.errors import SelfsightError
 from selfsight.objectives.facts import Chosen, Facts, Options, Rule
-from selfsight.objectives.objective import Follower, Loss, Objective, in_float32, register
+from selfsight.objectives.objective import EMATeacher, Loss, Objective, in_float32, register
 from selfsight.objectives.patches import (
     mask_token,
     only_group,
@@ -100,7 +100,7 @@ def options(facts: Facts, chosen: Chosen) -> tuple[Options, str]:
 @register("ijepa")
 class IJEPA(Objective):
     """targets: [height, width] of each target block, in patches; context: side of the context block. width, depth,
-    heads: of the predictor. momentum: of the teacher at the start, unless the run is short (see `Follower`)."""
+    heads: of the predictor. momentum: of the teacher at the start, unless the run is short (see `EMATeacher`)."""
 
     family = "joint-embedding prediction"
     when = "To learn what is where without changes of colour; needs a ViT, many images and a long training."
@@ -133,7 +133,7 @@ class IJEPA(Objective):
                 f"A context of {context} x {context} patches and targets of {[list(size) for size in targets]} do not "
                 f"fit {rows} x {columns} patches with a part of the context left. Choose smaller blocks or patches."
             )
-        self.teacher = Follower(encoder, base=momentum)
+        self.teacher = EMATeacher(encoder, base=momentum)
         self.embed = nn.Linear(encoder.patch_dim, width)
         self.embed_pooled = nn.Linear(encoder.dim, width)
         self.token = mask_token(width)

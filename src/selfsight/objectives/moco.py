@@ -17,7 +17,7 @@ from torch import Tensor
 from selfsight.encoders.encoder import Encoder
 from selfsight.objectives.facts import Rule
 from selfsight.objectives.objective import (
-    Follower,
+    EMATeacher,
     Loss,
     Objective,
     check_views,
@@ -51,7 +51,7 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
 @register("moco")
 class MoCo(Objective):
     """temperature: of the softmax. momentum: of the copy at the start, unless the run is short (see
-    `Follower`), 1 at the end. hidden, width: of projector and predictor."""
+    `EMATeacher`), 1 at the end. hidden, width: of projector and predictor."""
 
     family = "contrastive"
     when = "ViTs and small batches: SimCLR's question to a steadier teacher, at the cost of a second forward pass."
@@ -77,7 +77,7 @@ class MoCo(Objective):
         self.temperature = temperature
         self.projector = projector([encoder.dim, hidden, width])
         self.predictor = projector([width, hidden, width])
-        self.teacher = Follower(encoder, self.projector, base=momentum)
+        self.teacher = EMATeacher(encoder, self.projector, base=momentum)
 
     def forward(self, views: list[View], progress: float) -> Loss:
         z, queries = embed_and_predict(self.encoder, self.projector, self.predictor, views)  # [V, B, D]

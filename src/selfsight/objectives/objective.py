@@ -209,14 +209,14 @@ def embed_and_predict(
     return z, predictions
 
 
-class Follower(nn.Module):
-    """Copies of modules that follow them by an exponential moving average: a teacher, without gradients.
+class EMATeacher(nn.Module):
+    """An EMA teacher: copies of modules, without gradients, that follow them by an exponential moving average.
 
     Its momentum rises from `base` to 1 with half a cosine of progress (Grill et al., BYOL, 2020, section 3.2). Unless
     it is `slow`, it is at most (p / q) ** 9 from progress p to q (the power function of Karras et al., CVPR 2024,
     section 3.1): however few steps a run has, its teacher remembers the last tenth of them and not the random weights
     of the beginning. A teacher that is centred by a running mean must be slow, as the mean does not keep up otherwise.
-    In an extension, which begins behind the end of its run, the momentum alone counts.
+    In an extension, which begins after the end of its run, the momentum alone counts.
     """
 
     last: Tensor  # the furthest progress at which it followed

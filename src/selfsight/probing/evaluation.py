@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import math
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 from selfsight.results import Result
@@ -17,18 +18,54 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """A figure, and between what it would mostly lie if other items had been drawn; None where nothing can be said."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def sign(self) -> int:
+        """1 if the whole interval is above 0, -1 if it is below, else 0: nothing is proven."""
+        if self.low is None or self.high is None:
+            return 0
+        return 1 if self.low > 0 else -1 if self.high < 0 else 0
+
+
+@dataclass(frozen=True)
 class Probes:
-    """What one set of features reaches. knn, linear: metric by name (`probing.metrics.NAMES`; of the linear probe its
-    strength C too), None where it has no meaning. few_shot: accuracy by labels per class, "all" for every label."""
+    """What one set of features reaches.
+
+    knn: metric by name (`probing.metrics.NAMES`), None where it has no meaning.
+    linear: the same of the linear probe, and its strength C.
+    few_shot: accuracy by labels per class, "all" for every label.
+    recall: of the linear probe, by class: the share of its test items that are found, None for a class without any.
+    """
 
     knn: dict[str, float | None]
     linear: dict[str, float | None]
     few_shot: dict[str, Accuracy]
+    recall: dict[str, float | None] = field(default_factory=dict)
+
+    def with_earlier(self, earlier: Probes | None) -> Probes:
+        """With the few-shot figures that only `earlier` has."""
+        return self if earlier is None else replace(self, few_shot=_joined(earlier.few_shot, self.few_shot))
 
 
 @dataclass(frozen=True)
 class About:
-    """model: as it was named. seeds: draws of the labels. notes: what a reader of the figures must know."""
+    """What was measured, and on what.
+
+    model: as it was named.
+    classes: in the order of the class numbers.
+    train_items, test_items: how many had a label and could be read.
+    seeds: draws of the labels.
+    notes: what a reader of the figures must know.
+    test_of: test items of each class.
+    passes, minutes: over the training images, and of training, if the model is a run.
+    encoder, labels: digests; figures of the same two belong together.
+    """
 
     model: str = ""
     classes: list[str] = field(default_factory=list)
@@ -36,24 +73,42 @@ class About:
     test_items: int = 0
     seeds: int = 0
     notes: list[str] = field(default_factory=list)
+    test_of: dict[str, int] = field(default_factory=dict)
+    passes: float | None = None
+    minutes: float | None = None
+    encoder: str = ""
+    labels: str = ""
 
 
 @dataclass(frozen=True)
 class Evaluation(Result):
-    """encoder: the features in question. Controls: random, the same encoder with random weights; start, with the
-    weights that it started from, None if these were random; pixels, no encoder."""
+    """The encoder's features beside the controls.
 
-    if_any: ClassVar = ("start",)
+    encoder: the features in question.
+    random: the same encoder with random weights.
+    start: with the weights that it started from; None if these were random.
+    pixels: no encoder.
+    about: what was measured.
+    commonest: always the commonest class of train; None where an older version measured.
+    gains: by control, then by "knn" or the labels per class: how much more accurate the encoder is, on the same test
+    items after the same labels.
+    more: by labels per class, and "half" of all: how much more accurate the encoder is with all labels.
+    """
+
+    if_any: ClassVar = ("start", "commonest")
     encoder: Probes
     random: Probes
     start: Probes | None
     pixels: Probes
     about: About
+    commonest: Probes | None = None
+    gains: dict[str, dict[str, Interval]] = field(default_factory=dict)
+    more: dict[str, Interval] = field(default_factory=dict)
 
     @property
     def sides(self) -> dict[str, Probes]:
         """The encoder and the controls that there are, by name."""
-        found = {name: getattr(self, name) for name in ("encoder", "random", "start", "pixels")}
+        found = {name: getattr(self, name) for name in ("encoder", "random", "start", "pixels", "commonest")}
         return {name: probes for name, probes in found.items() if probes is not None}
 
     @classmethod
@@ -62,11 +117,43 @@ class Evaluation(Result):
         `KeyError`, `TypeError` or `AttributeError` for anything else."""
         known = {f.name for f in fields(About)}
         about = About(**{name: value for name, value in content.get("about", {}).items() if name in known})
-        start = _probes(content["start"]) if "start" in content else None
+        start, commonest = (_probes(content[name]) if name in content else None for name in ("start", "commonest"))
         encoder, random, pixels = (_probes(content[name]) for name in ("encoder", "random", "pixels"))
-        return cls(encoder, random, start, pixels, about)
+        gains = {control: _intervals(found) for control, found in content.get("gains", {}).items()}
+        return cls(encoder, random, start, pixels, about, commonest, gains, _intervals(content.get("more", {})))
+
+    def with_earlier(self, earlier: Evaluation) -> Evaluation:
+        """With the few-shot figures that only `earlier` has, if it is of the same encoder, labels and draws."""
+        mine, theirs = self.about, earlier.about
+        if not mine.encoder or (mine.encoder, mine.labels, mine.seeds) != (theirs.encoder, theirs.labels, theirs.seeds):
+            return self
+        gains = {name: _joined(earlier.gains.get(name, {}), found) for name, found in self.gains.items()}
+        return replace(
+            self,
+            encoder=self.encoder.with_earlier(earlier.encoder),
+            random=self.random.with_earlier(earlier.random),
+            start=self.start and self.start.with_earlier(earlier.start),
+            pixels=self.pixels.with_earlier(earlier.pixels),
+            commonest=self.commonest and self.commonest.with_earlier(earlier.commonest),
+            gains=gains,
+            more=_joined(earlier.more, self.more),
+        )
+
+
+def _joined(earlier: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Both, by labels per class, "knn" first and words last; what was measured now counts."""
+    both = earlier | now
+
+    def place(name: str) -> float:
+        return float(name) if name.isdecimal() else -1.0 if name == "knn" else math.inf
+
+    return {name: both[name] for name in sorted(both, key=place)}
 
 
 def _probes(content: dict[str, Any]) -> Probes:
     few = {count: Accuracy(value["mean"], value["std"]) for count, value in content["few_shot"].items()}
-    return Probes(dict(content["knn"]), dict(content["linear"]), few)
+    return Probes(dict(content["knn"]), dict(content["linear"]), few, dict(content.get("recall", {})))
+
+
+def _intervals(content: dict[str, Any]) -> dict[str, Interval]:
+    return {name: Interval(value["value"], value["low"], value["high"]) for name, value in content.items()}

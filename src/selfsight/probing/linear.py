@@ -101,6 +101,13 @@ def draw_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
     return np.concatenate(chosen)
 
 
+def draw_half(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Indices of a random half of the items of each class; of an odd number, the larger half."""
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    return np.concatenate([rng.permutation(some)[: -(-len(some) // 2)] for some in members])
+
+
 def fit_few_shot(features: np.ndarray, labels: np.ndarray, classes: int, shots: int, seed: int) -> LinearProbe:
     """The probe of `shots` items of each class, drawn by `seed`, with a fixed strength."""
     chosen = draw_shots(labels, shots, seed)

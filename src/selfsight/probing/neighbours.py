@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 
 TEMPERATURE = 0.07
-BLOCK = 1024
+BLOCK = 2**25  # similarities in memory at a time: 128 MB
 
 
 def nearest(queries: np.ndarray, bank: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosine similarities [N, k], descending, and indices [N, k] into `bank` [M, D] of `queries` [N, D]."""
     q = F.normalize(torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32)), dim=1)
     b = F.normalize(torch.from_numpy(np.ascontiguousarray(bank, dtype=np.float32)), dim=1)
-    tops = [(block @ b.T).topk(min(k, len(b)), dim=1) for block in q.split(BLOCK)]
+    tops = [(block @ b.T).topk(min(k, len(b)), dim=1) for block in q.split(max(1, BLOCK // len(b)))]
     return torch.cat([t.values for t in tops]).numpy(), torch.cat([t.indices for t in tops]).numpy()
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from selfsight.curation.odd import least_alike
 from selfsight.data.collection import Collection
+from selfsight.data.labels import Labels
 from selfsight.data.spread import spread
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.features import pooled
@@ -23,24 +27,56 @@ FEWEST_FOR_TSNE = 10
 MAP_SIDE, GALLERY_SIDE = 56, 88  # px
 MAP_BYTES = 2_400_000  # of the pictures on the map; plotly.js itself takes 4.8 MB
 QUERIES, NEIGHBOURS = 10, 8
+ODD = 16  # pictures: two rows
+COLOURS = 10  # that can be told apart, as the style sheet has them
+UNCOLOURED = ("id", "uri", "content_hash", "status", "reason", "modified_ns", "boxes", "mask", "intrinsics")
+
+FACTS = ("page", "format", "width", "height", "exif_orientation", "mode", "channels", "depth", "split", "bytes")
+
+
+@dataclass(frozen=True)
+class Colouring:
+    """The colours of the items by a column.
+
+    key: of words, the code of a colour and its text; the most common first, the rest together under the last code.
+    codes: of words, one an item.
+    numbers: of numbers, one an item; None for words.
+    """
+
+    key: list[tuple[int, str]] = field(default_factory=list)
+    codes: list[int] = field(default_factory=list)
+    numbers: list[float] | None = None
 
 
 @dataclass(frozen=True)
 class Atlas:
-    """`names` and `places` [N, 2] of the items on the map; `pictures`, one data URI each, or none at all;
-    `gallery`: queries with their nearest; `total` items that the map is drawn from; `unread` of those
-    chosen that could not be read."""
+    """The items on the map, and their nearest.
+
+    names: of the items; "" where they are not to be shown.
+    places: [N, 2].
+    columns: what can colour them, see `columns`.
+    pictures: one data URI each, or none at all.
+    gallery: queries with their nearest.
+    odd: those that are least like the others, the least like first.
+    total: items that the map is drawn from.
+    unread: of those chosen, how many could not be read.
+    """
 
     names: list[str]
     places: np.ndarray
+    columns: dict[str, Colouring]
     pictures: list[str]
     gallery: list[dict[str, object]]
+    odd: list[dict[str, object]]
     total: int
     unread: int
 
 
-def draw(run: Run, collection: Collection, thumbnails: bool) -> Atlas:
-    """The atlas of `collection` by the encoder of `run`. Raises `SelfsightError` saying why it cannot be drawn."""
+def draw(run: Run, collection: Collection, thumbnails: bool, names: bool = True) -> Atlas:
+    """The atlas of `collection` by the encoder of `run`, with or without pictures and names.
+
+    Raises `SelfsightError` saying why it cannot be drawn.
+    """
     try:
         collection.source  # noqa: B018
     except SelfsightError as error:
@@ -51,12 +87,16 @@ def draw(run: Run, collection: Collection, thumbnails: bool) -> Atlas:
     if not len(rows):
         reason = first_line(Exception(next(iter(bad.values()), "no item")))
         raise DataError(f"the images are not there: none in {collection.about.location} can be read ({reason})")
-    names = rows["uri"].to_pylist()
-    pictures, gallery = [], []
+    called: list[str] = rows["uri"].to_pylist() if names else [""] * len(rows)
+    pictures, gallery, odd = [], [], []
     if thumbnails:
         pictures = data_uris(list(thumbnails_of(collection, rows, encoder, MAP_SIDE).values()), MAP_BYTES)
-        gallery = _gallery(encoder, collection, rows, features)
-    return Atlas(names, places(features), pictures, gallery, len(usable), len(bad))
+        gallery = _gallery(encoder, collection, rows, features, called)
+        odd = _odd(encoder, collection, rows, features, called)
+    colours = columns(collection, rows)
+    if not names:
+        colours = {name: colour for name, colour in colours.items() if name in _nameless(rows)}
+    return Atlas(called, places(features), colours, pictures, gallery, odd, len(usable), len(bad))
 
 
 def places(features: np.ndarray) -> np.ndarray:
@@ -76,20 +116,60 @@ def places(features: np.ndarray) -> np.ndarray:
     return out
 
 
+def columns(collection: Collection, rows: pa.Table) -> dict[str, Colouring]:
+    """What can colour a map of `rows`, by name, labels first. A column that is the same for all, or of words that
+    hardly any two items share, is left out."""
+    labels = Labels.of(collection, rows).values
+    named: dict[str, list[Any]] = {"label": ["|".join(map(str, v)) if isinstance(v, tuple) else v for v in labels]}
+    named |= {name: rows[name].to_pylist() for name in rows.column_names if name not in (*UNCOLOURED, "label")}
+    out: dict[str, Colouring] = {}
+    for name, values in named.items():
+        found = Counter(value for value in values if value not in (None, ""))
+        numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in found)
+        if numeric and len(found) > COLOURS:
+            out[name] = Colouring(numbers=values)
+        elif len(found) > 1 and (numeric or name == "label" or len(found) <= len(values) / 2):
+            codes = {value: code for code, (value, _) in enumerate(found.most_common(COLOURS - 1))}
+            key = [(code, f"{value} ({found[value]:,})") for value, code in codes.items()]
+            if rest := len(values) - sum(found[value] for value in codes):
+                key.append((COLOURS - 1, f"others ({rest:,})"))
+            out[name] = Colouring(key, [codes.get(value, COLOURS - 1) for value in values])
+    return out
+
+
+def _nameless(rows: pa.Table) -> tuple[str, ...]:
+    """The columns of whose values none is a name of an item, a person, a place or a folder. Labels are, where they are
+    only taken from folders."""
+    said = rows["label"].null_count < len(rows)
+    return (*FACTS, "label") if said else FACTS
+
+
 def neighbours(features: np.ndarray) -> list[tuple[int, list[tuple[int, float]]]]:
     """Up to 10 queries, evenly spaced over `features` [N, D], each with its up to 8 (index, cosine), nearest first."""
     queries = spread(len(features), QUERIES)
     return list(zip(queries.tolist(), nearest_others(features, queries, NEIGHBOURS), strict=True))
 
 
-def _gallery(encoder: Encoder, collection: Collection, rows: pa.Table, features: np.ndarray) -> list[dict[str, object]]:
+def _gallery(
+    encoder: Encoder, collection: Collection, rows: pa.Table, features: np.ndarray, names: list[str]
+) -> list[dict[str, object]]:
     found = [(query, nearest) for query, nearest in neighbours(features) if nearest]
     shown = sorted({query for query, _ in found} | {i for _, nearest in found for i, _ in nearest})
     pictures = thumbnails_of(collection, rows.take(shown), encoder, GALLERY_SIDE)
-    names = rows["uri"].to_pylist()
 
     def tile(index: int, cosine: float = 1.0) -> dict[str, object]:
         picture = data_uri(pictures[shown.index(index)])
         return {"name": names[index], "picture": picture, "similarity": cosine}
 
     return [{"query": tile(query), "nearest": [tile(i, cosine) for i, cosine in near]} for query, near in found]
+
+
+def _odd(
+    encoder: Encoder, collection: Collection, rows: pa.Table, features: np.ndarray, names: list[str]
+) -> list[dict[str, object]]:
+    """{name, picture, score} of the items that are least like the others, the least like first."""
+    numbers, scores = least_alike(features, rows["content_hash"].to_pylist())
+    first = numbers[:ODD].tolist()
+    pictures = thumbnails_of(collection, rows.take(first), encoder, GALLERY_SIDE).values()
+    shown = zip(first, pictures, scores[:ODD].tolist(), strict=True)
+    return [{"name": names[i], "picture": data_uri(picture), "score": score} for i, picture, score in shown]

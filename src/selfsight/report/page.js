@@ -7,11 +7,36 @@ function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
+// -- the map by a column: a colour a value, or a scale of numbers --
+
+const chooser = document.getElementById("map-column");
+
+function mapMarker() {
+  const column = chooser && drawings.columns[chooser.value];
+  if (!column) return null;
+  if (column.numbers) return { color: column.numbers, colorscale: "Viridis", showscale: true, colorbar: { thickness: 12 } };
+  return { color: column.codes.map((code) => colour("--m" + code)) };
+}
+
+function mapKey() {
+  const key = document.getElementById("map-key");
+  if (!key) return;
+  const column = drawings.columns[chooser.value];
+  key.replaceChildren(...((column && column.key) || []).map(([code, text]) => {
+    const entry = document.createElement("span");
+    const dot = document.createElement("b");
+    dot.textContent = "● ";
+    dot.style.color = `var(--m${code})`;
+    entry.append(dot, text);
+    return entry;
+  }));
+}
+
 // Colours come from the style sheet, so charts follow light and dark like the rest.
 function dressed(figure, id) {
   const data = figure.data.map((trace) => {
     const tint = colour("--c" + (trace.meta.slot % 5));
-    const marker = Object.assign({ size: 5 }, trace.marker, { color: tint });
+    const marker = Object.assign({ size: 5 }, trace.marker, (id === "map" && mapMarker()) || { color: tint });
     return Object.assign({}, trace, { line: { color: tint, width: 2 }, marker });
   });
   const axis = { gridcolor: colour("--line"), linecolor: colour("--line"), zeroline: false, automargin: true };
@@ -41,6 +66,7 @@ function draw() {
     config.plotlyServerURL = "";
     Plotly.react(id, data, layout, config);
   }
+  mapKey();
 }
 
 function showPeek(event) {
@@ -49,7 +75,7 @@ function showPeek(event) {
   image.hidden = !drawings.pictures.length;
   if (!image.hidden) image.src = drawings.pictures[index];
   peek.querySelector("p").textContent = drawings.names[index];
-  peek.hidden = false;
+  peek.hidden = image.hidden && !drawings.names[index]; // on a page without pictures and names
   const { clientX: x, clientY: y } = event.event.touches ? event.event.touches[0] || event.event : event.event;
   const box = peek.getBoundingClientRect();
   const left = x + 16 + box.width > innerWidth ? x - 16 - box.width : x + 16;
@@ -63,6 +89,7 @@ function hidePeek() {
 
 draw();
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+if (chooser) chooser.addEventListener("change", draw);
 const map = document.getElementById("map");
 if (map) {
   map.on("plotly_hover", showPeek);

@@ -6,6 +6,8 @@ import json
 import math
 import shlex
 from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, cast
 
 import plotly
@@ -18,8 +20,9 @@ from selfsight.encoders.store import about_of
 from selfsight.errors import DataError, SelfsightError
 from selfsight.files import read_json
 from selfsight.probing.evaluation import Evaluation
-from selfsight.report import atlas, charts, pictures, tables
+from selfsight.report import atlas, charts, nameless, pictures, tables, worth
 from selfsight.report.verdict import Verdict, judge
+from selfsight.results import duration
 from selfsight.training.adaptation import read_adaptation
 from selfsight.training.energy import read_energy
 from selfsight.training.recipe import Recipe
@@ -29,8 +32,10 @@ MOST_SET_ASIDE = 500  # rows of the table; the rest is counted
 WAITING_TOO_MUCH = 0.3  # share of the time; above it faster data gives more than a faster machine
 
 
-def build(run: Run, thumbnails: bool = True) -> tuple[str, Verdict, int]:
+def build(run: Run, thumbnails: bool = True, names: bool = True) -> tuple[str, Verdict, int]:
     """The page of `run` as HTML, its verdict, and how many items it was pretrained on.
+
+    thumbnails, names: whether it shows the images, and whether it names them and where they are.
 
     Raises `SelfsightError` where nothing was measured yet, or the evaluation cannot be read.
     """
@@ -46,19 +51,26 @@ def build(run: Run, thumbnails: bool = True) -> tuple[str, Verdict, int]:
     drawn = None
     try:
         if collection is not None:
-            drawn = _drawn(run, collection, thumbnails)
+            drawn = _drawn(run, collection, thumbnails, names)
     except SelfsightError as error:
         notes.append(f"The map and the gallery are missing because {error}.")
+    if not names:
+        asked["recipe"], recipe = Path(asked.get("recipe") or "").name, nameless.recipe(recipe)
+        evaluation = evaluation and nameless.evaluation(evaluation)
+        notes = [nameless.MISSING] if drawn is None else notes
     content: dict[str, Any] = {"run": run, "recipe": recipe, "data": data, "verdict": verdict, "last": rows[-1]}
-    content |= {"next_steps": next_steps(verdict, run, recipe, data, rows, evaluation is not None)}
-    content |= {"curves": charts.curves(rows), "notes": notes, "thumbnails": thumbnails, "atlas": drawn}
+    content["took"] = duration(run.seconds)
+    content |= {"next_steps": next_steps(verdict, run, recipe, data, rows, evaluation is not None, names)}
+    content |= {"curves": charts.curves(rows), "notes": notes, "atlas": drawn}
+    content |= {"thumbnails": thumbnails, "names": names}
     for name, file in (("sheet", "views.png"), ("rebuilt", "reconstructions.png")):
         content[name] = pictures.sheet_uri(run.path / file) if thumbnails else None
     about = next((known for name in ("encoder", "start") if (known := about_of(run.path / name))), {})
     content["adaptation"] = tables.adaptation(read_adaptation(run), about, evaluation)
-    content |= _evaluated(run, evaluation) | _left_out(run, collection)
+    content |= _evaluated(run, evaluation, names) | _left_out(run, collection, names)
     content |= {"recipe_rows": tables.recipe_rows(asked, recipe), "machine": _machine(run)}
-    content["history"] = tables.history(run)
+    content["history"] = history = tables.history(run)
+    history["events"] = history["events"] if names else nameless.events(history["events"])
     content["drawings"] = _drawings(content)
     return _render(content), verdict, int(data["items"])
 
@@ -85,18 +97,25 @@ def _collection(data: dict[str, Any]) -> tuple[Collection | None, list[str]]:
     return collection, ["The images changed since this run was started: the map shows them as they are now."]
 
 
-def _drawn(run: Run, collection: Collection, thumbnails: bool) -> atlas.Atlas:
+def _drawn(run: Run, collection: Collection, thumbnails: bool, names: bool) -> atlas.Atlas:
     if not run.finished:
         raise DataError("they need the finished encoder, and this run has not ended")
-    return atlas.draw(run, collection, thumbnails)
+    return atlas.draw(run, collection, thumbnails, names)
 
 
 def next_steps(
-    verdict: Verdict, run: Run, recipe: Recipe, data: dict[str, Any], rows: list[dict[str, Any]], evaluated: bool
+    verdict: Verdict,
+    run: Run,
+    recipe: Recipe,
+    data: dict[str, Any],
+    rows: list[dict[str, Any]],
+    evaluated: bool,
+    names: bool = True,
 ) -> list[dict[str, str]]:
-    """What to do next: {text, command}, most useful first; `command` may be empty."""
-    here, source, recipe_file = (shlex.quote(str(each)) for each in (run.path, data["source"], run.recipe_file))
-    again = f"selfsight pretrain {source} -o {shlex.quote(f'{run.path}-2')} --recipe {recipe_file}"
+    """What to do next: {text, command}, most useful first; `command` may be empty. names: whether paths are given."""
+    folder, images = (str(run.path), str(data["source"])) if names else (nameless.RUN, nameless.IMAGES)
+    here, source, recipe_file = map(shlex.quote, (folder, images, str(Path(folder) / run.recipe_file.name)))
+    again = f"selfsight pretrain {source} -o {shlex.quote(f'{folder}-2')} --recipe {recipe_file}"
     slower = f"--learning-rate {recipe.learning_rate / 4:.2g}"
     other = "vicreg" if recipe.objective == "simclr" else "simclr"
     steps: list[dict[str, str]] = []
@@ -114,7 +133,7 @@ def next_steps(
         add("And look at the views below: views of one image must show the same thing, of two images different things.")
     if run.finished and verdict.word in ("working", "not enough evidence"):
         if not evaluated:
-            add("Measure what it is worth, with a few labelled images.", evaluate_command(run))
+            add("Measure what it is worth, with a few labelled images.", evaluate_command(folder))
         add("Turn images into features.", f"selfsight embed {source} --model {here} -o features.parquet")
     waiting = sorted(float(row.get("waiting") or 0.0) for row in rows)[len(rows) // 2]
     if waiting > WAITING_TOO_MUCH:
@@ -122,28 +141,34 @@ def next_steps(
     return steps
 
 
-def evaluate_command(run: Run) -> str:
-    """The command that measures the run with labels."""
-    return f"selfsight evaluate {shlex.quote(str(run.path))} --train LABELLED/train --test LABELLED/test"
+def evaluate_command(run: str) -> str:
+    """The command that measures the run in this folder with labels."""
+    return f"selfsight evaluate {shlex.quote(run)} --train LABELLED/train --test LABELLED/test"
 
 
-def _evaluated(run: Run, evaluation: Evaluation | None) -> dict[str, Any]:
+def _evaluated(run: Run, evaluation: Evaluation | None, names: bool) -> dict[str, Any]:
     if evaluation is None:
-        return {"evaluation": None, "evaluate_command": evaluate_command(run), "label_curve": None}
+        command = evaluate_command(str(run.path) if names else nameless.RUN)
+        return {"evaluation": None, "evaluate_command": command, "label_curve": None}
     return {
-        "evaluation": tables.evaluation_table(evaluation),
+        "evaluation": worth.accuracy_table(evaluation),
         "about": evaluation.about,
-        "gains": tables.gains(evaluation),
-        "beaten_by": tables.beaten_by(evaluation),
-        "label_curve": charts.label_curve(evaluation, tables.ROWS),
+        "gains": worth.gain_table(evaluation),
+        "conclusion": worth.conclusion(evaluation),
+        "enough": worth.enough(evaluation),
+        "recall": worth.recall_table(evaluation),
+        "label_curve": charts.label_curve(evaluation, worth.ROWS),
     }
 
 
-def _left_out(run: Run, collection: Collection | None) -> dict[str, Any]:
+def _left_out(run: Run, collection: Collection | None, names: bool) -> dict[str, Any]:
     rows = tables.set_aside(run, collection)
     others = collection.about.files if collection is not None else None
-    reasons = Counter(row["reason"] for row in rows).most_common()
-    return {"set_aside": rows[:MOST_SET_ASIDE], "set_aside_count": len(rows), "reasons": reasons, "others": others}
+    reasons = Counter(row["reason"] for row in rows)
+    shown = rows[:MOST_SET_ASIDE]
+    if not names:
+        shown, reasons, others = [], nameless.reasons(reasons), nameless.others(others)
+    return {"set_aside": shown, "set_aside_count": len(rows), "reasons": reasons.most_common(), "others": others}
 
 
 def _machine(run: Run) -> list[tuple[str, str]]:
@@ -162,15 +187,20 @@ def _machine(run: Run) -> list[tuple[str, str]]:
 
 
 def _drawings(content: dict[str, Any]) -> dict[str, Any]:
-    """What the page's script draws: {figures: {id: figure}, names, pictures}."""
+    """What the page's script draws: {figures: {id: figure}, names, pictures, columns}."""
     figures = {curve["id"]: curve["figure"] for curve in content["curves"]}
     if content["label_curve"]:
         figures["label-curve"] = content["label_curve"]
     drawn: atlas.Atlas | None = content["atlas"]
     if drawn is None:
-        return {"figures": figures, "names": [], "pictures": []}
+        return {"figures": figures, "names": [], "pictures": [], "columns": {}}
     figures["map"] = charts.map_figure(drawn.places)
-    return {"figures": figures, "names": drawn.names, "pictures": drawn.pictures}
+    return {
+        "figures": figures,
+        "names": drawn.names,
+        "pictures": drawn.pictures,
+        "columns": {k: asdict(v) for k, v in drawn.columns.items()},
+    }
 
 
 def finite(value: Any) -> Any:

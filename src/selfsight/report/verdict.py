@@ -25,13 +25,19 @@ COURSES = ("loss", "contrast", "effective_rank", "alignment", "uniformity", "nei
 
 @dataclass(frozen=True)
 class Verdict:
-    """`word` is "working", "stuck", "collapsed" or "not enough evidence"; `sentence` says it with the figures;
-    `figures` holds them: steps, epochs, the level of each of `FIGURES` and, as far as they were measured, of `COMPARED`
-    and of each of `COURSES` with its first one, NAME_first."""
+    """Whether a run works.
+
+    word: "working", "stuck", "collapsed" or "not enough evidence".
+    sentence: says it.
+    figures: steps, epochs, the level of each of `FIGURES` and, as far as they were measured, of `COMPARED` and of each
+    of `COURSES` with its first one, NAME_first.
+    evidence: the figures in words.
+    """
 
     word: str
     sentence: str
     figures: dict[str, float] = field(default_factory=dict)
+    evidence: str = ""
 
 
 def judge(rows: Sequence[Mapping[str, float]]) -> Verdict:
@@ -50,7 +56,7 @@ def judge(rows: Sequence[Mapping[str, float]]) -> Verdict:
     for row in rows:
         alarm.look(row)
     word, opening = _word(figures, alarm)
-    return Verdict(word, f"{opening} {_evidence(figures)}", figures)
+    return Verdict(word, opening, figures, _evidence(figures))
 
 
 def _word(f: dict[str, float], alarm: Alarm) -> tuple[str, str]:

@@ -27,7 +27,7 @@ def check_energy(asked: bool) -> None:
     if not asked:
         return
     if not installed("codecarbon"):
-        raise MachineError("--energy needs one package more. Run: pip install 'selfsight[energy]'")
+        raise MachineError("--energy needs another package: pip install 'selfsight[energy]'")
     _price()
     if country := _country():
         from codecarbon.input import DataSource

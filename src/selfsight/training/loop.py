@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from selfsight.console import console
 from selfsight.distributed import agreed
 from selfsight.errors import DataError, TrainingError
+from selfsight.results import duration
 from selfsight.training.checkpoints import Saved, Sums, load_checkpoint, remove_after, save_checkpoint
 from selfsight.training.clock import Clock
 from selfsight.training.recorder import Recorder
@@ -178,7 +179,7 @@ def _resume(run: Folder, task: Task, clock: Clock, main: bool) -> State:
             run.log("damaged", text, state.step)
         remove_after(run.checkpoints, state.step)
         if found:
-            run.log("resumed", f"after {state.seconds:.0f} s of training", state.step)
+            run.log("resumed", f"after {duration(state.seconds)}", state.step)
     return state
 
 

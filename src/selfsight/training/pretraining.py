@@ -44,7 +44,7 @@ def train(
     For `show`, `watches` and `track` see `Recorder`; it raises what `fit` raises.
     """
     # An extension's heads have learnt before.
-    by = replace(recipe, frozen=0.0) if clock.first_step else recipe
+    by = replace(recipe, freeze_fraction=0.0) if clock.first_step else recipe
     task = Pretraining(objective, batches, normalise, by, accelerator, recipe.encoder_apart)
     main = accelerator.is_main_process
     recorder = Recorder(run, accelerator.device, show, watches, track, by.to_dict(), main, Alarm())
@@ -71,7 +71,7 @@ class Pretraining:
         self.optimiser = make_optimiser(groups, recipe.optimiser, recipe.learning_rate)
         self.remedy = f"Start anew, in another folder, with a --learning-rate below {recipe.learning_rate:.2g}."
         self.pace = Pace()
-        self.frozen = Frozen(objective.encoder, objective, recipe.frozen, recipe.statistics == "kept")
+        self.frozen = Frozen(objective.encoder, objective, recipe.freeze_fraction, recipe.batch_norm_policy == "kept")
         self.stepper = Stepper(self.module, accelerator, recipe.accumulate, recipe.clip)
 
     def begin(self, step: int) -> None:
@@ -146,12 +146,16 @@ def groups_of(objective: Objective, weight_decay: float, encoder_apart: bool = F
 
 
 def encoder_factor(progress: float, recipe: Recipe) -> float:
-    """The encoder's rate as a part of the peak one: nothing while it is frozen, then `encoder_rate` of the schedule's,
-    rising to it over another warm-up, as its gradients are new to the optimiser too."""
-    if progress < recipe.frozen:
+    """The encoder's learning rate as a part of the peak one: 0 while it is frozen, then `encoder_lr_scale` of the
+    schedule's. It rises to that over another warm-up, as its gradients are new to the optimiser too."""
+    if progress < recipe.freeze_fraction:
         return 0.0
-    rise = 1.0 if not recipe.frozen or not recipe.warmup else min(1.0, (progress - recipe.frozen) / recipe.warmup)
-    return recipe.encoder_rate * rise * learning_rate_factor(progress, recipe.warmup)
+    rise = (
+        1.0
+        if not recipe.freeze_fraction or not recipe.warmup
+        else min(1.0, (progress - recipe.freeze_fraction) / recipe.warmup)
+    )
+    return recipe.encoder_lr_scale * rise * learning_rate_factor(progress, recipe.warmup)
 
 
 def schedule(optimiser: torch.optim.Optimizer, objective: Objective, progress: float, recipe: Recipe) -> float:

@@ -9,9 +9,15 @@ from typing import Any
 from selfsight.errors import DataError, SelfsightError, meant
 from selfsight.views.plan import Colour, ViewGroup, ViewPlan
 
-FORMAT_VERSION = 3  # 2: a view's `draws` in place of `grid` and `keep`; 3: `weights` in place of `pretrained`
+# 2: a view's `draws` in place of `grid` and `keep`; 3: `weights` in place of `pretrained`; 4: the names of `RENAMED`
+FORMAT_VERSION = 4
+RENAMED = {  # before format 4, still read
+    "frozen": "freeze_fraction",
+    "encoder_rate": "encoder_lr_scale",
+    "statistics": "batch_norm_policy",
+}
 WHOLE = {"channels": 1, "size": 8, "canvas_side": 1, "batch_size": 2, "accumulate": 1, "threads": 1, "seed": 0}
-REAL = ("learning_rate", "weight_decay", "warmup", "clip", "frozen", "encoder_rate")
+REAL = ("learning_rate", "weight_decay", "warmup", "clip", "freeze_fraction", "encoder_lr_scale")
 
 
 @dataclass(frozen=True)
@@ -35,10 +41,12 @@ class Budget:
 class Recipe:
     """Resolved values. `reasons` says, for each value that was not asked for, why it was chosen.
 
-    weights: what `--weights` names, or "random". frozen: the part of the budget (of the first one, where a run is
-    extended) in which the encoder stands still and only the networks around it learn. encoder_rate: the encoder's
-    learning rate behind that, as a part of theirs. statistics: of the encoder's batch norms; "batch", those of each
-    batch, remembered for use, or "kept" as they were.
+    weights: what `--weights` names, or "random".
+    freeze_fraction: the part of the budget (of the first one, where a run is extended) in which the encoder stands
+    still and only the networks around it learn.
+    encoder_lr_scale: the encoder's learning rate after that, as a part of theirs.
+    batch_norm_policy: what the encoder's batch norms do; "batch" takes the statistics of each batch and remembers them
+    for use, "kept" leaves them as they were.
     """
 
     objective: str
@@ -57,9 +65,9 @@ class Recipe:
     learning_rate: float
     weight_decay: float
     warmup: float
-    frozen: float
-    encoder_rate: float
-    statistics: str
+    freeze_fraction: float
+    encoder_lr_scale: float
+    batch_norm_policy: str
     clip: float
     precision: str
     threads: int
@@ -73,15 +81,15 @@ class Recipe:
             raise SelfsightError(f"canvases must be resident or stream, not {self.canvases!r}.")
         if self.precision not in ("no", "bf16"):
             raise SelfsightError(f"precision must be no or bf16, not {self.precision!r}.")
-        if self.statistics not in ("batch", "kept"):
-            raise SelfsightError(f"statistics must be batch or kept, not {self.statistics!r}.")
-        if self.frozen >= 1.0:
-            raise SelfsightError(f"frozen must be below 1, the whole budget, not {self.frozen!r}.")
+        if self.batch_norm_policy not in ("batch", "kept"):
+            raise SelfsightError(f"batch_norm_policy must be batch or kept, not {self.batch_norm_policy!r}.")
+        if self.freeze_fraction >= 1.0:
+            raise SelfsightError(f"freeze_fraction must be below 1, the whole budget, not {self.freeze_fraction!r}.")
 
     @property
     def encoder_apart(self) -> bool:
         """Whether the encoder's weights have a learning rate of their own."""
-        return self.frozen > 0.0 or self.encoder_rate != 1.0
+        return self.freeze_fraction > 0.0 or self.encoder_lr_scale != 1.0
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, for YAML and JSON."""
@@ -94,10 +102,13 @@ class Recipe:
     def from_dict(cls, values: Mapping[str, object]) -> Recipe:
         """The recipe that `to_dict` wrote, of this format or an older one. Raises `SelfsightError` naming what does
         not fit."""
+        values = renamed(values)
         if "pretrained" in values:
-            values = {"frozen": 0.0, "encoder_rate": 1.0, "statistics": "batch", **values}
+            values = {"freeze_fraction": 0.0, "encoder_lr_scale": 1.0, "batch_norm_policy": "batch", **values}
         try:
             made: dict[str, Any] = typed(values)
+            if isinstance(reasons := made.get("reasons"), dict):
+                made["reasons"] = renamed(reasons)
             return cls(**made)
         except TypeError as error:
             raise DataError(f"This recipe does not fit this version of selfsight: {error}.") from None
@@ -113,8 +124,14 @@ def check_numbers(values: Mapping[str, object]) -> None:
             raise SelfsightError(f"{called} must be a number, 0 or above (YAML: 1.0e-3), not {value!r}.")
 
 
+def renamed(values: Mapping[str, object]) -> dict[str, object]:
+    """A recipe's values, or its reasons, by the names of today."""
+    return {RENAMED.get(name, name): value for name, value in values.items()}
+
+
 def typed(values: Mapping[str, object]) -> dict[str, object]:
     """Some or all of a recipe's plain values as a YAML file holds them, made into what `Recipe` takes."""
+    values = renamed(values)
     if "pretrained" in values:  # before format 3
         before = f"timm:{values.get('encoder')}" if values["pretrained"] else "random"
         values = {"weights": before} | {k: v for k, v in values.items() if k != "pretrained"}

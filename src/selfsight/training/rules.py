@@ -139,19 +139,19 @@ def _warmup(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
     return 0.05, "of the budget, as Adam's second moments are rough at first (Liu et al., RAdam, ICLR 2020)"
 
 
-def _frozen(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
+def _freeze_fraction(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
     if facts.start is None:
         return 0.0, "random weights need no protection"
     return 0.1, "of the budget the weights stand still: random heads would distort them (Kumar et al., ICLR 2022)"
 
 
-def _encoder_rate(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
+def _encoder_lr_scale(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
     if facts.start is None:
         return 1.0, "the encoder is as new as the networks around it"
     return 0.1, "of the heads' rate, as what is learnt already moves less (Howard and Ruder, ULMFiT, ACL 2018)"
 
 
-def _statistics(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
+def _batch_norm_policy(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
     if facts.start is None:
         return "batch", "random weights have none worth keeping"
     return (
@@ -215,9 +215,9 @@ RULES: dict[str, Rule] = {
     "learning_rate": _learning_rate,
     "weight_decay": lambda facts, chosen: (WEIGHT_DECAYS.get(chosen["optimiser"], 0.0), "usual for the optimiser"),
     "warmup": _warmup,
-    "frozen": _frozen,
-    "encoder_rate": _encoder_rate,
-    "statistics": _statistics,
+    "freeze_fraction": _freeze_fraction,
+    "encoder_lr_scale": _encoder_lr_scale,
+    "batch_norm_policy": _batch_norm_policy,
     "clip": lambda facts, chosen: (0.0, "off: no run of ours needed it; steps that are not finite are skipped anyway"),
     "precision": _precision,
     "seed": lambda facts, chosen: (0, "fixed, so that a run can be repeated"),

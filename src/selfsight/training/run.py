@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import yaml
 from safetensors import SafetensorError
 
 from selfsight.data.lock import Busy, holder, locked
 from selfsight.errors import DataError, MachineError, SelfsightError, check_version, in_words
-from selfsight.files import write_whole
+from selfsight.files import read_json, write_whole
+from selfsight.results import duration
 from selfsight.training.recipe import FORMAT_VERSION, Recipe, plain
 
 
@@ -30,9 +31,20 @@ class Event(NamedTuple):
     text: str
 
 
+class LeftOut(NamedTuple):
+    """An item that could not be read. uri: "" in runs of older versions. at: "import" or "decoding", when it was found
+    out."""
+
+    id: str
+    uri: str
+    reason: str
+    at: str = "decoding"
+
+
 @dataclass(frozen=True)
 class Folder:
-    """What every training leaves behind: `run.log`, `metrics.jsonl`, `checkpoints/`, `set_aside.json`, `energy.json`.
+    """What every training leaves behind: `run.log`, `metrics.jsonl`, `checkpoints/`, `set_aside.json`, `energy.json`,
+    `finished.json`.
     last: of a subclass, the file that it writes last, with which the training is finished."""
 
     path: Path
@@ -55,14 +67,30 @@ class Folder:
     def finished(self) -> bool:
         return (self.path / self.last).exists()
 
-    def write_set_aside(self, reasons: dict[str, str]) -> None:
-        """Keep {id: reason} of the items that failed to decode."""
-        write_whole(self.path / "set_aside.json", json.dumps(reasons))
+    def write_set_aside(self, items: Iterable[LeftOut]) -> None:
+        """Keep which items were not learnt from, and why."""
+        write_whole(self.path / "set_aside.json", json.dumps([item._asdict() for item in items], indent=1))
 
-    def read_set_aside(self) -> dict[str, str]:
-        """What `write_set_aside` kept last; nothing where it never did."""
+    def read_set_aside(self) -> list[LeftOut]:
+        """What `write_set_aside` kept last; nothing where it never did. Older versions kept {id: reason}."""
         file = self.path / "set_aside.json"
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+        if isinstance(kept, dict):
+            return [LeftOut(item, "", reason) for item, reason in kept.items()]
+        return [LeftOut(**item) for item in kept]
+
+    def finish(self, steps: int, seconds: float) -> None:
+        """Keep what the training took in all, and say so in the log; to be called before `last` is written."""
+        write_whole(self.path / "finished.json", json.dumps({"steps": steps, "seconds": seconds}))
+        self.log("finished", f"after {duration(seconds)}", steps)
+
+    @property
+    def seconds(self) -> float:
+        """Active seconds of the whole command, over all its starts: import, decoding, training and the ending. Of one
+        that is not finished, or that an older version finished, up to the last row of metrics."""
+        kept = read_json(self.path / "finished.json") if self.finished else None
+        values = kept or (self.read_metrics() or [{}])[-1]
+        return float(cast(float, values.get("seconds", 0.0)))
 
     @property
     def in_use(self) -> bool:
@@ -127,7 +155,7 @@ class Folder:
 
     def clear(self) -> None:
         """Remove what an attempt left that did no step: another one, perhaps of other data, measures anew."""
-        for name in ("run.log", "metrics.jsonl", "set_aside.json", "energy.json"):
+        for name in ("run.log", "metrics.jsonl", "set_aside.json", "energy.json", "finished.json"):
             (self.path / name).unlink(missing_ok=True)
 
 

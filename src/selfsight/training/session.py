@@ -29,7 +29,7 @@ from selfsight.training.measure import canvas_features, seconds_to_whiten
 from selfsight.training.pretraining import train
 from selfsight.training.recipe import Recipe
 from selfsight.training.recorder import Watch
-from selfsight.training.run import Run
+from selfsight.training.run import LeftOut, Run
 from selfsight.training.settle import Settled
 from selfsight.training.show import Show
 from selfsight.training.watch import online_knn
@@ -115,10 +115,10 @@ class Session:
         if not whiten(self.encoder, features):
             text = f"Features are kept as they are: {recipe.encoder} ends in more than the linear layer of a whitening."
             run.log("note", text, done.step)
-        run.write_set_aside(self.canvases.set_aside)  # this may be the first to read an item
+        run.write_set_aside(set_aside(self.canvases))  # this may be the first to read an item
+        run.finish(done.step, self.clock.seconds)
         save(self.encoder, run.path / "encoder")
         shutil.rmtree(run.path / "encoder.before", ignore_errors=True)  # of the run that was extended
-        run.log("finished", f"after {self.clock.seconds:.0f} s", done.step)
 
     def _adaptation(self) -> Adaptation:
         """What is to be compared with the starting weights, which are read anew: the encoder may be further on."""
@@ -135,7 +135,7 @@ class Session:
         """Items that failed to decode in an earlier start are known within; those of all processes are kept after it,
         if all of them come to its end: else they would wait for each other there."""
         canvases, ended = self.canvases, False
-        canvases.set_aside |= self.run.read_set_aside()
+        canvases.set_aside |= {item.id: item.reason for item in self.run.read_set_aside() if item.at == "decoding"}
         try:
             yield
             ended = True
@@ -145,7 +145,18 @@ class Session:
         finally:
             canvases.set_aside = gathered(canvases.set_aside) if ended else canvases.set_aside
             if self.main:
-                self.run.write_set_aside(canvases.set_aside)
+                self.run.write_set_aside(set_aside(canvases))
+
+
+def set_aside(canvases: Canvases) -> list[LeftOut]:
+    """The items that cannot be learnt from, in the order of their paths: set aside at import, or while decoding."""
+    items, failed = canvases.collection, canvases.set_aside
+    columns = (items.set_aside[name].to_pylist() for name in ("id", "uri", "reason"))
+    found = [LeftOut(item, uri, reason, "import") for item, uri, reason in zip(*columns, strict=True)]
+    if failed:
+        uris = dict(zip(canvases.ids, canvases.rows["uri"].to_pylist(), strict=True))
+        found += [LeftOut(item, uris.get(item, ""), reason) for item, reason in failed.items()]
+    return sorted(found, key=lambda item: item.uri)
 
 
 def _normalisation(run: Run, canvases: Canvases, recipe: Recipe) -> Geometry:

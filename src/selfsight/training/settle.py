@@ -17,6 +17,7 @@ from selfsight.data.canvases import measure_format
 from selfsight.data.collection import Collection
 from selfsight.data.formats.format import usual_mode
 from selfsight.data.pixels import PixelFormat
+from selfsight.data.written import note
 from selfsight.encoders.store import check_name
 from selfsight.encoders.weights import RANDOM, Weights, find_weights, read
 from selfsight.errors import DataError, SelfsightError
@@ -25,15 +26,18 @@ from selfsight.objectives.objective import find
 from selfsight.training.build import check_sizes
 from selfsight.training.checkpoints import read_checkpoint
 from selfsight.training.optimisers import check_optimiser
-from selfsight.training.recipe import Budget, Recipe, plain, typed
+from selfsight.training.recipe import RENAMED, Budget, Recipe, plain, renamed, typed
 from selfsight.training.rules import facts_of, resolve
 from selfsight.training.run import Run
 
-# Values of a recipe that are chosen anew where another one is overridden: the first ones in any case, as they say
-# nothing without it, the second ones where the rules chose them for it, not a person.
+# Values of a recipe that are chosen again where another one is overridden: the first ones always, as they mean nothing
+# without it; the second ones only if rules chose them, not a person.
 _PARTS = ("encoder", "encoder_args", "size", "views", "canvas_side", "objective_options")
 DEPENDENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "weights": (("encoder", "encoder_args"), (*_PARTS, "channels", "frozen", "encoder_rate", "statistics")),
+    "weights": (
+        ("encoder", "encoder_args"),
+        (*_PARTS, "channels", "freeze_fraction", "encoder_lr_scale", "batch_norm_policy"),
+    ),
     "objective": (("objective_options", "views"), (*_PARTS, "learning_rate", "clip")),
     "encoder": (("encoder_args",), _PARTS[1:]),
     "size": (("views",), _PARTS),
@@ -145,10 +149,11 @@ def settle(
     """
     wanted = plain({k: asdict(v) if isinstance(v, Budget) else v for k, v in asked.items()} | {"recipe": recipe_file})
     if recipe_file:
-        wanted["recipe_digest"] = hashlib.blake2b(repr(_given(recipe_file)[0]).encode(), digest_size=8).hexdigest()
+        wanted["recipe_digest"] = _digest(_given(recipe_file)[0])
     wanted |= {"extend": True} if extend else {}
     data: dict[str, object] = {"source": str(source), "collection": str(items.path), "version": items.version}
     data |= {"items": len(items.usable), "id_hash": items.id_hash(), "processes": processes}
+    note("run", run.path, items.path)
     if run.begun:
         if not run.recipe_file.exists():
             raise DataError(f"{run.path} has checkpoints but no recipe.yaml. Give another -o, or remove the folder.")
@@ -159,6 +164,13 @@ def settle(
     run.clear()
     run.write_recipe(wanted, recipe, data | {"format": plain(asdict(format))})
     return Settled(recipe, format)
+
+
+def _digest(given: Mapping[str, object]) -> str:
+    """Hash of a recipe file's values, under the names of format 3: runs that were begun with it go on."""
+    first = {today: before for before, today in RENAMED.items()}
+    values = {first.get(name, name): value for name, value in given.items()}
+    return hashlib.blake2b(repr(values).encode(), digest_size=8).hexdigest()
 
 
 def settled_before(run: Run) -> Settled:
@@ -191,7 +203,7 @@ def _go_on(
     if differ:
         raise SelfsightError(
             f"{run.path} was started with other values of {', '.join(differ)}. "
-            "Give the same command to go on with it, or another -o to start anew."
+            "Give the same command to go on with it, or another -o for a new run."
         )
     if pinned["id_hash"] != data["id_hash"]:
         raise DataError(f"The images of {data['source']} changed since {run.path} was started. Give another -o.")
@@ -224,8 +236,8 @@ def _extend(run: Run, wanted: Mapping[str, object], recipe: Recipe, pinned: Mapp
 
 
 def _left_of(recipe_file: str | None, asked: Mapping[str, object]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The values of a recipe but for those that were chosen for another that was asked for instead, and the reasons of
-    those that rules chose."""
+    """The values of a recipe file, and the reasons of those that rules chose. What was chosen to fit a value that the
+    user now overrides is left out."""
     given, reasons = _given(recipe_file) if recipe_file else ({}, {})
     chosen_by_rules = set(reasons)
     by_hand = "encoder_args" in given and "encoder_args" not in reasons
@@ -243,6 +255,7 @@ def _given(recipe_file: str) -> tuple[dict[str, Any], dict[str, str]]:
     """The values of a recipe.yaml of a run, of `plan`, or written by hand, and its reasons, if it has any."""
     try:
         content = yaml.safe_load(Path(recipe_file).read_text(encoding="utf-8"))
-        return typed(content["resolved"]), {str(k): str(v) for k, v in (content.get("reasons") or {}).items()}
+        reasons = renamed(content.get("reasons") or {})
+        return typed(content["resolved"]), {str(name): str(reason) for name, reason in reasons.items()}
     except (OSError, KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise DataError(f"{recipe_file} is not a recipe.yaml of a run ({type(error).__name__}).") from None

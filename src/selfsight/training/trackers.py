@@ -45,7 +45,7 @@ def check(names: Sequence[str]) -> None:
         if name == "mlflow" and "MLFLOW_TRACKING_URI" not in os.environ:
             needed.append("sqlalchemy")  # its local database; mlflow-skinny comes without
         if not all(installed(package) for package in needed):
-            raise MachineError(f"--track {name} needs one package more. Run: pip install 'selfsight[{name}]'")
+            raise MachineError(f"--track {name} needs another package: pip install 'selfsight[{name}]'")
 
 
 def installed(package: str) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 
 # In the order of `selfsight --help`; the groups come behind them. A trailing underscore is for a keyword of Python.
 VERBS = (
-    *("import_", "objectives", "plan", "pretrain", "compare", "embed", "evaluate", "report", "demo"),
+    *("import_", "objectives", "plan", "pretrain", "compare", "embed", "odd", "evaluate", "report", "demo"),
     *("runs", "cache", "forget"),
 )
 SHORT = {"out": "-o"}  # short names of options, the same for every verb that has the option
@@ -47,6 +47,7 @@ EXAMPLES = {
     "demo": "selfsight demo",
     "runs": "selfsight runs list runs/",
     "cache": "selfsight cache list",
+    "odd": "selfsight odd photos/ --model runs/first -o odd/",
     "forget": "selfsight forget photos.lance a.jpg",
 }
 

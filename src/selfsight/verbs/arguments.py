@@ -22,8 +22,8 @@ _LISTS = (list, Sequence)
 def checked(verb: Callable[P, R]) -> Callable[P, R]:
     """`verb`, refusing arguments that its signature does not name: `SelfsightError` says which, and what it takes.
 
-    A path may be any `os.PathLike`, a number one of NumPy's; the verb gets text, or Python's number. Annotations that
-    only type checkers can resolve are not checked. While a verb runs that has a `device` and was given one,
+    A path may be any `os.PathLike`, a number one of NumPy's; the verb gets text, or Python's number. Objects of a class
+    that only type checkers import are known by its name. While a verb runs that has a `device` and was given one,
     `machine.best_device` is that device.
     """
 
@@ -51,15 +51,26 @@ def _device(asked: str | None) -> AbstractContextManager[None]:
     return computing_on(asked)
 
 
+class _Named(type):
+    """The type of classes known by name alone, because importing them is heavy."""
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return any(known.__name__ == cls.__name__ for known in type(value).__mro__)
+
+
 def hints_of(verb: Callable[..., object]) -> dict[str, object]:
-    """The types of the parameters, where they can be known now."""
-    found = {}
-    for name, hint in verb.__annotations__.items():
-        try:
-            found[name] = eval(hint, vars(sys.modules[verb.__module__])) if isinstance(hint, str) else hint
-        except NameError:  # imported for type checkers only
-            continue
-    return found
+    """The types of the parameters."""
+    names = vars(sys.modules[verb.__module__])
+    hints = {name: hint for name, hint in verb.__annotations__.items() if name != "return"}
+    return {name: _resolved(hint, names) if isinstance(hint, str) else hint for name, hint in hints.items()}
+
+
+def _resolved(hint: str, names: dict[str, object]) -> object:
+    try:
+        return eval(hint, names)
+    except NameError as error:  # imported for type checkers only
+        name = str(error.name)
+        return _resolved(hint, names | {name: _Named(name, (), {})})
 
 
 def typed(hint: object) -> object:

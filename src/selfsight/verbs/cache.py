@@ -25,13 +25,23 @@ class Entry(Result):
 
 
 @dataclass(frozen=True)
-class Cached(Result):
-    """folder: the cache folder. entries: all of them, of `list`. cleared, kept: of `clear`; kept are those with
-    decisions of people."""
+class Features(Result):
+    """A place where features lie: a folder beside a collection, or what `embed -o` wrote. collection: whose items."""
 
-    if_any: ClassVar = ("entries", "cleared", "kept")
+    path: str
+    collection: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Cached(Result):
+    """folder: the cache folder. entries: all of them, of `list`. features: of `list`, every place that is known, in the
+    cache folder or not. cleared, kept: of `clear`; kept are those with decisions of people."""
+
+    if_any: ClassVar = ("entries", "features", "cleared", "kept")
     folder: str
     entries: list[Entry] | None = None
+    features: list[Features] | None = None
     cleared: list[Entry] | None = None
     kept: list[Entry] | None = None
 
@@ -49,7 +59,7 @@ def cache(action: Literal["list", "clear"] = "list", *names: str) -> Cached:
     action
         What to do:
 
-        - list: every entry with its size.
+        - list: every entry with its size, and every known place of features.
         - clear: delete the entries named, or all.
 
     names
@@ -59,7 +69,7 @@ def cache(action: Literal["list", "clear"] = "list", *names: str) -> Cached:
 
     folder = cache_folder()
     if action == "list":
-        return Cached(str(folder), _entries(folder))
+        return Cached(str(folder), _entries(folder), _features())
     cleared, kept = [], []
     for entry in _named(names, folder):
         path = folder / entry.kind / entry.name
@@ -103,6 +113,19 @@ def _entries(folder: Path) -> list[Entry]:
         Entry(path.name, kind, _source(path), bytes_in(path) if path.is_dir() else path.stat().st_size)
         for kind in ("collections", "canvases", "torchvision")
         for path in sorted((folder / kind).glob("*"))
+    ]
+
+
+def _features() -> list[Features]:
+    from selfsight.data.features import FeatureStore
+    from selfsight.data.written import collections, written
+    from selfsight.files import bytes_in
+
+    found = [(path, table) for table in collections() for path in FeatureStore(table).folders]
+    found += [(Path(line.path), Path(line.collection)) for line in written("features")]
+    return [
+        Features(str(path), str(table), bytes_in(path) if path.is_dir() else path.stat().st_size)
+        for path, table in found
     ]
 
 
@@ -151,3 +174,8 @@ def show(result: Cached) -> None:
         [(row.name, row.kind, f"{row.bytes / 1e6:,.1f}", row.source or "unfinished") for row in rows],
     )
     console.print(f"{total / 1e6:,.1f} MB in {result.folder}")
+    if result.features:
+        said = "\nFeatures lie in these places. Only those in the cache folder are cleared with it."
+        console.print(said, soft_wrap=True)
+        for place in result.features:  # whole paths, that can be copied
+            console.print(f"{place.bytes / 1e6:9,.1f} MB  {place.path}", soft_wrap=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from selfsight.errors import SelfsightError
-from selfsight.probing.evaluation import About, Accuracy, Evaluation, Probes
+from selfsight.probing.evaluation import About, Evaluation
 from selfsight.verbs.arguments import checked
 
 if TYPE_CHECKING:
@@ -17,26 +18,31 @@ if TYPE_CHECKING:
     from selfsight.data.labels import Labels
     from selfsight.data.pixels import PixelFormat
     from selfsight.encoders.encoder import Encoder
+    from selfsight.probing.probes import Labelled
+
+    Pair: TypeAlias = tuple[Labelled, Labelled]  # train, test
 
 PIXEL_SIDE = 32
 PIXEL_DIMENSIONS = 256
+LOWEST = 5  # classes whose recall is printed
 
 
-class Labelled(NamedTuple):
-    """features [N, D] of items, their class numbers [N], and the group of each, None for one that is alone."""
+class Side(NamedTuple):
+    """Labelled items of a collection, to learn from or to measure on."""
 
-    features: np.ndarray
-    labels: np.ndarray
-    groups: list[str | None]
+    items: Collection
+    labels: Labels
 
 
 @checked
 def evaluate(
-    model: str,
+    model: str | Encoder,
     *,
-    train: str,
-    test: str,
-    shots: str = "1,5,30,all",
+    train: str | None = None,
+    test: str | None = None,
+    data: str | None = None,
+    split_by: str | None = None,
+    shots: str | int | Sequence[str | int] = "1,5,30,all",
     seeds: int = 5,
     out: str | None = None,
     device: str | None = None,
@@ -44,8 +50,9 @@ def evaluate(
     """Measure an encoder with labels: k-NN, linear and few-shot accuracy, beside controls.
 
     The controls are the same encoder with random weights (its batch norms with the statistics of the data), raw
-    pixels, and the starting weights if there were any. Labels are the column `label` of a collection, or else the names
-    of the folders that hold the images; images without one are left out, and a note counts them.
+    pixels, the commonest class, and the starting weights if there were any. Labels are the column `label` of a
+    collection, or else the names of the folders that hold the images; images without one are left out, and a note
+    counts them.
 
     Parameters
     ----------
@@ -56,8 +63,13 @@ def evaluate(
         Folder of labelled images to learn from: CLASS/image.jpg.
     test
         Folder of labelled images to measure on.
+    data
+        In place of both: images to be split by --split-by.
+    split_by
+        Column of --data that makes the split: one that says train and test, such as `split`, or one whose values must
+        not be on both sides, such as `group` (a patient, a part): a fifth of the images is then for testing.
     shots
-        Labels per class, separated by commas; `all` is every label.
+        Labels per class, separated by commas (in Python also a number or a list); `all` is every label.
     seeds
         Random draws of the labels for each few-shot figure; mean and spread are given.
     out
@@ -65,58 +77,44 @@ def evaluate(
     device
         Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
     """
-    import numpy as np
-
     from selfsight.data.canvases import measure_format
-    from selfsight.data.importers import open_source
-    from selfsight.data.labels import Labels, caveats, common_classes
-    from selfsight.encoders.statistics import measure_batch_norm, some_inputs
-    from selfsight.encoders.store import random_like, read_folder
-    from selfsight.encoders.weights import load
-    from selfsight.encoders.whitening import whitened
-    from selfsight.machine import best_device
+    from selfsight.data.labels import caveats, common_classes
+    from selfsight.encoders.weights import encoder_of
+    from selfsight.probing.probes import gains, measure, measure_commonest, more_labels
 
     counts = parse_shots(shots)
     if seeds < 1:
         raise SelfsightError(f"--seeds must be at least 1, not {seeds}.")
-    collections = open_source(train), open_source(test)
-    sides = [Labels.of(collection) for collection in collections]
-    classes = common_classes(*sides)
-    format = measure_format(collections[0])
-    encoder = load(model, format)
-    device = best_device()
-    encoders: dict[str, Encoder] = {"encoder": encoder.to(device), "random": random_like(encoder).to(device)}
-    measure_batch_norm(encoders["random"], some_inputs(collections[0], encoder.geometry))
-    notes = caveats(*zip(collections, sides, strict=True))
-    sides = [labels.labelled() for labels in sides]
-    if (Path(model) / "start" / "config.json").exists():
-        encoders["start"] = read_folder(Path(model) / "start").to(device)
-    elif encoder.about.get("starting_weights") and "view_size" in encoder.about:  # untrained, it is its own start
-        notes.append(f"{model} has no folder start, so its starting weights are not among the controls")
-    measured: dict[str, Probes] = {}
-    for name, candidate in encoders.items():
-        data = [_labelled(candidate, *side, classes, notes) for side in zip(collections, sides, strict=True)]
-        if name != "encoder" and encoder.net.num_classes:
-            data = _changed(data, whitened)
-        measured[name] = _probe(data, len(classes), counts, seeds)
-    pixels = [_pixels(*side, format, classes) for side in zip(collections, sides, strict=True)]
-    measured["pixels"] = _probe(_changed(pixels, reduced), len(classes), counts, seeds)
-    sizes = np.bincount(data[0].labels, minlength=len(classes))
-    for count in counts:
-        if count != "all" and int(count) > sizes.min():
-            small = [c for c, size in zip(classes, sizes, strict=True) if size < int(count)]
-            notes.append(f"{count} labels per class: {', '.join(small)} has fewer, all of its labels are used")
-    about = About(str(model), classes, len(data[0].labels), len(data[1].labels), seeds, notes)
-    result = Evaluation(measured["encoder"], measured["random"], measured.get("start"), measured["pixels"], about)
-    folder = Path(out) if out else Path(model) if (Path(model) / "recipe.yaml").exists() else None
-    if folder is not None:
-        _write(result, folder)
-    return result
+    sides, notes = _sides(train, test, data, split_by)
+    classes = common_classes(*(side.labels for side in sides))
+    format = measure_format(sides[0].items)
+    encoder = encoder_of(model, format)
+    folder = Path(model) if isinstance(model, str) else None
+    notes += caveats(*sides)
+    sides = [Side(items, labels.labelled()) for items, labels in sides]
+    pairs = _features(folder, encoder, sides, classes, format, notes)
+    taught, asked = pairs["encoder"]
+    notes += _short_of(counts, classes, taught.labels)
+    measured = {name: measure(*pair, classes, counts, seeds) for name, pair in pairs.items()}
+    best, start = measured["encoder"], measured.get("start")
+    result = Evaluation(
+        encoder=best.probes,
+        random=measured["random"].probes,
+        start=start.probes if start else None,
+        pixels=measured["pixels"].probes,
+        about=_about(folder, encoder, sides, classes, (taught, asked), seeds, notes),
+        commonest=measure_commonest(taught, asked, classes, counts),
+        gains={name: gains(best, each, asked.groups) for name, each in measured.items() if each is not best},
+        more=more_labels(best, taught, asked, seeds),
+    )
+    kept = Path(out) if out else folder if folder and (folder / "recipe.yaml").exists() else None
+    return result if kept is None else _kept(result, kept)
 
 
-def parse_shots(text: str) -> list[str]:
-    """`1,5,all` to ["1", "5", "all"]. Raises `SelfsightError` for anything else."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+def parse_shots(shots: str | int | Sequence[str | int]) -> list[str]:
+    """`1,5,all`, 5 or [1, 5, "all"] to ["1", "5", "all"]. Raises `SelfsightError` for anything else."""
+    given = shots.split(",") if isinstance(shots, str) else [shots] if isinstance(shots, int) else shots
+    parts = [part for part in (str(part).strip() for part in given) if part]
     for part in parts:
         if part != "all" and not (part.isascii() and part.isdecimal() and int(part) > 0):
             raise SelfsightError(f"--shots takes numbers above 0 and `all`, separated by commas, not {part!r}.")
@@ -125,11 +123,102 @@ def parse_shots(text: str) -> list[str]:
     return parts
 
 
+def _sides(train: str | None, test: str | None, data: str | None, split_by: str | None) -> tuple[list[Side], list[str]]:
+    """What to learn from and what to measure on, and a note where one collection was split."""
+    from selfsight.data.importers import open_source
+    from selfsight.data.labels import Labels
+    from selfsight.data.splits import train_and_test
+
+    if data is not None and split_by is not None and train is None and test is None:
+        items = open_source(data)
+        *labels, note = train_and_test(items, split_by)
+        return [Side(items, side) for side in labels], [note]
+    if train is None or test is None or data is not None or split_by is not None:
+        given = {"train": train, "test": test, "data": data, "split-by": split_by}
+        named = " and ".join(f"--{name}" for name, value in given.items() if value is not None) or "neither"
+        raise SelfsightError(
+            f"Labelled images are needed to learn from and to measure on, and {named} was given: "
+            "--train FOLDER --test FOLDER, or --data SOURCE --split-by COLUMN."
+        )
+    opened = [open_source(train), open_source(test)]
+    return [Side(items, Labels.of(items)) for items in opened], []
+
+
+def _features(
+    folder: Path | None, encoder: Encoder, sides: list[Side], classes: list[str], format: PixelFormat, notes: list[str]
+) -> dict[str, Pair]:
+    """The encoder's features of train and test, and those of each control, by name."""
+    from selfsight.encoders.whitening import whitened
+
+    found: dict[str, Pair] = {}
+    train, test = sides
+    for name, candidate in _candidates(folder, encoder, train.items, notes).items():
+        pair = _labelled(candidate, *train, classes, notes), _labelled(candidate, *test, classes, notes)
+        found[name] = _changed(pair, whitened) if name != "encoder" and encoder.net.num_classes else pair
+    found["pixels"] = _changed((_pixels(*train, format, classes), _pixels(*test, format, classes)), reduced)
+    return found
+
+
+def _candidates(folder: Path | None, encoder: Encoder, items: Collection, notes: list[str]) -> dict[str, Encoder]:
+    """The encoder, and the controls that are encoders, where it is."""
+    from selfsight.encoders.statistics import measure_batch_norm, some_inputs
+    from selfsight.encoders.store import random_like, read_folder
+
+    found: dict[str, Encoder] = {"encoder": encoder, "random": random_like(encoder).to(encoder.device)}
+    measure_batch_norm(found["random"], some_inputs(items, encoder.geometry))
+    if folder and (folder / "start" / "config.json").exists():
+        found["start"] = read_folder(folder / "start").to(encoder.device)
+    elif encoder.about.get("starting_weights") and "view_size" in encoder.about:  # untrained, it is its own start
+        notes.append(
+            f"{folder or 'The encoder'} has no folder start, so its starting weights are not among the controls"
+        )
+    return found
+
+
+def _short_of(counts: list[str], classes: list[str], labels: np.ndarray) -> list[str]:
+    """A note for each number of labels that a class has not."""
+    import numpy as np
+
+    notes, sizes = [], np.bincount(labels, minlength=len(classes))
+    for count in counts:
+        if count != "all" and int(count) > sizes.min():
+            small = [c for c, size in zip(classes, sizes, strict=True) if size < int(count)]
+            notes.append(f"{count} labels per class: {', '.join(small)} has fewer, all of its labels are used")
+    return notes
+
+
+def _about(
+    folder: Path | None,
+    encoder: Encoder,
+    sides: list[Side],
+    classes: list[str],
+    measured: Pair,
+    seeds: int,
+    notes: list[str],
+) -> About:
+    import hashlib
+
+    import numpy as np
+
+    from selfsight.training.run import Run
+
+    passes = minutes = None
+    if folder and (folder / "recipe.yaml").exists() and (rows := Run.open(folder).read_metrics()):
+        passes, minutes = rows[-1].get("epoch"), Run.open(folder).seconds / 60
+    train, test = (len(part.labels) for part in measured)
+    sizes = np.bincount(measured[1].labels, minlength=len(classes)).tolist()
+    labels = hashlib.blake2b("".join(side.labels.digest for side in sides).encode(), digest_size=16).hexdigest()
+    of = dict(zip(classes, sizes, strict=True))
+    name = "Encoder" if folder is None else str(folder)
+    return About(name, classes, train, test, seeds, notes, of, passes, minutes, encoder.digest, labels)
+
+
 def _labelled(
     encoder: Encoder, collection: Collection, labels: Labels, classes: list[str], notes: list[str]
 ) -> Labelled:
     """Features and classes of labelled items; what fails to decode is noted, once."""
     from selfsight.encoders.features import pooled_labelled
+    from selfsight.probing.probes import Labelled
 
     labels, features, bad = pooled_labelled(encoder, collection, labels)
     for note in sorted(
@@ -146,6 +235,7 @@ def _pixels(collection: Collection, labels: Labels, format: PixelFormat, classes
 
     from selfsight.data.geometry import Geometry
     from selfsight.encoders.features import input_batches
+    from selfsight.probing.probes import Labelled
 
     geometry = Geometry(format.channels, PIXEL_SIDE, format.window, (0.0,), (1.0,), format.depth, format.mode)
     out, kept = [], []
@@ -158,10 +248,10 @@ def _pixels(collection: Collection, labels: Labels, format: PixelFormat, classes
     return Labelled(np.concatenate(out), labels.numbers(classes), labels.groups)
 
 
-def _changed(data: list[Labelled], change: Callable[[list[np.ndarray]], list[np.ndarray]]) -> list[Labelled]:
+def _changed(pair: Pair, change: Callable[[list[np.ndarray]], list[np.ndarray]]) -> Pair:
     """Train and test with other features of the same items."""
-    features = change([part.features for part in data])
-    return [part._replace(features=some) for part, some in zip(data, features, strict=True)]
+    train, test = change([part.features for part in pair])
+    return pair[0]._replace(features=train), pair[1]._replace(features=test)
 
 
 def reduced(features: list[np.ndarray]) -> list[np.ndarray]:
@@ -173,47 +263,18 @@ def reduced(features: list[np.ndarray]) -> list[np.ndarray]:
     return [pca.transform(some) for some in features]
 
 
-def _probe(
-    data: list[Labelled],
-    classes: int,
-    counts: list[str],
-    seeds: int,
-) -> Probes:
-    """All probes of one set of features."""
-    import numpy as np
-
-    from selfsight.probing.linear import fit_few_shot, fit_linear
-    from selfsight.probing.metrics import metrics
-    from selfsight.probing.neighbours import fit_knn
-
-    (train, labels, groups), (test, truth, _) = data
-    probe = fit_linear(train, labels, classes, groups=groups)
-    scores = probe.scores(test)
-    few: dict[str, Accuracy] = {}
-    for count in counts:
-        if count == "all":
-            few[count] = Accuracy(_top1(scores, truth), 0.0)
-            continue
-        runs = [
-            _top1(fit_few_shot(train, labels, classes, int(count), seed).scores(test), truth) for seed in range(seeds)
-        ]
-        few[count] = Accuracy(float(np.mean(runs)), float(np.std(runs, ddof=1)) if seeds > 1 else 0.0)
-    knn = metrics(fit_knn(train, labels, classes).scores(test), truth)
-    return Probes(knn, metrics(scores, truth) | {"C": probe.strength}, few)
-
-
-def _top1(scores: np.ndarray, truth: np.ndarray) -> float:
-    return float((scores.argmax(1) == truth).mean())
-
-
-def _write(result: Evaluation, folder: Path) -> None:
+def _kept(result: Evaluation, folder: Path) -> Evaluation:
+    """Written to `folder`, with the earlier figures of the same encoder and labels that are there."""
     import csv
     import io
     import json
 
-    from selfsight.files import write_whole
+    from selfsight.files import read_json, write_whole
 
     folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(KeyError, TypeError, AttributeError):  # of no evaluation: it is replaced
+        if earlier := read_json(folder / "evaluation.json"):
+            result = result.with_earlier(Evaluation.of(earlier))
     write_whole(folder / "evaluation.json", json.dumps(result.to_dict(), indent=2))
     text = io.StringIO()
     writer = csv.writer(text)
@@ -224,26 +285,33 @@ def _write(result: Evaluation, folder: Path) -> None:
         for count, value in probes.few_shot.items():
             writer.writerow([name, f"few_shot {count}", "top1", value.mean, value.std])
     write_whole(folder / "evaluation.csv", text.getvalue())
+    return result
 
 
 def show(result: Evaluation) -> None:
-    """Print the table and what pretraining bought."""
+    """Print the accuracies, what pretraining bought and whether there are enough labels."""
     from rich.table import Table
 
     from selfsight.console import results
-    from selfsight.report.tables import evaluation_table, gains
+    from selfsight.report.worth import accuracy_table, conclusion, enough, gain_table, recall_table
 
-    console = results()
-    about, content = result.about, evaluation_table(result)
+    console, about = results(), result.about
+    accuracies, gained, recall = accuracy_table(result), gain_table(result), recall_table(result)
     table = Table(title=f"Accuracy in % on {about.test_items:,} test images, {len(about.classes)} classes")
-    for column in ["", *(row.title for row in content.rows)]:
+    for column in ["", *(row.title for row in accuracies.rows)]:
         table.add_column(column, justify="right" if column else "left")
-    for i, title in enumerate(content.columns):
-        table.add_row(title, *(row.cells[i].text for row in content.rows))
+    for i, title in enumerate(accuracies.columns):
+        table.add_row(title, *(row.cells[i].text for row in accuracies.rows))
     console.print(table)
-    for gain in gains(result):
-        console.print(f"Pretraining bought {gain.points} {gain.text}.")
+    table = Table("", *gained.columns, title="What pretraining gains, in points [95 % interval]")
+    for row in gained.rows:
+        table.add_row(row.title, *(cell.text for cell in row.cells))
+    console.print(table)
+    for sentence in filter(None, [*conclusion(result), enough(result)]):
+        console.print(sentence)
+    lowest = [f"{row.title} {row.cells[1].text} % ({row.cells[0].text} images)" for row in recall.rows[:LOWEST]]
+    console.print(f"{'Lowest recall' if len(recall.rows) > LOWEST else 'Recall'}: {', '.join(lowest)}.")
     for note in about.notes:
         console.print(f"Note: {note}.")
-    console.print("Balanced to AUROC are of the linear probe.", style="dim")
+    console.print("Balanced to AUROC, and recall, are of the linear probe with all labels.", style="dim")
     console.print(f"± is the standard deviation over {about.seeds} draws of the labels.", style="dim")

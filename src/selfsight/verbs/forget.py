@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,77 +26,116 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """Where forgotten items still are, or may be. kind: "collection", with those of its items that have their ids or
+    are exact copies; "features", a table that `embed -o` wrote; "run", which may have learnt from them."""
+
+    kind: str
+    path: str
+    items: list[Item] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Forgotten(Result):
-    """forgotten: the items that are gone. items: how many are left."""
+    """forgotten: the items that are gone. items: how many are left. elsewhere: what else is known to hold them."""
 
     forgotten: list[Item]
     items: int
+    elsewhere: list[Elsewhere]
 
 
 @checked
-def forget(collection: str, *ids: str) -> Forgotten:
+def forget(collection: str, *ids: str, group: str | None = None) -> Forgotten:
     """Remove items from a collection and from everything made of it, so that their bytes are gone.
 
     The table, its older versions, the features, the journal of decisions and the decoded pixels in the cache folder are
     rewritten or deleted. A new import leaves the items out, for their ids (hashes of their paths) are remembered.
     Your own files stay as they are, and so do runs: an encoder that was trained on an item has seen it, and a
-    report may show it. The command line asks first; in Python the call is the answer.
+    report may show it. Other collections, tables of features and runs that may hold an item are listed. The command
+    line asks first; in Python the call is the answer.
 
     Parameters
     ----------
     collection
         A .lance collection; or the folder or other source whose table the cache folder keeps.
     ids
-        Ids of the items, or their paths relative to the source; @FILE names a file with one a line.
+        Ids of the items, or their paths: relative to the source, or as its manifest has them; @FILE names a file with
+        one a line.
+    group
+        Every item of this group, such as a patient.
     """
-    from selfsight.data.cache import cache_folder
-    from selfsight.data.canvases import decoded_before, remove_canvases
-    from selfsight.data.collection import Collection
+    from selfsight.data.canvases import remove_canvases
     from selfsight.data.importers import open_source
     from selfsight.data.lock import Busy, locked
     from selfsight.data.manifest import beside
 
     items = open_source(collection, as_is=True)  # with the rows of files that are gone already
     wanted = [name for given in ids for name in _names(given)]
-    if not wanted:
-        raise SelfsightError("Say which items to forget, by id or by path: selfsight forget photos.lance a.jpg")
-    table = items.table
-    pairs = list(zip(table["id"].to_pylist(), table["uri"].to_pylist(), strict=True))
+    if not wanted and group is None:
+        raise SelfsightError("Say which items to forget, by id, path or --group: selfsight forget photos.lance a.jpg")
+    gone = _named(items, wanted) | (_grouped(items, group) if group is not None else {})
+    here = set(items.table["id"].to_pylist())
+    if here <= gone.keys():
+        raise SelfsightError(f"Those are all items of {items.path}. Delete the folder itself.")
+    rows = items.table.select(["id", "content_hash"]).to_pylist()
+    contents = {row["content_hash"] for row in rows if row["id"] in gone} - {None}
+    try:
+        with locked(beside(items.path, ".lance.lock")):
+            remove_canvases(set(gone))
+            shutil.rmtree(beside(items.path, ".lance.partial"), ignore_errors=True)  # of a stopped import
+            left = items.forget(list(gone))
+    except Busy as busy:
+        raise MachineError(f"{items.path} is being imported by process {busy}. Wait for it, and try again.") from None
+    tables = [items.path, *_forget_in_cache(items, gone)]
+    forgotten = [Item(item, uri) for item, uri in gone.items()]
+    return Forgotten(forgotten, len(left), _elsewhere(tables, gone, contents))
+
+
+def _named(items: Collection, wanted: list[str]) -> dict[str, str]:
+    """{id: uri} of the items that are named, with those of which only what was made of them is left. Raises
+    `SelfsightError` for a name of none, or that may mean several."""
+    from selfsight.data.canvases import decoded_before
+
+    pairs = list(zip(items.table["id"].to_pylist(), items.table["uri"].to_pylist(), strict=True))
     known = {name for pair in pairs for name in pair}
-    gone = [(item, uri) for item, uri in pairs if {item, uri} & set(wanted)]
+    meant = {name: [name] if name in known else _meant(items, name) for name in wanted}
     # A later import drops the rows of files that are gone; what was made of them before is still there.
-    called = {_id_of(items, name): name for name in wanted if name not in known}
+    called = {_id_of(items, uri): uri for uris in meant.values() for uri in uris if uri not in known}
     dropped = items.remembered(set(called)) | decoded_before(set(called))
-    gone += [(item, called[item]) for item in sorted(dropped)]
-    unknown = [name for item, name in called.items() if item not in dropped]
+    there = known | {called[item] for item in dropped}
+    chosen: set[str] = set()
+    for name, uris in meant.items():
+        found = [uri for uri in dict.fromkeys(uris) if uri in there]
+        if len(found) > 1 and name not in found:
+            raise SelfsightError(f"{name} may mean {' or '.join(found[:3])}. Nothing was removed. Give one of these.")
+        chosen |= {name} if name in found else set(found)
+    unknown = [name for name, uris in meant.items() if chosen.isdisjoint(uris)]
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         raise SelfsightError(
             f"{items.path} has no item {', '.join(unknown[:3])}{more}. Nothing was removed. "
             f"Give ids, or paths relative to {items.about.location}."
         )
-    if len(gone) - len(dropped) == len(pairs):
-        raise SelfsightError(f"Those are all items of {items.path}. Delete the folder itself.")
+    gone = {item: uri for item, uri in pairs if {item, uri} & chosen}
+    return gone | {item: called[item] for item in sorted(dropped) if called[item] in chosen}
+
+
+def _meant(items: Collection, name: str) -> list[str]:
+    """The ids or paths that may be meant by a name that is no item's."""
+    if re.fullmatch(r"[0-9a-f]{32}", name):
+        return [name]
     try:
-        with locked(beside(items.path, ".lance.lock")):
-            remove_canvases({item for item, _ in gone})
-            shutil.rmtree(beside(items.path, ".lance.partial"), ignore_errors=True)  # of a stopped import
-            left = items.forget([item for item, _ in gone])
-    except Busy as busy:
-        raise MachineError(f"{items.path} is being imported by process {busy}. Wait for it, and try again.") from None
-    for table in sorted((cache_folder() / "collections").glob("*/items.lance")):  # of the same source, by other verbs
-        if Collection.exists(table) and table.resolve() != items.path.resolve():
-            other = Collection.open(table)
-            if other.about.location == items.about.location:
-                other.forget([item for item, _ in gone])
-    return Forgotten([Item(item, uri) for item, uri in gone], len(left))
+        return [name, *items.source.meant(name)]
+    except SelfsightError:  # the source itself is gone
+        return [name, name.replace("\\", "/")]
 
 
-def removes(collection: str, *ids: str) -> str:
+def removes(collection: str, *ids: str, group: str | None = None) -> str:
     """What `forget` with these arguments removes, in words; nothing if it removes nothing."""
     names = [name for given in ids for name in _names(given)]
-    few = ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
-    return f"{few} from {collection} and whatever was made of it, for good" if names else ""
+    names = [*names[:5], *([f"{len(names) - 5:,} more"] if len(names) > 5 else [])]
+    names += [f"every item of the group {group}"] if group is not None else []
+    return f"{', '.join(names)} from {collection} and whatever was made of it, for good" if names else ""
 
 
 def _id_of(items: Collection, name: str) -> str:
@@ -111,6 +151,17 @@ def _id_of(items: Collection, name: str) -> str:
     return item_id(source, name)
 
 
+def _grouped(items: Collection, group: str) -> dict[str, str]:
+    """{id: uri} of the items of a group. Raises `SelfsightError` where there is none."""
+    found = items.of_group(group)
+    if found:
+        return found
+    groups = sorted(set(items.table["group"].to_pylist()) - {None})
+    some = f"There are {', '.join(groups[:3])}{', …' if len(groups) > 3 else ''}"
+    way = some if groups else "It was imported without groups: give selfsight import --columns group=COLUMN"
+    raise SelfsightError(f"{items.path} has no group {group}. Nothing was removed. {way}.")
+
+
 def _names(given: str) -> list[str]:
     if not given.startswith("@"):
         return [given]
@@ -121,7 +172,69 @@ def _names(given: str) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
+def _forget_in_cache(items: Collection, gone: dict[str, str]) -> list[Path]:
+    """Forget the items in the tables that other verbs keep of the same source; returns these tables."""
+    from selfsight.data.cache import cache_folder
+    from selfsight.data.collection import Collection
+
+    found = []
+    for table in sorted((cache_folder() / "collections").glob("*/items.lance")):
+        if Collection.exists(table) and table.resolve() != items.path.resolve():
+            other = Collection.open(table)
+            if other.about.location == items.about.location:
+                other.forget(list(gone))
+                found.append(table)
+    return found
+
+
+def _elsewhere(tables: list[Path], gone: dict[str, str], contents: set[str]) -> list[Elsewhere]:
+    """What is known to hold items, or may. tables: the collections that held them until now."""
+    from selfsight.data.collection import Collection
+    from selfsight.data.written import collections, written
+    from selfsight.files import ids_in
+
+    ids = set(gone)
+    out, held = [], {path.resolve() for path in tables}
+    for path in sorted({*collections(), *(path.resolve() for path in tables[0].parent.glob("*.lance"))}):
+        try:
+            other = Collection.open(path)
+            found = {item: gone[item] for item in other.remembered(ids)} | other.holding(ids, contents)
+        except (SelfsightError, KeyError, ValueError):  # damaged, or no collection
+            continue
+        if found:
+            held.add(path)
+            out.append(Elsewhere("collection", str(path), [Item(item, uri) for item, uri in found.items()]))
+    out += [Elsewhere("features", line.path) for line in written("features") if ids_in(Path(line.path)) & ids]
+    return out + [Elsewhere("run", path) for path, table in _runs(tables[0].parent) if table.resolve() in held]
+
+
+def _runs(beside: Path) -> list[tuple[str, Path]]:
+    """(run, its collection) of the runs that are known, here, in runs/ or beside a collection."""
+    from selfsight.data.written import written
+    from selfsight.training.run import Run
+
+    ways = [(Path(), "*"), (Path(), "*/*"), (Path("runs"), "*/*"), (beside, "*"), (beside, "*/*")]
+    files = {file for folder, way in ways for file in folder.glob(f"{way}/recipe.yaml")}
+    found = {file.parent.resolve() for file in files} | {Path(line.path) for line in written("run")}
+    out = []
+    for path in sorted(found):
+        try:
+            out.append((str(path), Path(Run.open(path).read_recipe()[2]["collection"])))
+        except (SelfsightError, KeyError, ValueError):  # no run, or damaged
+            continue
+    return out
+
+
 def show(result: Forgotten) -> None:
-    """Print what is gone and what is not."""
+    """Print what is gone, what is not, and what else holds it."""
     print(f"Forgot {len(result.forgotten):,} items, {result.items:,} are left.")
     print("Your files are as they were. Runs that were trained on these items, and their reports, are not changed.")
+    for other in result.elsewhere:
+        path = shlex.quote(other.path)
+        if other.kind == "collection":
+            ids = " ".join(item.id for item in other.items[:3]) + (" …" if len(other.items) > 3 else "")
+            print(f"{other.path} still holds {len(other.items):,} of them: selfsight forget {path} {ids}")
+        elif other.kind == "features":
+            print(f"{other.path} still holds features of them: delete it, or write it again with selfsight embed.")
+        else:
+            print(f"{other.path} may have learnt from them: selfsight runs remove {path}")

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
-from selfsight.results import Result
+from selfsight.results import Result, duration
 from selfsight.verbs.arguments import checked
 from selfsight.verbs.choices import Choices, spelt_out
 
@@ -144,7 +144,7 @@ def show(result: Plan) -> None:
     """Print the table of values and reasons, and the estimate."""
     from rich.table import Table
 
-    from selfsight.console import duration, results
+    from selfsight.console import results
 
     console = results()
     console.print(f"{result.items:,} items of {result.source}", soft_wrap=True)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from selfsight.errors import SelfsightError
-from selfsight.results import Result, counted
+from selfsight.results import Result, counted, duration
 from selfsight.verbs.arguments import checked
 from selfsight.verbs.choices import Choices, spelt_out
+from selfsight.verbs.import_ import SetAside
 
 if TYPE_CHECKING:
     from selfsight.data.canvases import Canvases
@@ -38,9 +39,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Pretrained(Result):
-    """run: its folder. items: how many it learnt from; set_aside: how many cannot be read, with their reasons. skipped:
-    steps that were not finite. alarms, notes: of its log. licence: of the encoder, with that of its starting
-    weights."""
+    """run: its folder. seconds: of the whole command, over all its starts. items: how many it learnt from; set_aside:
+    how many cannot be read, with their reasons; set_aside_items: which. skipped: steps that were not finite. alarms,
+    notes: of its log. licence: of the encoder, with that of its starting weights."""
 
     run: str
     steps: int
@@ -48,6 +49,7 @@ class Pretrained(Result):
     items: int
     set_aside: int
     reasons: dict[str, int]
+    set_aside_items: list[SetAside]
     skipped: int
     alarms: list[str]
     notes: list[str]
@@ -130,7 +132,7 @@ def pretrain(
             session = Session(run, settled, held, accelerator, started, watched)
             done = session.train(trackers)
             session.keep(done)
-            return _result(run, done, session.clock.seconds, held)
+            return _result(run, done, held)
 
 
 def _hold(settled: Settled, items: Collection, strict: bool) -> Canvases:
@@ -145,8 +147,9 @@ def _hold(settled: Settled, items: Collection, strict: bool) -> Canvases:
     return Resident(items, format, recipe.canvas_side, strict)
 
 
-def _result(run: Run, done: Done, seconds: float, canvases: Canvases) -> Pretrained:
+def _result(run: Run, done: Done, canvases: Canvases) -> Pretrained:
     from selfsight.encoders.store import about_of
+    from selfsight.training.session import set_aside
 
     last = (run.read_metrics() or [{}])[-1]
     reasons = canvases.collection.reasons(canvases.set_aside.values())
@@ -156,10 +159,11 @@ def _result(run: Run, done: Done, seconds: float, canvases: Canvases) -> Pretrai
     return Pretrained(
         run=str(run.path),
         steps=done.step,
-        seconds=seconds,
+        seconds=run.seconds,
         items=len(canvases) - len(canvases.set_aside),
         set_aside=sum(reasons.values()),
         reasons=reasons,
+        set_aside_items=[SetAside(item.uri, item.reason) for item in set_aside(canvases)],
         skipped=done.skipped,
         alarms=[event.text for event in events if event.kind == "alarm"],
         notes=list(dict.fromkeys(notes)),  # each end of an extended run has written its own
@@ -172,9 +176,10 @@ def _result(run: Run, done: Done, seconds: float, canvases: Canvases) -> Pretrai
 def show(result: Pretrained) -> None:
     """Print what was learnt from and what to type next."""
     run, evidence = result.run, result.evidence
-    print(f"{run}: {result.steps:,} steps on {result.items:,} images in {result.seconds:.0f} s.")
+    took = f"{duration(result.seconds)}, import and decoding included"
+    print(f"{run}: {result.steps:,} steps on {result.items:,} images in {took}.")
     if result.set_aside:
-        print(f"{result.set_aside:,} images were set aside ({counted(result.reasons)}); the report names them.")
+        print(f"{result.set_aside:,} images were set aside ({counted(result.reasons)}); set_aside.json names them.")
     if result.skipped:
         print(f"{result.skipped:,} steps were skipped, as they were not finite; run.log says why.")
     for text in result.alarms:

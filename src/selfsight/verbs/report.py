@@ -23,7 +23,15 @@ class Report(Result):
 
 
 @checked
-def report(run: str, *, out: str | None = None, thumbnails: bool = True, device: str | None = None) -> Report:
+def report(
+    run: str,
+    *,
+    out: str | None = None,
+    thumbnails: bool = True,
+    names: bool = True,
+    private: bool = False,
+    device: str | None = None,
+) -> Report:
     """Write one web page about a run: is it working, what did it learn, what to do next.
 
     The page is a single file that loads nothing from any network, so it can be mailed or archived.
@@ -38,6 +46,10 @@ def report(run: str, *, out: str | None = None, thumbnails: bool = True, device:
         File to write, instead of report.html in the folder of the run.
     thumbnails
         Small copies of your images on the page; `--no-thumbnails` leaves every one out.
+    names
+        File names, ids, and the paths of images and run; `--no-names` leaves every one out. Names of classes stay.
+    private
+        For a page that may travel: the same as `--no-thumbnails --no-names`.
     device
         Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
     """
@@ -54,7 +66,7 @@ def report(run: str, *, out: str | None = None, thumbnails: bool = True, device:
         raise SelfsightError(f"{path} is a folder. Give the file to write: -o {path / 'report.html'}")
     if not path.parent.is_dir():
         raise SelfsightError(f"The folder {path.parent} does not exist. Make it, or give another -o.")
-    page, verdict, items = build(opened, thumbnails)
+    page, verdict, items = build(opened, thumbnails and not private, names and not private)
     try:
         write_whole(path, page)
     except OSError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from selfsight.errors import SelfsightError
-from selfsight.results import Result
+from selfsight.results import Result, duration
 from selfsight.verbs.arguments import checked
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Described(Result):
     """A run. state: finished, training, stopped or damaged; of a damaged one the rest is None. weights: "random", or
-    what it started from. licence: theirs, which is the encoder's too, None where it is not known yet."""
+    what it started from. licence: theirs, which is the encoder's too, None where it is not known yet. seconds: of the
+    whole command, over all its starts."""
 
     run: str
     bytes: int
@@ -126,10 +127,10 @@ def _describe(path: Path) -> Described:
         return Described(str(path), size, "damaged")
     state = "finished" if run.finished else "training" if run.in_use else "stopped"
     licence = about_of(path / "encoder").get("licence")
-    steps, seconds = int(last.get("step", 0)), last.get("seconds", 0.0)
+    steps = int(last.get("step", 0))
     return Described(
         str(path), size, state, recipe.objective, recipe.encoder, data.get("items", 0), recipe.weights, licence, steps,
-        seconds,
+        run.seconds,
     )  # fmt: skip
 
 
@@ -147,8 +148,8 @@ def show(result: Runs) -> None:
         return
     rows = []
     for row in result.runs:
-        numbers = [f"{row.items or 0:,}", f"{row.steps or 0:,}", f"{(row.seconds or 0) / 60:.1f}"]
+        numbers = [f"{row.items or 0:,}", f"{row.steps or 0:,}", duration(row.seconds or 0)]
         start = f" (from {row.weights}: {row.licence or 'not ended'})" if row.weights not in (None, "random") else ""
         known = [row.state, row.objective or "", row.encoder or ""]
         rows.append([*known, *numbers, f"{row.bytes / 1e6:,.1f}", f"{row.run}{start}"])
-    table(("state", "objective", "encoder", "items", "steps", "minutes", "MB", "run"), rows)
+    table(("state", "objective", "encoder", "items", "steps", "time", "MB", "run"), rows)

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any, BinaryIO
 
-from selfsight.data.cache import cache_folder
+from selfsight.data.cache import cache_folder, check_room
 from selfsight.data.formats.format import Unreadable
 from selfsight.data.sources.columns import Columns, first_of, missing_column, with_class_names
 from selfsight.data.sources.folder import open_file
@@ -200,8 +200,9 @@ class TorchvisionSource(_Dataset):
         if "download" in accepted:
             given["download"] = True
         before = socket.getdefaulttimeout()
+        if not root.is_dir():
+            check_room(root)
         try:
-            root.mkdir(parents=True, exist_ok=True)
             socket.setdefaulttimeout(PATIENCE)  # torchvision sets none: it would wait for minutes
             return _torchvision_splits(kind, given, set(accepted))
         except Exception as error:

@@ -26,6 +26,11 @@ class LocalSource(Source):
 
     root: str
 
+    def meant(self, name: str) -> list[str]:
+        inside = os.path.realpath(self.root)
+        absolute = [os.path.relpath(name, inside).replace(os.sep, "/")] if name.startswith(os.sep) else []
+        return [*super().meant(name), *absolute]
+
     def holds(self, uri: str) -> bool:
         try:
             return os.path.isfile(os.path.join(self.root, uri))

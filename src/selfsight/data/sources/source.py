@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import posixpath
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -100,10 +101,20 @@ class Source(ABC):
     others: Counter[str]
     brings: tuple[str, ...] = ()
 
+    @cached_property
+    def root(self) -> str:
+        """What the uris are relative to: a folder, or the location of what holds the images itself."""
+        return self.location
+
     @property
     def keywords(self) -> dict[str, str]:
         """Columns that the listing leaves to whoever opens the files: their name -> a DICOM keyword."""
         return {}
+
+    def meant(self, name: str) -> list[str]:
+        """The paths, as an `Entry` has them, that somebody may mean by `name`, there or not: also without `./`, and
+        as Windows writes them."""
+        return [name, posixpath.normpath(name), posixpath.normpath(name.replace("\\", "/"))]
 
     def holds(self, uri: str) -> bool:
         """Whether `open` finds a file of this name, image or not: masks and boxes lie beside the images."""

@@ -12,6 +12,7 @@ import stat
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, BinaryIO, TextIO
 
 from selfsight.data.formats.format import Unreadable
@@ -50,6 +51,12 @@ class TableSource(LocalSource):
         lists = all(_suffix(manifest) in LISTS for manifest in self._manifests)
         return plain_columns(self.options.columns) if lists else {}
 
+    def meant(self, name: str) -> list[str]:
+        finder, found = _Finder(self.root, bool(self.options.root)), super().meant(name)
+        for folder in dict.fromkeys(os.path.dirname(os.path.realpath(manifest)) for manifest in self._manifests):
+            found += finder.meant(name, folder, finder.scope(folder))
+        return found
+
     def entries(self) -> Iterator[Entry]:
         self.others = Counter()
         seen = Seen()
@@ -79,7 +86,7 @@ class TableSource(LocalSource):
                         continue
                     entry = _entry(finder, cells.get(path), folder, beside, row)
                     if entry.uri == row or self.options.wanted(entry.uri):
-                        if not entry.reason:
+                        if entry.uri != row:  # also of a file that is gone: `forget --group` finds it
                             entry.columns = columns.fill(entry.uri, cells, stem_of(os.path.basename(manifest)))
                         yield entry
         except OSError as error:
@@ -96,7 +103,8 @@ def _entry(finder: _Finder, value: Any, folder: str, beside: str, row: str) -> E
             raise Unreadable("no such file (not UTF-8 in the manifest)")
         path, found = finder.find(text, folder, beside)
     except Unreadable as reason:
-        uri = finder.uri(os.path.normpath(os.path.join(finder.bases(folder)[0], text)))
+        way = _ways(text)[-1] if _is_utf8(value) else text  # where a backslash stands for a byte
+        uri = finder.uri(os.path.normpath(os.path.join(finder.bases(folder)[0], way)))
         return Entry(row if len(text) > _LONGEST or "\0" in text else uri, reason=str(reason))
     return Entry(finder.uri(path), found.st_size, found.st_mtime_ns)
 
@@ -164,11 +172,16 @@ class _Finder:
             return ""
         return uri + "/" if any(True for _ in list_folder(folder, Options(), Counter())) else ""
 
+    def meant(self, value: str, folder: str, beside: str) -> list[str]:
+        """The uris of what a cell may mean, there or not."""
+        with suppress(Unreadable):
+            return [self.uri(self.find(value, folder, beside)[0])]
+        paths = (os.path.join(base, way) for base in self.bases(folder) for way in _ways(value))
+        return [self.uri(os.path.normpath(path)) for path in paths]
+
     def find(self, value: str, folder: str, beside: str) -> tuple[str, os.stat_result]:
         """The path of a file and its `stat`. Raises `Unreadable` with the reason if there is none, or several."""
-        ways = [value]
-        if "\\" in value and os.sep == "/":  # written on Windows
-            ways.append(value.replace("\\", "/"))
+        ways = _ways(value)
         reason = "no such file"
         for base in self.bases(folder):
             for way in ways:
@@ -201,6 +214,11 @@ class _Finder:
             if found:
                 return found[0]
         return None
+
+
+def _ways(value: str) -> list[str]:
+    """A path as it is, and one written on Windows as it is meant here."""
+    return [value, value.replace("\\", "/")] if "\\" in value and os.sep == "/" else [value]
 
 
 def _keys(uri: str) -> list[str]:

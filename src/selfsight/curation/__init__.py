@@ -1,0 +1,1 @@
+"""What a collection holds that deserves a look: items unlike the others."""

@@ -1,0 +1,93 @@
+"""All probes of one set of features, and what they say of two sets: which of them is worth more, and by how much."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from selfsight.probing.evaluation import Accuracy, Interval, Probes
+from selfsight.probing.linear import LinearProbe, draw_half, fit_few_shot, fit_linear
+from selfsight.probing.metrics import metrics, paired_gain, sensitivity
+from selfsight.probing.neighbours import fit_knn
+
+SURE_ITEMS = 5000  # with so many labels one half of them is like another
+
+
+class Labelled(NamedTuple):
+    """features [N, D] of items, their class numbers [N], and the group of each, None for one that is alone."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    groups: list[str | None]
+
+
+class Measured(NamedTuple):
+    """probes: what one set of features reaches. hits: by "knn", labels per class or "half": whether each test item was
+    told right, [S, N] bool for S draws of the labels. linear: the probe of all labels."""
+
+    probes: Probes
+    hits: dict[str, np.ndarray]
+    linear: LinearProbe
+
+
+def measure(train: Labelled, test: Labelled, classes: list[str], counts: list[str], seeds: int) -> Measured:
+    """k-NN, the linear probe, and few-shot probes of each of `counts` labels per class ("all": every label), each of
+    these from `seeds` draws."""
+    features, labels, groups = train
+    probe = fit_linear(features, labels, len(classes), groups=groups)
+    scores, truth = probe.scores(test.features), test.labels
+    knn = fit_knn(features, labels, len(classes)).scores(test.features)
+    hits = {"knn": _hits(knn, truth)}
+    for count in counts:
+        draws = [scores] if count == "all" else [
+            fit_few_shot(features, labels, len(classes), int(count), seed).scores(test.features)
+            for seed in range(seeds)
+        ]  # fmt: skip
+        hits[count] = np.concatenate([_hits(some, truth) for some in draws])
+    few = {count: _accuracy(hits[count]) for count in counts}
+    linear = metrics(scores, truth) | {"C": probe.strength}
+    return Measured(Probes(metrics(knn, truth), linear, few, _recall(scores, truth, classes)), hits, probe)
+
+
+def measure_commonest(train: Labelled, test: Labelled, classes: list[str], counts: list[str]) -> Probes:
+    """What one reaches who always says the commonest class of `train`; for two guesses, the two commonest."""
+    shares = np.bincount(train.labels, minlength=len(classes)) / len(train.labels)
+    scores = np.tile(shares, (len(test.labels), 1))
+    few = {count: _accuracy(_hits(scores, test.labels)) for count in counts}
+    return Probes({}, metrics(scores, test.labels), few, _recall(scores, test.labels, classes))
+
+
+def gains(encoder: Measured, control: Measured, groups: list[str | None]) -> dict[str, Interval]:
+    """How much more accurate `encoder` is than `control`, by "knn" and labels per class. groups: of the test items."""
+    return {count: paired_gain(hits, control.hits[count], groups) for count, hits in encoder.hits.items()}
+
+
+def more_labels(encoder: Measured, train: Labelled, test: Labelled, seeds: int) -> dict[str, Interval]:
+    """How much more accurate all labels make the encoder than fewer, by labels per class, and than "half" of them."""
+    features, labels, _ = train
+    all_labels = encoder.linear
+    every = _hits(all_labels.scores(test.features), test.labels)
+    fewer = {count: hits for count, hits in encoder.hits.items() if count not in ("knn", "all")}
+    halves = [draw_half(labels, seed) for seed in range(seeds if len(labels) <= SURE_ITEMS else 1)]
+    if len(halves[0]) < len(labels):
+        fits = [
+            fit_linear(features[half], labels[half], len(all_labels.weight), all_labels.strength) for half in halves
+        ]
+        fewer["half"] = np.concatenate([_hits(fit.scores(test.features), test.labels) for fit in fits])
+    return {count: paired_gain(every, hits, test.groups) for count, hits in fewer.items()}
+
+
+def _hits(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """[1, N] bool, whether the likeliest class is the true one."""
+    return np.asarray(scores.argmax(1) == truth)[None]
+
+
+def _accuracy(hits: np.ndarray) -> Accuracy:
+    runs = hits.mean(1)
+    return Accuracy(float(runs.mean()), float(runs.std(ddof=1)) if len(runs) > 1 else 0.0)
+
+
+def _recall(scores: np.ndarray, truth: np.ndarray, classes: list[str]) -> dict[str, float | None]:
+    found = sensitivity(scores, truth).tolist()
+    return {name: None if np.isnan(share) else share for name, share in zip(classes, found, strict=True)}

@@ -1,0 +1,65 @@
+"""All probes of one set of features, and what they say of two sets, on features whose worth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from selfsight.probing.linear import draw_half
+from selfsight.probing.probes import Labelled, gains, measure, measure_commonest, more_labels
+
+CLASSES = ["a", "b", "c"]
+
+
+def side(count: int, noise: float, seed: int, shares: tuple[float, ...] = (0.6, 0.3, 0.1)) -> Labelled:
+    """Items around one corner of a cube for each class, as far off as `noise` says."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(len(shares), size=count, p=shares)
+    return Labelled(np.eye(8)[labels] + rng.normal(0, noise, (count, 8)), labels, [None] * count)
+
+
+def test_a_half_has_half_of_each_class_and_the_larger_half_of_an_odd_number() -> None:
+    labels = np.array([0] * 10 + [1] * 5 + [2])
+    half = draw_half(labels, 0)
+    assert np.bincount(labels[half]).tolist() == [5, 3, 1] and len(set(half)) == 9
+    assert set(half) != set(draw_half(labels, 1))
+
+
+def test_the_commonest_class_is_that_of_train_and_has_the_closed_form() -> None:
+    train, test = side(500, 0.1, 0), side(400, 0.1, 1, (0.2, 0.3, 0.5))
+    found = measure_commonest(train, test, CLASSES, ["1", "all"])
+    share = np.bincount(test.labels) / 400
+    assert found.linear["top1"] == found.few_shot["1"].mean == found.few_shot["all"].mean == share[0]
+    assert found.linear["top2"] == pytest.approx(share[0] + share[1])  # the two commonest of train
+    assert found.linear["auroc"] == 0.5 and found.linear["balanced"] == pytest.approx(1 / 3)
+    assert found.recall == {"a": 1.0, "b": 0.0, "c": 0.0} and found.few_shot["1"].std == 0.0 and found.knn == {}
+
+
+def test_a_gain_is_proven_for_better_features_and_not_for_the_same() -> None:
+    noise = (0.25, 0.8)
+    trains, tests = [side(150, some, 0) for some in noise], [side(300, some, 1) for some in noise]
+    clear, blurred = (measure(train, test, CLASSES, ["2", "all"], 4) for train, test in zip(trains, tests, strict=True))
+    found = gains(clear, blurred, tests[0].groups)
+    assert list(found) == ["knn", "2", "all"]
+    for count, gain in found.items():
+        assert gain.sign == 1
+        mine, theirs = (
+            m.probes.knn["top1"] if count == "knn" else m.probes.few_shot[count].mean for m in (clear, blurred)
+        )
+        assert gain.value == pytest.approx(mine - theirs)
+    assert all((gain.value, gain.sign) == (0.0, 0) for gain in gains(clear, clear, tests[0].groups).values())
+    assert clear.hits["2"].shape == (4, 300) and clear.probes.few_shot["2"].std > 0
+    for name, share in clear.probes.recall.items():
+        members = tests[0].labels == CLASSES.index(name)
+        assert share == pytest.approx(clear.hits["all"][0][members].mean())
+
+
+def test_more_labels_help_where_two_are_too_few() -> None:
+    train, test = side(150, 0.8, 0), side(600, 0.8, 1)
+    measured = measure(train, test, CLASSES, ["2", "all"], 4)
+    more = more_labels(measured, train, test, 4)
+    assert list(more) == ["2", "half"]
+    assert more["2"].sign == 1 and more["2"].value > more["half"].value
+    assert more["2"].value == pytest.approx(measured.probes.few_shot["all"].mean - measured.probes.few_shot["2"].mean)
+    one_each = Labelled(np.eye(8)[:3], np.arange(3), [None] * 3)  # has no half
+    assert list(more_labels(measure(one_each, test, CLASSES, ["all"], 2), one_each, test, 2)) == []

@@ -1,0 +1,145 @@
+"""What an encoder is worth, in tables and sentences: only what an interval proves is called a gain."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from selfsight.probing.evaluation import Evaluation, Interval
+from selfsight.report.worth import Cell, accuracy_table, conclusion, enough, gain_table, points, recall_table
+from selfsight.verbs.evaluate import show
+
+COUNTS = ("1", "5", "all")
+
+
+def probes(top1: float, few: tuple[float, ...], recall: tuple[float, float]) -> dict[str, Any]:
+    scores = {"top1": top1, "balanced": top1, "top2": None, "macro_f1": top1, "auroc": None}
+    spread = {"1": 0.1, "5": 0.02, "all": 0.0}
+    shots = {count: {"mean": mean, "std": spread[count]} for count, mean in zip(COUNTS, few, strict=True)}
+    return {
+        "knn": scores,
+        "linear": scores,
+        "few_shot": shots,
+        "recall": dict(zip(("good", "crack"), recall, strict=True)),
+    }
+
+
+def gained(*found: tuple[float, float, float]) -> dict[str, Any]:
+    return {
+        count: {"value": value, "low": low, "high": high}
+        for count, (value, low, high) in zip(COUNTS, found, strict=True)
+    }
+
+
+PROVEN, UNPROVEN, LOST = (0.123, 0.10, 0.14), (0.003, -0.006, 0.012), (-0.05, -0.08, -0.02)
+MEASURED = {
+    "encoder": probes(0.9, (0.55, 0.80, 0.9), (0.95, 0.60)),
+    "random": probes(0.7, (0.50, 0.677, 0.7), (0.9, 0.5)),
+    "pixels": probes(0.6, (0.60, 0.60, 0.6), (0.8, 0.4)),
+    "about": {
+        "classes": ["good", "crack"], "train_items": 60, "test_items": 20, "seeds": 3, "notes": ["a & b"],
+        "test_of": {"good": 15, "crack": 5}, "passes": 2.7, "minutes": 1.5,
+    },
+    "gains": {"random": gained(PROVEN, UNPROVEN, PROVEN), "pixels": gained(LOST, UNPROVEN, PROVEN)},
+}  # fmt: skip
+EVALUATION = Evaluation.of(MEASURED)
+
+
+def over_random(*found: tuple[float, float, float], **about: Any) -> list[str]:
+    """The conclusion from these gains over random weights."""
+    gains = {"random": {count: Interval(*gain) for count, gain in zip(COUNTS, found, strict=True)}}
+    return conclusion(replace(EVALUATION, gains=gains, about=replace(EVALUATION.about, **about)))
+
+
+def test_a_gain_is_what_an_interval_proves() -> None:
+    assert over_random(PROVEN, PROVEN, (0.02, 0.01, 0.03)) == [
+        "Pretraining helps: +2.0 to +12.3 points over random weights."
+    ]
+    assert over_random(PROVEN, UNPROVEN, UNPROVEN) == [
+        "Pretraining helps with 1 label per class: +12.3 points over random weights.",
+        "No measurable gain over random weights with 5 labels per class and all labels.",
+    ]
+    assert over_random(LOST, UNPROVEN, UNPROVEN, passes=100.0) == [
+        "Random weights are better than this encoder with 1 label per class (by 5.0 points).",
+        "No measurable gain over random weights with 5 labels per class and all labels.",
+    ]
+
+
+def test_no_gain_after_few_passes_says_how_long_to_train() -> None:
+    said = ["No measurable gain over random weights.", "2.7 passes over the images are few: try --minutes 20."]
+    assert over_random(UNPROVEN, UNPROVEN, UNPROVEN) == said
+    assert over_random(UNPROVEN, UNPROVEN, UNPROVEN, minutes=6.0)[1].endswith("try --minutes 45.")  # 6 * 20 / 2.7
+    assert over_random(UNPROVEN, UNPROVEN, UNPROVEN, passes=40.0) == said[:1]
+    assert over_random(UNPROVEN, UNPROVEN, UNPROVEN, passes=None) == said[:1]
+
+
+def test_other_controls_are_told_where_they_are_not_beaten() -> None:
+    assert conclusion(EVALUATION)[2:] == [
+        "Raw pixels are better than this encoder with 1 label per class (by 5.0 points).",
+        "No measurable gain over raw pixels with 5 labels per class.",
+    ]
+
+
+def test_an_evaluation_of_an_older_version_says_that_it_has_no_intervals() -> None:
+    older = Evaluation.of({name: value for name, value in MEASURED.items() if name != "gains"})
+    assert conclusion(older) == ["This evaluation has no intervals. Measure again to get them."]
+    assert gain_table(older).columns == [] and enough(older) == ""
+
+
+@pytest.mark.parametrize(
+    ("half", "word"),
+    [
+        ((0.028, 0.012, 0.044), "more labels are likely to help"),
+        ((0.028, -0.012, 0.044), "whether more would help is not certain"),
+        ((0.002, -0.004, 0.008), "as many again would bring little"),
+    ],
+)
+def test_whether_there_are_enough_labels(half: tuple[float, float, float], word: str) -> None:
+    more = {"1": Interval(0.35, 0.3, 0.4), "half": Interval(*half)}
+    assert enough(replace(EVALUATION, more=more)) == (
+        f"1 label per class gives 35.0 points less than all 60 [30.0, 40.0]. Half of the labels give "
+        f"{100 * half[0]:.1f} points less [{100 * half[1]:.1f}, {100 * half[2]:.1f}]: {word}."
+    )
+
+
+def test_points_have_a_sign_and_nought_has_none_below() -> None:
+    assert points(Interval(0.031, 0.012, 0.05)) == "+3.1 [1.2, 5.0]"
+    assert points(Interval(-0.0001, -0.01, 0.01)) == "+0.0 [-1.0, 1.0]"
+    assert points(Interval(0.02, None, None)) == "+2.0" and points(Interval(None, None, None)) == "–"
+
+
+def test_the_best_of_each_column_is_marked_and_what_nobody_has_is_left_out() -> None:
+    table = accuracy_table(EVALUATION)
+    columns = {title: [row.cells[i] for row in table.rows] for i, title in enumerate(table.columns)}
+    assert [cell.good for cell in columns["1/class"]] == [0, 0, 1]
+    assert columns["5/class"][0] == Cell("80.0 ± 2.0", 1)
+    assert list(columns) == ["k-NN", "linear", "balanced", "macro-F1", "1/class", "5/class", "all labels"]
+
+
+def test_the_class_that_is_found_least_comes_first() -> None:
+    assert [(row.title, *(cell.text for cell in row.cells)) for row in recall_table(EVALUATION).rows] == [
+        ("crack", "5", "60.0", "50.0", "40.0"),
+        ("good", "15", "95.0", "90.0", "80.0"),
+    ]
+
+
+def test_the_terminal_says_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    show(EVALUATION)
+    said = capsys.readouterr().out
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if "│" in line]
+    accuracies, gains = accuracy_table(EVALUATION), gain_table(EVALUATION)
+    for i, title in enumerate(accuracies.columns):
+        assert [title, *(row.cells[i].text for row in accuracies.rows)] in lines
+    for row in gains.rows:
+        assert [row.title, *(cell.text for cell in row.cells)] in lines
+    assert len(lines) == len(accuracies.columns) + len(gains.rows)
+    assert "+12.3 [10.0, 14.0]" in said
+    flowing = " ".join(said.split())
+    for sentence in (
+        *conclusion(EVALUATION),
+        "Recall: crack 60.0 % (5 images), good 95.0 % (15 images).",
+        "Note: a & b.",
+    ):
+        assert sentence in flowing
