@@ -252,12 +252,12 @@ def test_a_read_only_cache_or_collection(disk: Disk, photos: Path, monkeypatch: 
     assert disk.run(*imported)["items"] == 24  # nothing changed: nothing has to be written
     (photos / "000.png").unlink()
     assert "disk/photos.lance" in disk.fails(*imported)
-    assert "disk/photos.lance" in disk.fails("forget", "disk/photos.lance", "002.png")
+    assert "disk/photos.lance" in disk.fails("forget", "disk/photos.lance", "002.png", "--yes")
     assert "disk/new.lance" in disk.fails("import", photos, "-o", "disk/new.lance")
     assert f"{disk.path}/cache" in disk.fails("pretrain", photos, "-o", "run", *PRETRAIN, "2")
     disk.read_only(False)
     assert disk.run(*imported)["items"] == 23
-    assert disk.run("forget", "disk/photos.lance", "002.png")["items"] == 22
+    assert disk.run("forget", "disk/photos.lance", "002.png", "--yes")["items"] == 22
 
 
 # -- a vanished file --

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
-from selfsight.errors import MachineError
+from selfsight.errors import MachineError, SelfsightError
 from selfsight.machine import best_device
 
 WAIT = timedelta(hours=24)  # for the main process, which may decode for long before the others have anything to do
@@ -58,7 +58,13 @@ def start_processes() -> Accelerator:
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     handlers: list[Any] | None = [InitProcessGroupKwargs(timeout=WAIT)] if several else None
     # Accelerate joins processes on a CPU only if it is told to use it.
-    return Accelerator(mixed_precision="no", cpu=several and best_device() == "cpu", kwargs_handlers=handlers)
+    device = torch.device(best_device())
+    if several and device.index is not None:
+        raise SelfsightError(f"--device {device} is one device, and each process wants its own. Give {device.type}.")
+    accelerator = Accelerator(mixed_precision="no", cpu=several and device.type == "cpu", kwargs_handlers=handlers)
+    if not several:  # Accelerate keeps the device of the first run of a Python process
+        accelerator.state.device = device
+    return accelerator
 
 
 def gathered(here: dict[str, T]) -> dict[str, T]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import ClassVar
 
 
@@ -36,6 +38,14 @@ def check_version(found: int, known: int, what: object) -> None:
     """Raise `SelfsightError` if `what` was written in a format newer than the one that is `known`."""
     if found > known:
         raise DataError(f"{what} was written by a newer selfsight. Run: pip install -U selfsight")
+
+
+def meant(name: str, names: Iterable[str], prefix: str = "") -> str:
+    """` Did you mean X?`, to end the sentence that refuses `name`; nothing if none of the `names` is like it. prefix:
+    to be written before the name."""
+    known = {one.lower(): one for one in names}
+    close = get_close_matches(name.lower(), known, n=1)
+    return f" Did you mean {prefix}{known[close[0]]}?" if close else ""
 
 
 def first_line(error: BaseException) -> str:

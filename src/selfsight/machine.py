@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypedDict
 
 import psutil
 import torch
+
+from selfsight.errors import MachineError, SelfsightError
 
 # What PyTorch says in a plain RuntimeError where memory is used up: its allocator for the CPU (the second on Windows),
 # Metal's, and CUDA where it is not PyTorch's own allocator that asks.
@@ -25,13 +29,43 @@ OUT_OF_MEMORY = (
 )
 
 
+_asked: ContextVar[str | None] = ContextVar("device", default=None)
+
+
 def best_device() -> str:
-    """The device to compute on: CUDA, Apple's MPS or the CPU."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    """The device to compute on: the one that was asked for (`computing_on`), else CUDA, Apple's MPS or the CPU."""
+    return _asked.get() or devices()[0]
 
 
+def devices() -> list[str]:
+    """The devices that PyTorch can use here, the fastest first."""
+    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return [*(["cuda", *cuda] if cuda else []), *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
+
+
+@contextmanager
+def computing_on(device: str) -> Iterator[None]:
+    """Within it `best_device` is `device`: cpu, cuda, cuda:1, mps. Raises `SelfsightError` for another name,
+    `MachineError` where there is no such device."""
+    if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", device):
+        raise SelfsightError(f"--device takes cpu, cuda, cuda:N or mps, not {device!r}.")
+    if device not in devices():
+        kind = device.partition(":")[0]
+        why = "this machine has no such device" if kind in devices() else f"this PyTorch finds no {kind.upper()} here"
+        raise MachineError(f"--device {device}: {why}; available: {', '.join(devices())}.")
+    before = _asked.set(device)
+    try:
+        yield
+    finally:
+        _asked.reset(before)
+
+
+def kind_of(device: str) -> str:
+    """cuda of cuda:1."""
+    return torch.device(device).type
+
+
+PATIENCE = 5.0  # seconds, for a server to answer
 MUCH_FASTER = 1.5  # than more threads, before fewer are taken
 
 
@@ -70,15 +104,15 @@ def most_threads(rates: Mapping[int, float]) -> int:
 
 def has_bf16(device: str) -> bool:
     """Whether `device` computes bfloat16 in hardware."""
-    if device == "cuda":
+    if kind_of(device) == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def free_memory(device: str) -> int:
     """Bytes that this process could still allocate on `device`: its share of the machine's, or of its container's."""
-    if torch.device(device).type == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
+    if kind_of(device) == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
     free = int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     try:
         most, now = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
@@ -96,6 +130,34 @@ def memory_errors() -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in OUT_OF_MEMORY):
             raise MemoryError(str(error)) from error
         raise
+
+
+def hub_answers(name: str, kind: str, endpoint: str | None = None) -> bool:
+    """Whether the Hugging Face hub can be reached, asked once about a repository: "model" or "dataset". Its libraries
+    would ask again and again, for most of a minute, with a line on the terminal each time."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi(endpoint).repo_info(name, repo_type=kind, timeout=PATIENCE)
+    except HfHubHTTPError:  # an answer, if a refusal
+        return True
+    except Exception:  # no connection, in one of many forms
+        return False
+    return True
+
+
+@contextmanager
+def hub_cache_only(only: bool) -> Iterator[None]:
+    """Within it, if `only`, the hub's libraries take what is in their cache, and ask for nothing."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or only
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 class Environment(TypedDict):

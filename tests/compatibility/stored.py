@@ -45,7 +45,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "pretrain": ("pretrain", ITEMS, "-o", "fresh/run", *_WITH, "2"),
     "pretrain_planned": ("pretrain", ITEMS, "-o", "fresh/planned", "--recipe", "planned.yaml"),
     "runs_list": ("runs", "list", "."),
-    "runs_remove": ("runs", "remove", "fresh/planned"),
+    "runs_remove": ("runs", "remove", "fresh/planned", "--yes"),
     "embed": ("embed", ITEMS, "--model", "run", "-o", "features.parquet"),
     "embed_patches": ("embed", ITEMS, "--model", "run", "--tokens", "patches", "-o", "patches.npy"),
     "odd": ("odd", ITEMS, "--model", "run", "-o", "odd"),
@@ -54,11 +54,11 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "compare": ("compare", "run", "stopped/checkpoints/step-00000002", "--images", ITEMS, "--probe", "images/train"),
     "report": ("report", "run", "--out", "report.html"),
     "cache_list": ("cache", "list"),
-    "cache_clear": ("cache", "clear"),
+    "cache_clear": ("cache", "clear", "--yes"),
     "pretrain_resumed": ("pretrain", ITEMS, "-o", "stopped", *_WITH, str(STEPS)),
     "pretrain_extended": ("pretrain", ITEMS, "-o", "run", *_WITH, "2", "--extend"),
     "report_extended": ("report", "run"),
-    "forget": ("forget", ITEMS, ITEM),
+    "forget": ("forget", ITEMS, ITEM, "--yes"),
 }  # fmt: skip
 # {name of the stored help: the words that ask for it}: of the whole command line, of each group and of each verb.
 HELPS: dict[str, tuple[str, ...]] = {"selfsight": ()}

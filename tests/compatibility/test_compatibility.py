@@ -198,8 +198,8 @@ def test_the_journal_holds_what_was_decided() -> None:
 def test_a_cached_collection_with_decisions_is_not_cleared(work: Path) -> None:
     entry = cache_of(work) / "collections" / "images-0123456789ab"
     shutil.copytree("collection", entry)
-    said = json.loads(say("cache", "clear", "--json"))
+    said = json.loads(say("cache", "clear", "--yes", "--json"))
     assert [row["name"] for row in said["kept"]] == [entry.name] and not said["cleared"]
     assert (entry / "decisions.jsonl").read_text() == JOURNAL
     (entry / "decisions.jsonl").unlink()
-    assert [row["name"] for row in json.loads(say("cache", "clear", "--json"))["cleared"]] == [entry.name]
+    assert [row["name"] for row in json.loads(say("cache", "clear", "--yes", "--json"))["cleared"]] == [entry.name]

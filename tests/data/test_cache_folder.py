@@ -29,7 +29,7 @@ def test_a_home_or_cache_that_cannot_be_written_names_the_way_out(
     for command in (
         ("plan", photos),
         ("pretrain", photos, "-o", tmp_path / "run"),
-        ("forget", photos, "000.png"),
+        ("forget", photos, "000.png", "--yes"),
     ):
         done = subprocess.run(
             [sys.executable, "-m", "selfsight", *map(str, command)], capture_output=True, text=True, env=os.environ

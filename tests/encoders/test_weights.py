@@ -212,6 +212,7 @@ def test_what_cannot_be_is_one_sentence(tmp_path: Path):
     said = {
         "resnet18": "Did you mean timm:resnet18",
         "nowhere": "There are no weights nowhere",
+        "resnet-18": "Did you mean timm:resnet18",
         str(tmp_path / "half"): "no model.safetensors",
         str(tmp_path / "other"): "not the config.json that timm writes",
         str(tmp_path / "ended not"): "has not ended",
@@ -219,7 +220,7 @@ def test_what_cannot_be_is_one_sentence(tmp_path: Path):
         "timm:resnet19": "timm has no model",
         "timm:resnet18.nonsense": "no weights 'resnet18.nonsense'",
         "timm:vit_tiny_patch16_18": "timm has no model",
-        "torchvision:alexnet": "Of torchvision can",
+        "torchvision:alexnet": "Of torchvision's models these can: resnet18, ",
         "torchvision:resnet18.V9": "IMAGENET1K_V1",
         "torchvision:resnet18.": "IMAGENET1K_V1",
         "package:nothing": "efficientnet_lite0",

@@ -12,7 +12,7 @@ from helpers import tiny_recipe, two_views
 from selfsight.data.pixels import PixelFormat
 from selfsight.errors import SelfsightError
 from selfsight.objectives.facts import Facts
-from selfsight.training.recipe import Budget, Recipe
+from selfsight.training.recipe import Budget, Recipe, typed
 from selfsight.training.rules import resolve
 from selfsight.training.settle import differing
 from selfsight.views.plan import Colour, ViewGroup, ViewPlan
@@ -122,3 +122,17 @@ def test_what_is_asked_otherwise_than_before_is_named_in_order():
     assert differing(before, now) == ["budget", "extend", "recipe", "size", "views"]
     assert differing(before, {**before, "seed": 2, "recipe": "b.yaml"}, {"recipe", "extend"}) == ["seed"]
     assert differing({}, {"seed": None, "size": 0}) == ["size"]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"objectiv": "simclr"}, r"A recipe has no objectiv\. Did you mean objective\?"),
+        ({"budget": {"minute": 3}}, r"The budget of a recipe has no minute\. Did you mean minutes\?"),
+        ({"views": {"groups": [{"count": 2, "sizes": 32}]}}, r"A group of views has no sizes\. Did you mean size\?"),
+        ({"views": {"groups": [{"count": 2, "size": 32, "colour": {"xyz": 1}}]}}, r"has no xyz\. It has: brightness, "),
+    ],
+)
+def test_a_key_that_is_misspelt_is_named_with_the_one_that_was_meant(values, said):
+    with pytest.raises(SelfsightError, match=said):
+        typed(values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,19 @@ import pytest
 
 import selfsight
 from selfsight.verbs import VERBS, Verb
-from selfsight.verbs.arguments import checked
+from selfsight.verbs.arguments import checked, typed
 
 
 @pytest.mark.parametrize(
     ("verb", "arguments", "said"),
     [
-        ("runs", (("lst", "run"), {}), "action takes 'list', 'remove', not 'lst'"),
+        ("runs", (("lst", "run"), {}), "action takes 'list', 'remove', not 'lst'. Did you mean list?"),
         ("cache", (("show",), {}), "action takes 'list', 'clear', not 'show'"),
-        ("pretrain", (("photos",), {"out": "run", "views": "crops"}), "views takes 'full', 'crop-only', not 'crops'"),
+        (
+            "pretrain",
+            (("photos",), {"out": "run", "views": "crops"}),
+            "views takes 'full', 'crop-only', not 'crops'",
+        ),
         ("pretrain", (("photos",), {"out": "run", "steps": 2.5}), "steps takes a whole number, not 2.5"),
         ("pretrain", (("photos",), {"out": "run", "minutes": "20"}), "minutes takes a number, not '20'"),
         ("plan", (("photos",), {"positives": "patient"}), "positives takes 'image', 'group', not 'patient'"),
@@ -69,6 +74,25 @@ def test_numbers_of_numpy_become_pythons() -> None:
     for wrong in ({"steps": np.float32(2.5)}, {"steps": True}, {"rate": True}, {"names": "ab"}, {"names": [1]}):
         with pytest.raises(selfsight.SelfsightError, match=f"{next(iter(wrong))} takes"):
             numbers(**wrong)  # type: ignore[arg-type]
+
+
+@checked
+def several(*, shots: str | int | Sequence[str | int] = "1,all") -> object:
+    return shots
+
+
+def test_text_or_a_number_or_some_of_them() -> None:
+    for given in ("1,5", 5, [5], (1, "all"), [1, 5, "all"]):
+        assert several(shots=given) == given  # type: ignore[arg-type]
+    assert several(shots=np.array([1, 5])) == [1, 5] and several(shots=np.int64(5)) == 5  # type: ignore[arg-type]
+    for wrong in (2.5, [2.5], [None], {"1": 5}):
+        with pytest.raises(selfsight.SelfsightError, match="shots takes text or a whole number or a list of text or a"):
+            several(shots=wrong)  # type: ignore[arg-type]
+
+
+def test_on_the_command_line_text_stands_for_all_that_is_not_a_number() -> None:
+    assert typed(str | int | Sequence[str]) is str and typed(str | Path | None) == (str | None)
+    assert typed(float | None) == (float | None) and typed(list[str] | None) == (list[str] | None)
 
 
 @pytest.mark.parametrize("name", VERBS)

@@ -120,5 +120,11 @@ def test_on_the_command_line(two: tuple[Collection, Collection], cache: Path):
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     assert "photos" in said() and len(json.loads(said("list", "--json"))["entries"]) == 4
-    assert said("clear").startswith("Cleared 4 entries, ") and not any(cache.glob("*/*"))
+    asked = subprocess.run(
+        [sys.executable, "-m", "selfsight", "cache", "clear"], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert asked.returncode == 2 and "This would remove all 4 entries of " in asked.stderr
+    assert "To do it, add --yes." in asked.stderr and len(json.loads(said("list", "--json"))["entries"]) == 4
+    assert said("clear", "--yes").startswith("Cleared 4 entries, ") and not any(cache.glob("*/*"))
     assert "0.0 MB in" in said("list")
+    assert said("clear").startswith("Cleared 0 entries, ")  # nothing to ask about

@@ -193,6 +193,14 @@ def test_shots_that_mean_nothing(text: str) -> None:
         parse_shots(text)
 
 
+def test_shots_are_text_or_a_number_or_a_list() -> None:
+    assert parse_shots("1, 5,all") == parse_shots([1, 5, "all"]) == parse_shots(("1", 5, "all")) == ["1", "5", "all"]
+    assert parse_shots(5) == parse_shots([5]) == ["5"]
+    for wrong in (0, [-1], [], ["1,5"], True):
+        with pytest.raises(selfsight.SelfsightError, match="--shots"):
+            parse_shots(wrong)
+
+
 def test_an_encoder_in_place_of_its_name_gives_the_same(
     tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -301,10 +301,15 @@ def test_not_all_of_it(album: Path):
 def test_on_the_command_line(album: Path, tmp_path: Path):
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "selfsight", "forget", *arguments]
-        return subprocess.run(command, capture_output=True, text=True)
+        return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
-    done = run(str(album), SECRET, "--json")
+    done = run(str(album), SECRET, "late.png", "--json")
+    assert done.returncode == 2 and not done.stdout and "add --yes" in done.stderr
+    assert f"This would remove {SECRET}, late.png from {album}" in done.stderr
+    done = run(str(album), SECRET, "--json", "--yes")
     assert json.loads(done.stdout)["items"] == 6
-    assert run(str(album), "late.png").stdout.startswith("Forgot 1 items, 5 are left.\nYour files are as they were.")
-    done = run(str(album), "late.png")
+    assert run(str(album), "late.png", "--yes").stdout.startswith(
+        "Forgot 1 items, 5 are left.\nYour files are as they were."
+    )
+    done = run(str(album), "late.png", "--yes")
     assert done.returncode == 2 and "has no item late.png" in done.stderr

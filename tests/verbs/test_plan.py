@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 import selfsight
-from selfsight.results import duration
 from selfsight.verbs.choices import Choices
 
 
@@ -67,10 +66,3 @@ def test_its_parameters_are_those_of_pretrain():
     documented = (inspect.getdoc(selfsight.plan) or "").partition("Parameters")[2]
     assert all(f"\n{name}\n" in documented for name in own)
     assert not any(f"\n{name}\n" in documented for name in rest)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(8.4, "8 s"), (89, "89 s"), (134, "2.2 min"), (600, "10 min"), (7200, "2.0 h")]
-)
-def test_durations(seconds: float, said: str):
-    assert duration(seconds) == said

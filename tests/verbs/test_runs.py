@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -155,5 +157,49 @@ def test_on_the_command_line(first: Path):
 
     assert "runs/first" in said("list", "runs") and "finished" in said()
     assert json.loads(said("list", "--json"))["runs"][0]["steps"] == STEPS
-    assert said("remove", "runs/first").startswith("Removed runs/first, ")
+    assert said("remove", "runs/first", "--yes").startswith("Removed runs/first, ")
     assert "No runs here" in said()
+
+
+def test_removing_asks_first_where_somebody_types(first: Path):
+    def removed(answer: str | None, *more: str) -> tuple[int, str]:
+        """Exit code and stderr, where a terminal answers, or where there is none."""
+        command = [sys.executable, "-m", "selfsight", "runs", "remove", "runs/first", *more]
+        terminal, stdin = os.openpty() if answer is not None else (-1, subprocess.DEVNULL)
+        if answer is not None:
+            os.write(terminal, answer.encode())
+        done = subprocess.run(command, capture_output=True, text=True, stdin=stdin)
+        for opened in (terminal, stdin) if answer is not None else ():
+            os.close(opened)
+        return done.returncode, done.stderr
+
+    code, said = removed(None)
+    assert code == 2 and first.exists()
+    assert re.fullmatch(
+        r"selfsight: This would remove runs/first \(finished, [\d.]+ MB\)\. To do it, add --yes\.\n", said
+    )
+    for no in ("n\n", "\n", "\x04"):
+        code, said = removed(no)
+        assert (
+            code == 2 and said.startswith("Remove runs/first (finished, ") and said.endswith("Nothing was removed.\n")
+        )
+        assert first.exists()
+    assert (
+        removed(None, "extra")[1]
+        == "selfsight: extra is not a run: it has no recipe.yaml. Runs are made by: selfsight pretrain\n"
+    )
+    code, said = removed("y\n")
+    assert code == 0 and not first.exists()
+
+
+def test_a_long_path_is_printed_whole(first: Path):
+    deep = Path("runs") / "/".join(f"a_folder_of_somebody_{i}" for i in range(5)) / "run"
+    shutil.copytree(first, deep)
+    command = [sys.executable, "-m", "selfsight", "runs"]
+    said = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"}).stdout
+    assert f"    {deep}" in said.splitlines() and "    runs/first" in said.splitlines()
+    shutil.rmtree(deep)
+    lines = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"}
+    ).stdout.splitlines()
+    assert len(lines) == 2 and lines[1].endswith("  runs/first") and len(lines[1]) <= 80

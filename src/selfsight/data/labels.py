@@ -26,7 +26,7 @@ from selfsight.data.groups import deal, group_numbers, members_of
 from selfsight.data.sources.columns import as_text, in_any_case, listed
 from selfsight.data.sources.source import Options
 from selfsight.data.sources.table import check_text, open_table
-from selfsight.errors import DataError, SelfsightError
+from selfsight.errors import DataError, SelfsightError, meant
 
 Kind: TypeAlias = Literal["class", "classes", "grade", "number", "boxes", "masks", "none"]
 # class, grade: text. classes: texts in order. number: float. boxes: `Box`es. masks: the path of a mask, relative to the
@@ -69,7 +69,9 @@ class Labels:
         labels, and for a label that is not a number where one is asked for.
         """
         if kind not in ASKED:
-            raise SelfsightError(f"There are no labels of the kind {kind!r}. Choose one of {', '.join(ASKED)}.")
+            raise SelfsightError(
+                f"There are no labels of the kind {kind!r}. Choose one of {', '.join(ASKED)}.{meant(kind, ASKED)}"
+            )
         rows = items.usable if rows is None else rows
         doubt, named = "", any(items.usable["label"].to_pylist())
         values: list[Value | None]

@@ -16,7 +16,7 @@ import torch
 from selfsight.data.geometry import Geometry
 from selfsight.encoders.encoder import FORMAT_VERSION, Encoder
 from selfsight.encoders.licences import NONE
-from selfsight.errors import DataError, SelfsightError, check_version, first_line
+from selfsight.errors import DataError, SelfsightError, check_version, first_line, meant
 from selfsight.files import read_json
 
 # Arguments of timm's that are none of a model's. By the first it reads a file, whatever that is, over all weights.
@@ -56,8 +56,16 @@ def check_name(name: str) -> None:
     """Raise `SelfsightError`, with names like it, if timm knows no model of this name."""
     name = name.removeprefix("timm/")
     if not timm.is_model(name.split(".")[0]):
-        close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
-        raise SelfsightError(f"timm has no model {name!r}. {'Close: ' + ', '.join(close) if close else ''}".strip())
+        raise SelfsightError(f"timm has no model {name!r}.{models_like(name)}")
+
+
+def models_like(name: str, prefix: str = "") -> str:
+    """What to say of timm's models behind the sentence that refuses `name`: those that begin so, or the most like it.
+    prefix: to be written before each."""
+    base = name.split(".")[0]
+    if some := timm.list_models(f"{base}*")[:5]:
+        return f" There are: {', '.join(f'{prefix}{one}' for one in some)}."
+    return meant(base, timm.list_models(), prefix)
 
 
 def check_args(args: Container[str], source: str = "The encoder_args") -> None:

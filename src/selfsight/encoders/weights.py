@@ -25,9 +25,9 @@ from selfsight.data.geometry import Geometry
 from selfsight.data.pixels import PixelFormat
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.licences import UNKNOWN
-from selfsight.encoders.store import about_of, check_args, check_name, create, folder_of, read_folder
-from selfsight.errors import DataError, MachineError, SelfsightError, first_line
-from selfsight.machine import best_device
+from selfsight.encoders.store import about_of, check_args, check_name, create, folder_of, models_like, read_folder
+from selfsight.errors import DataError, MachineError, SelfsightError, first_line, meant
+from selfsight.machine import best_device, hub_answers, hub_cache_only
 
 RANDOM = "random"
 # torchvision's name: timm's. Their tensors have the same shapes in the same order, and mean the same (tested).
@@ -232,16 +232,24 @@ def _of_timm(source: str, name: str) -> Weights:
     try:
         cfg = timm.get_pretrained_cfg(name, allow_unregistered=False)
     except RuntimeError as error:  # a tag that the model has not
-        raise SelfsightError(f"timm has no weights {name!r}: {first_line(error)}") from None
+        tags = timm.list_pretrained(f"{_base(name)}.*")
+        close = meant(name, tags, "timm:") or f" There are: {', '.join(tags)}."
+        raise SelfsightError(f"timm has no weights {name!r}: {first_line(error)}{close}") from None
     if cfg is None or not cfg.has_weights:
         tags = timm.list_pretrained(f"{_base(name)}*")[:5]
         close = f" Close: {', '.join(f'timm:{n}' for n in tags)}." if tags else ""
         raise SelfsightError(f"timm has the model {name!r}, but no weights of it.{close}")
     channels, _, size = cfg.input_size
     origin = f"timm:{_base(name)}" + (f".{cfg.tag}" if cfg.tag else "")
+
+    def net() -> nn.Module:
+        repository = (cfg.hf_hub_id or "").partition("@")[0]
+        with hub_cache_only(bool(repository) and not hub_answers(repository, "model")):
+            return timm.create_model(name, pretrained=True)
+
     return Weights(
         source, _base(name), {}, channels, size, tuple(cfg.mean), tuple(cfg.std), cfg.license or UNKNOWN, origin,
-        lambda: timm.create_model(name, pretrained=True),
+        net,
     )  # fmt: skip
 
 
@@ -250,10 +258,12 @@ def _of_torchvision(source: str, name: str) -> Weights:
 
     base, dot, tag = name.partition(".")
     if base not in TORCHVISION:
-        raise SelfsightError(f"{source} cannot be used. Of torchvision's models these can: {', '.join(TORCHVISION)}.")
+        models = f"Of torchvision's models these can: {', '.join(TORCHVISION)}."
+        raise SelfsightError(f"{source} cannot be used. {models}{meant(base, TORCHVISION, 'torchvision:')}")
     known = models.get_model_weights(base)
-    if dot and tag not in known.__members__:
-        raise SelfsightError(f"torchvision has no weights {name!r}. There are: {', '.join(known.__members__)}.")
+    tags = list(known.__members__)
+    if dot and tag not in tags:
+        raise SelfsightError(f"torchvision has no weights {name!r}. There are: {', '.join(tags)}.{meant(tag, tags)}")
     chosen = known[tag] if tag else known.DEFAULT  # type: ignore[attr-defined]
     how = chosen.transforms()
     licence = (
@@ -275,7 +285,8 @@ def _of_torchvision(source: str, name: str) -> Weights:
 
 def _of_package(source: str, name: str) -> Weights:
     if name not in PACKAGES:
-        raise SelfsightError(f"No package of weights is called {name!r}. There are: {', '.join(PACKAGES)}.")
+        close = meant(name, PACKAGES, "package:")
+        raise SelfsightError(f"No package of weights is called {name!r}. There are: {', '.join(PACKAGES)}.{close}")
     package = PACKAGES[name]
     try:
         file = importlib.metadata.distribution(package.distribution).locate_file(package.file)
@@ -311,13 +322,17 @@ def _of_path(source: str, encoder: str | None) -> Weights:
         raise SelfsightError(
             f"{source} is not read: a pickle can run code. Give the same weights as .safetensors, which cannot."
         )
+    close = models_like(source, "timm:") if path.name == source else ""
+    if ":" in source:
+        close = meant(source, [f"{kind}:{source.partition(':')[2]}" for kind in ("timm", "torchvision", "package")])
     way = (
-        f"Did you mean timm:{source}?"
+        f" Did you mean timm:{source}?"
         if timm.is_model(_base(source))
-        else "Give a run, a folder with config.json and model.safetensors, a .safetensors file, timm:NAME, "
+        else close
+        or " Give a run, a folder with config.json and model.safetensors, a .safetensors file, timm:NAME, "
         f"torchvision:NAME or package:{next(iter(PACKAGES))}."
     )
-    raise SelfsightError(f"There are no weights {source}. {way}")
+    raise SelfsightError(f"There are no weights {source}.{way}")
 
 
 def _of_config(source: str, file: Path, config_file: Path) -> Weights:

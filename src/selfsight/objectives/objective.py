@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from selfsight.distributed import gather
 from selfsight.encoders.encoder import Encoder, Features
 from selfsight.encoders.store import takes_any_size
-from selfsight.errors import SelfsightError
+from selfsight.errors import SelfsightError, meant
 from selfsight.objectives.facts import Chosen, Facts, Options, Rule
 from selfsight.views.make import View
 from selfsight.views.plan import ViewPlan, same_but_count
@@ -111,7 +111,8 @@ class Objective(nn.Module):
             return
         for name, value in options.items():
             if name not in names:
-                raise SelfsightError(f"{cls.__name__} has no option {name}. It has: {', '.join(names) or 'none'}.")
+                has = f"It has: {', '.join(names) or 'none'}.{meant(name, names)}"
+                raise SelfsightError(f"{cls.__name__} has no option {name}. {has}")
             if wanted := _unlike(name, value, kinds.get(name)):
                 raise SelfsightError(f"The option {name} of {cls.__name__} must be {wanted}, not {value!r}.")
 
@@ -443,5 +444,5 @@ def find(name: str) -> type[Objective]:
         return joint(name)
     known = registry()
     if name not in known:
-        raise SelfsightError(f"No objective is called {name!r}. There are: {', '.join(known)}.")
+        raise SelfsightError(f"No objective is called {name!r}. There are: {', '.join(known)}.{meant(name, known)}")
     return known[name]

@@ -155,5 +155,5 @@ def seconds_a_step(
 def _now(device: str) -> float:
     """The time when all that was asked of the device is done."""
     if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     return time.monotonic()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import ParamsT
 
-from selfsight.errors import SelfsightError
+from selfsight.errors import SelfsightError, meant
 
 
 class LARS(torch.optim.Optimizer):
@@ -55,7 +55,9 @@ OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 def check_optimiser(name: str) -> None:
     """Raise `SelfsightError`, with the names there are, if none is called so."""
     if name not in OPTIMISERS:
-        raise SelfsightError(f"No optimiser is called {name!r}. There are: {', '.join(OPTIMISERS)}.")
+        raise SelfsightError(
+            f"No optimiser is called {name!r}. There are: {', '.join(OPTIMISERS)}.{meant(name, OPTIMISERS)}"
+        )
 
 
 class Group(TypedDict):

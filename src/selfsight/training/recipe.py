@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from selfsight.errors import DataError, SelfsightError
+from selfsight.errors import DataError, SelfsightError, meant
 from selfsight.views.plan import Colour, ViewGroup, ViewPlan
 
 # 2: a view's `draws` in place of `grid` and `keep`; 3: `weights` in place of `pretrained`; 4: the names of `RENAMED`
@@ -135,15 +135,14 @@ def typed(values: Mapping[str, object]) -> dict[str, object]:
     if "pretrained" in values:  # before format 3
         before = f"timm:{values.get('encoder')}" if values["pretrained"] else "random"
         values = {"weights": before} | {k: v for k, v in values.items() if k != "pretrained"}
-    unknown = sorted(values.keys() - {f.name for f in fields(Recipe)})
-    if unknown:
-        raise SelfsightError(f"A recipe has no {', '.join(unknown)}.")
+    check_keys(values, Recipe, "A recipe")
     made: dict[str, Any] = dict(values)
     try:
         if "views" in made:
             plan = made["views"]
             made["views"] = ViewPlan(tuple(_group(group) for group in plan["groups"]), plan.get("companion"))
         if "budget" in made:
+            check_keys(made["budget"], Budget, "The budget of a recipe")
             made["budget"] = Budget(**made["budget"])
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise SelfsightError(f"The views or the budget of this recipe cannot be read: {error}.") from None
@@ -151,9 +150,19 @@ def typed(values: Mapping[str, object]) -> dict[str, object]:
     return made
 
 
+def check_keys(values: Mapping[str, object], of: type, called: str) -> None:
+    """Raise `SelfsightError` for a key that is no field of the dataclass `of`."""
+    known = [f.name for f in fields(of)]
+    for name in values:
+        if name not in known:
+            raise SelfsightError(f"{called} has no {name}.{meant(name, known) or ' It has: ' + ', '.join(known) + '.'}")
+
+
 def _group(values: dict[str, Any]) -> ViewGroup:
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k not in ("grid", "keep")}
+    check_keys(values, ViewGroup, "A group of views")
     if "colour" in values:
+        check_keys(values["colour"], Colour, "The colour of a group of views")
         colour: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["colour"].items()}
         values["colour"] = Colour(**colour)
     return ViewGroup(**values | {"shared": frozenset(values.get("shared", ()))})

@@ -17,7 +17,7 @@ from selfsight.data.spread import spread
 from selfsight.encoders.licences import concern
 from selfsight.encoders.store import is_fixed_size, takes_any_size
 from selfsight.encoders.weights import RANDOM, Weights
-from selfsight.machine import best_device, fastest_threads, has_bf16, usable_cores
+from selfsight.machine import best_device, fastest_threads, has_bf16, kind_of, usable_cores
 from selfsight.objectives.facts import Chosen, Facts, Rule
 from selfsight.objectives.objective import find
 from selfsight.objectives.patches import patch_side
@@ -29,7 +29,7 @@ def facts_of(items: Collection, format: PixelFormat, processes: int = 1, start: 
     """Facts of the usable items of a collection and of this machine, which `processes` share."""
     rows = items.usable
     sides = np.minimum(rows["height"].to_numpy(), rows["width"].to_numpy())
-    device = best_device()
+    device = kind_of(best_device())
     bf16 = has_bf16(device)
 
     @cache

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from types import TracebackType
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from selfsight.console import console
-
-PLAIN_SECONDS = 30.0
+from selfsight.console import Sparse, console
 
 
 class Show:
@@ -23,16 +20,15 @@ class Show:
         columns = (said, BarColumn(bar_width=20), TextColumn("{task.percentage:>3.0f}%"))
         self.progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console)
         self.task = self.progress.add_task("training", total=1.0)
-        self.last = 0.0
+        self.sparse = Sparse()
         self.console.print(title)
 
     def __call__(self, row: dict[str, float]) -> None:
         figures = [how.format(row[name]) for name, how in self.shown.items() if name in row]
         text = "  ".join([f"step {row['step']}", *figures])
         self.progress.update(self.task, completed=row["progress"], description=text)
-        if not self.console.is_terminal and time.monotonic() - self.last > PLAIN_SECONDS:
-            self.console.print(f"{row['progress']:4.0%}  {text}")
-            self.last = time.monotonic()
+        if not self.console.is_terminal and (left := self.sparse(row["progress"])) is not None:
+            self.console.print(f"{row['progress']:4.0%}  {text}{left}", soft_wrap=True)
 
     def __enter__(self) -> Show:
         if self.console.is_terminal:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from selfsight.console import console
-from selfsight.errors import MachineError, SelfsightError, in_words
+from selfsight.errors import MachineError, SelfsightError, in_words, meant
 from selfsight.files import write_whole
 from selfsight.training.run import Folder
 
@@ -40,7 +40,7 @@ def check(names: Sequence[str]) -> None:
     """Raise `SelfsightError` for a tracker that is not known or not installed, before anything long is begun."""
     for name in names:
         if name not in NAMES:
-            raise SelfsightError(f"No tracker is called {name!r}. There are: {', '.join(NAMES)}.")
+            raise SelfsightError(f"No tracker is called {name!r}. There are: {', '.join(NAMES)}.{meant(name, NAMES)}")
         needed = [name]
         if name == "mlflow" and "MLFLOW_TRACKING_URI" not in os.environ:
             needed.append("sqlalchemy")  # its local database; mlflow-skinny comes without

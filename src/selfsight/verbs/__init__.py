@@ -1,8 +1,9 @@
 """What a user asks for: one verb a file, one group of verbs (`train classify`) a package.
 
 The table of verbs is here, for the command line and for `import selfsight`. A verb is the function that its module is
-named after; beside it is `show`, which prints its result for people. Importing this, or a verb's module, imports
-nothing heavy.
+named after; beside it is `show`, which prints its result for people. A verb that deletes what cannot be made again in
+a moment also has `removes`: given the same arguments, it says in words what would be removed, and the command line asks
+before it does so. Importing this, or a verb's module, imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -20,6 +21,35 @@ VERBS = (
     *("runs", "cache", "forget"),
 )
 SHORT = {"out": "-o"}  # short names of options, the same for every verb that has the option
+# Headings of `--help`, where a verb has more options than MOST_TOGETHER, and the options under each.
+MOST_TOGETHER = 7
+HEADINGS = {
+    "Data": ("columns", "include", "exclude", "root", "blank", "rate", "strict", "canvases", "collection", "train",
+             "test", "data", "split_by", "probe"),
+    "Encoder": ("model", "encoder", "weights", "size", "tokens"),
+    "Training": ("objective", "views", "positives", "batch_size", "accumulate", "optimiser", "learning_rate",
+                 "weight_decay", "recipe", "seed"),
+    "Budget": ("minutes", "epochs", "steps", "extend"),
+    "Measuring": ("shots", "seeds"),
+    "Machine": ("device", "energy"),
+    "Output": ("out", "track", "json", "yes"),
+}  # fmt: skip
+# A command line of each verb that works, for those who left something out.
+EXAMPLES = {
+    "import_": "selfsight import photos/ -o photos.lance",
+    "objectives": "selfsight objectives dino",
+    "plan": "selfsight plan photos/ --minutes 20",
+    "pretrain": "selfsight pretrain photos/ -o runs/first --minutes 20",
+    "compare": "selfsight compare runs/first runs/second",
+    "embed": "selfsight embed photos/ --model runs/first -o features.parquet",
+    "evaluate": "selfsight evaluate runs/first --train labelled/train --test labelled/test",
+    "report": "selfsight report runs/first",
+    "demo": "selfsight demo",
+    "runs": "selfsight runs list runs/",
+    "cache": "selfsight cache list",
+    "odd": "selfsight odd photos/ --model runs/first -o odd/",
+    "forget": "selfsight forget photos.lance a.jpg",
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +63,11 @@ class Verb:
     def words(self) -> tuple[str, ...]:
         """What names it on the command line, of a group two words: hyphens there are underscores in Python."""
         return tuple(word.rstrip("_").replace("_", "-") for word in (self.group, self.name) if word)
+
+    @property
+    def example(self) -> str:
+        """A command line that works; where there is none, the one that shows the help."""
+        return EXAMPLES.get(self.name, f"selfsight {' '.join(self.words)} --help")
 
     @property
     def module(self) -> ModuleType:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from selfsight.errors import SelfsightError
+from selfsight.errors import SelfsightError, meant
 from selfsight.results import Result
 from selfsight.verbs.arguments import checked
 
@@ -50,30 +51,27 @@ def cache(action: Literal["list", "clear"] = "list", *names: str) -> Cached:
     """List what is kept in the cache folder, or clear it.
 
     It holds what can be made again from your files: tables of items, decoded pixels (canvases) and
-    features. What people decided (labels, which items are forgotten) cannot be made again and is never cleared.
+    features. What people decided (labels, which items are forgotten) cannot be made again and is never cleared. The
+    command line asks before it clears anything; in Python the call is the answer.
 
     Parameters
     ----------
     action
-        list: every entry with its size, and every place that is known where features lie. clear: delete the entries
-        named, or all.
+        What to do:
+
+        - list: every entry with its size, and every known place of features.
+        - clear: delete the entries named, or all.
+
     names
         Entries, by the names that `list` shows.
-
     """
     from selfsight.data.cache import cache_folder
 
     folder = cache_folder()
-    entries = _entries(folder)
     if action == "list":
-        return Cached(str(folder), entries, _features())
-    unknown = sorted(set(names) - {entry.name for entry in entries})
-    if unknown:
-        raise SelfsightError(f"The cache has no {', '.join(unknown)}. See: selfsight cache list")
+        return Cached(str(folder), _entries(folder), _features())
     cleared, kept = [], []
-    for entry in entries:
-        if names and entry.name not in names:
-            continue
+    for entry in _named(names, folder):
         path = folder / entry.kind / entry.name
         if _decided(path):
             kept.append(entry)
@@ -84,6 +82,28 @@ def cache(action: Literal["list", "clear"] = "list", *names: str) -> Cached:
             path.unlink()
         cleared.append(entry)
     return Cached(str(folder), cleared=cleared, kept=kept)
+
+
+def removes(action: str = "list", *names: str) -> str:
+    """What `cache` with these arguments removes, in words; nothing if it removes nothing."""
+    from selfsight.data.cache import cache_folder
+
+    folder = cache_folder()
+    gone = [entry for entry in _named(names, folder) if not _decided(folder / entry.kind / entry.name)]
+    if action != "clear" or not gone:
+        return ""
+    what = ", ".join(entry.name for entry in gone) if names or len(gone) == 1 else f"all {len(gone)} entries"
+    return f"{what} of {folder} ({sum(entry.bytes for entry in gone) / 1e6:,.1f} MB; made again when needed)"
+
+
+def _named(names: Sequence[str], folder: Path) -> list[Entry]:
+    """The entries to be cleared: those named, or all. Raises `SelfsightError`."""
+    entries = _entries(folder)
+    for name in names:
+        if name not in {entry.name for entry in entries}:
+            close = meant(name, [entry.name for entry in entries])
+            raise SelfsightError(f"The cache has no {name}.{close} See: selfsight cache list")
+    return [entry for entry in entries if not names or entry.name in names]
 
 
 def _entries(folder: Path) -> list[Entry]:
@@ -139,11 +159,9 @@ def _source(path: Path) -> str | None:
 
 def show(result: Cached) -> None:
     """Print a table of the entries, or what was cleared."""
-    from rich.table import Table
+    from selfsight.console import results, table
 
-    from selfsight.console import results
-
-    console = results()
+    console = results(soft_wrap=True)
     rows = result.entries or result.cleared or []
     total = sum(row.bytes for row in rows)
     if result.entries is None:
@@ -151,10 +169,10 @@ def show(result: Cached) -> None:
         for row in result.kept or []:
             console.print(f"Kept {row.name}: it holds what people decided. Delete that folder yourself if you mean it.")
         return
-    table = Table("name", "kind", "of", "MB", box=None)
-    for row in rows:
-        table.add_row(row.name, row.kind, row.source or "unfinished", f"{row.bytes / 1e6:,.1f}")
-    console.print(table)
+    table(
+        ("name", "kind", "MB", "of"),
+        [(row.name, row.kind, f"{row.bytes / 1e6:,.1f}", row.source or "unfinished") for row in rows],
+    )
     console.print(f"{total / 1e6:,.1f} MB in {result.folder}")
     if result.features:
         said = "\nFeatures lie in these places. Only those in the cache folder are cleared with it."

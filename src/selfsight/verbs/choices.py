@@ -56,6 +56,8 @@ class Choices(TypedDict, total=False):
         resident: decode every image once beforehand, into the cache folder. stream: decode on the way.
     collection
         Where to keep the table of items, instead of the cache folder.
+    device
+        Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
     """
 
     minutes: float | None
@@ -76,6 +78,7 @@ class Choices(TypedDict, total=False):
     recipe: str | None
     canvases: Literal["resident", "stream"] | None
     collection: str | None
+    device: str | None
 
 
 def spelt_out(verb: Callable[P, R]) -> Callable[P, R]:

@@ -49,7 +49,7 @@ class Comparison(Result):
 
 
 @checked
-def compare(*runs: str, images: str | None = None, probe: str | None = None) -> Comparison:
+def compare(*runs: str, images: str | None = None, probe: str | None = None, device: str | None = None) -> Comparison:
     """Rank runs and checkpoints by four criteria that need no labels, all on the same images and the same views.
 
     RankMe: in how many directions the features vary. LiDAR: in how many they tell images apart, measured against how
@@ -66,6 +66,8 @@ def compare(*runs: str, images: str | None = None, probe: str | None = None) -> 
         Images to compare on, if not those of the first run.
     probe
         Labelled images (CLASS/image.jpg), only to show k-NN accuracy; nothing learns from them.
+    device
+        Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
     """
     import numpy as np
     from scipy.stats import rankdata, spearmanr
@@ -172,22 +174,18 @@ def _knn(encoder: Encoder, labelled: Collection) -> float:
 
 def show(result: Comparison) -> None:
     """Print the ranking."""
-    from rich.table import Table
+    from selfsight.console import results, table
 
-    from selfsight.console import results
-
-    console = results()
-    with_knn = result.runs[0].knn is not None
-    table = Table(
-        "run", "RankMe", "LiDAR", "alpha-ReQ", "stability", "mean rank", *(["k-NN, %"] if with_knn else []), box=None
-    )
+    console = results(soft_wrap=True)
+    knn = ["k-NN, %"] if result.runs[0].knn is not None else []
+    rows = []
     for row in result.runs:
         figures = [f"{row.rankme:.1f}", f"{row.lidar:.1f}", f"{row.alpha_req:.2f}"]
         figures += [f"{row.neighbour_stability:.2f}", f"{row.mean_rank:.2f}"]
-        table.add_row(row.run, *figures, *([] if row.knn is None else [f"{100 * row.knn:.1f}"]))
-    console.print(table)
+        rows.append([*figures, *([] if row.knn is None else [f"{100 * row.knn:.1f}"]), row.run])
+    table(("RankMe", "LiDAR", "alpha-ReQ", "stability", "mean rank", *knn, "run"), rows)
     for name, value in (result.correlations or {}).items():
         console.print(
             f"{name.replace('_', ' ')} ranks as k-NN does by {value:+.2f} (1 the same, 0 unrelated, -1 reversed)"
         )
-    console.print(f"Next: selfsight report {shlex.quote(result.runs[0].run)}", soft_wrap=True)
+    console.print(f"Next: selfsight report {shlex.quote(result.runs[0].run)}")

@@ -32,7 +32,7 @@ class Demo(Result):
 
 
 @checked
-def demo(*, out: str = "runs/demo", minutes: float = 1.0, seeds: int = 3) -> Demo:
+def demo(*, out: str = "runs/demo", minutes: float = 1.0, seeds: int = 3, device: str | None = None) -> Demo:
     """Pretrain on 1,797 handwritten digits without their labels, evaluate with a few, write the report.
 
     Parameters
@@ -43,6 +43,8 @@ def demo(*, out: str = "runs/demo", minutes: float = 1.0, seeds: int = 3) -> Dem
         Time of the pretraining.
     seeds
         Random draws of the labels for each figure.
+    device
+        Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
     """
     from selfsight.training.run import Run
     from selfsight.verbs.evaluate import evaluate

@@ -79,6 +79,7 @@ def embed(
     out: str | None = None,
     tokens: Literal["pooled", "patches"] = "pooled",
     collection: str | None = None,
+    device: str | None = None,
 ) -> Embedding:
     """Turn images into features, one row per image: its id, uri, label and whatever else is known of it, and features.
 
@@ -95,6 +96,8 @@ def embed(
         pooled: one vector an image. patches: one vector a patch, in reading order.
     collection
         Where to keep the table of items, instead of the cache folder.
+    device
+        Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
     """
     from selfsight.console import console
     from selfsight.data.canvases import measure_format

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -42,9 +42,10 @@ def evaluate(
     test: str | None = None,
     data: str | None = None,
     split_by: str | None = None,
-    shots: str = "1,5,30,all",
+    shots: str | int | Sequence[str | int] = "1,5,30,all",
     seeds: int = 5,
     out: str | None = None,
+    device: str | None = None,
 ) -> Evaluation:
     """Measure an encoder with labels: k-NN, linear and few-shot accuracy, beside controls.
 
@@ -68,11 +69,13 @@ def evaluate(
         Column of --data that makes the split: one that says train and test, such as `split`, or one whose values must
         not be on both sides, such as `group` (a patient, a part): a fifth of the images is then for testing.
     shots
-        Labels per class, separated by commas; `all` is every label.
+        Labels per class, separated by commas (in Python also a number or a list); `all` is every label.
     seeds
         Random draws of the labels for each few-shot figure; mean and spread are given.
     out
         Folder for evaluation.json and evaluation.csv; the run's own folder if `model` is a run.
+    device
+        Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
     """
     from selfsight.data.canvases import measure_format
     from selfsight.data.labels import caveats, common_classes
@@ -110,9 +113,10 @@ def evaluate(
     return result if kept is None else _kept(result, kept)
 
 
-def parse_shots(text: str) -> list[str]:
-    """`1,5,all` to ["1", "5", "all"]. Raises `SelfsightError` for anything else."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+def parse_shots(shots: str | int | Sequence[str | int]) -> list[str]:
+    """`1,5,all`, 5 or [1, 5, "all"] to ["1", "5", "all"]. Raises `SelfsightError` for anything else."""
+    given = shots.split(",") if isinstance(shots, str) else [shots] if isinstance(shots, int) else shots
+    parts = [part for part in (str(part).strip() for part in given) if part]
     for part in parts:
         if part != "all" and not (part.isascii() and part.isdecimal() and int(part) > 0):
             raise SelfsightError(f"--shots takes numbers above 0 and `all`, separated by commas, not {part!r}.")

@@ -51,7 +51,8 @@ def forget(collection: str, *ids: str, group: str | None = None) -> Forgotten:
     The table, its older versions, the features, the journal of decisions and the decoded pixels in the cache folder are
     rewritten or deleted. A new import leaves the items out, for their ids (hashes of their paths) are remembered.
     Your own files stay as they are, and so do runs: an encoder that was trained on an item has seen it, and a
-    report may show it. Other collections, tables of features and runs that may hold an item are listed.
+    report may show it. Other collections, tables of features and runs that may hold an item are listed. The command
+    line asks first; in Python the call is the answer.
 
     Parameters
     ----------
@@ -127,6 +128,14 @@ def _meant(items: Collection, name: str) -> list[str]:
         return [name, *items.source.meant(name)]
     except SelfsightError:  # the source itself is gone
         return [name, name.replace("\\", "/")]
+
+
+def removes(collection: str, *ids: str, group: str | None = None) -> str:
+    """What `forget` with these arguments removes, in words; nothing if it removes nothing."""
+    names = [name for given in ids for name in _names(given)]
+    names = [*names[:5], *([f"{len(names) - 5:,} more"] if len(names) > 5 else [])]
+    names += [f"every item of the group {group}"] if group is not None else []
+    return f"{', '.join(names)} from {collection} and whatever was made of it, for good" if names else ""
 
 
 def _id_of(items: Collection, name: str) -> str:

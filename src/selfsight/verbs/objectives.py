@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from selfsight.results import Result
@@ -134,8 +135,10 @@ def show(result: Objectives) -> None:
         console.print("By default: " + ", ".join(f"{k} {v}" for k, v in (row.options or {}).items()))
         console.print(f"Next: selfsight pretrain photos/ -o runs/{row.name} --objective {row.name}", soft_wrap=True)
         return
-    table = Table("objective", "family", "encoders", "cost", "when to use", box=None)
-    for row in rows:
-        table.add_row(row.name, row.family, row.encoders, f"{row.cost:.1f}", row.when)
+    table = Table("objective", "encoders", "cost", "when to use", box=None, pad_edge=False)
+    for family, members in groupby(rows, lambda row: row.family):
+        table.add_row("", "", "", f"-- {family} --")
+        for row in members:
+            table.add_row(row.name, row.encoders, f"{row.cost:.1f}", row.when)
     console.print(table)
     console.print("\nCost: operations an image beside SimCLR's. All about one: selfsight objectives dino")

@@ -62,7 +62,7 @@ class OddPictures(Result):
 
 
 @checked
-def odd(source: str, *, model: str | Encoder, out: str | None = None) -> OddPictures:
+def odd(source: str, *, model: str | Encoder, out: str | None = None, device: str | None = None) -> OddPictures:
     """Find the pictures that are least like the others: often defects, mistakes and strays.
 
     The score of a picture is the mean cosine distance of its features to those of the 10 pictures nearest to it: 0 if
@@ -77,6 +77,8 @@ def odd(source: str, *, model: str | Encoder, out: str | None = None) -> OddPict
         torchvision:NAME or package:NAME.
     out
         Folder for odd.png, a sheet of the 48 pictures with the highest scores, and odd.json.
+    device
+        Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
     """
     import numpy as np
 

@@ -75,6 +75,7 @@ def plan(source: str, *, out: str | None = None, **choices: Unpack[Choices]) -> 
     if out is not None and (Path(out).is_dir() or not Path(out).parent.is_dir()):
         raise SelfsightError(f"{out} is no file that can be written. Give a name such as -o recipe.yaml")
     recipe_file, collection = choices.pop("recipe", None), choices.pop("collection", None)
+    choices.pop("device", None)  # of this machine, not of the recipe
     asked = asked_of(dict(choices))
     check_weights(asked, recipe_file)
     items = open_source(source, collection)
@@ -146,7 +147,8 @@ def show(result: Plan) -> None:
     from selfsight.console import results
 
     console = results()
-    table = Table(title=f"{result.items:,} items of {result.source}", title_justify="left")
+    console.print(f"{result.items:,} items of {result.source}", soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
     table.add_column("value", no_wrap=True)
     table.add_column("chosen")
     table.add_column("why")

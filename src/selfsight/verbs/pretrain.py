@@ -104,6 +104,7 @@ def pretrain(
     from selfsight.training.trackers import check
 
     recipe, collection = choices.pop("recipe", None), choices.pop("collection", None)
+    choices.pop("device", None)  # of this machine, not of the recipe
     asked = asked_of(dict(choices))
     trackers = [name.strip() for name in (track or "").split(",") if name.strip()]
     check(trackers)

@@ -24,7 +24,13 @@ class Report(Result):
 
 @checked
 def report(
-    run: str, *, out: str | None = None, thumbnails: bool = True, names: bool = True, private: bool = False
+    run: str,
+    *,
+    out: str | None = None,
+    thumbnails: bool = True,
+    names: bool = True,
+    private: bool = False,
+    device: str | None = None,
 ) -> Report:
     """Write one web page about a run: is it working, what did it learn, what to do next.
 
@@ -44,6 +50,8 @@ def report(
         File names, ids, and the paths of images and run; `--no-names` leaves every one out. Names of classes stay.
     private
         For a page that may travel: the same as `--no-thumbnails --no-names`.
+    device
+        Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
     """
     from pathlib import Path
 

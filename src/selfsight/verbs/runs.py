@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,15 +52,19 @@ class Runs(Result):
 def runs(action: Literal["list", "remove"] = "list", *paths: str) -> Runs:
     """List the runs in a folder, or remove some.
 
+    The command line asks before it removes anything; in Python the call is the answer.
+
     Parameters
     ----------
     action
-        list: every run in the folders given, or in runs/. remove: delete the runs given, for good.
+        What to do:
+
+        - list: every run in the folders given, or in runs/.
+        - remove: delete the runs given, for good.
+
     paths
         Folders to search, or runs to remove.
     """
-    from selfsight.training.run import Run
-
     if action == "list":
         folders = [Path(path) for path in paths or ("runs",)]
         for folder in folders:
@@ -70,9 +75,7 @@ def runs(action: Literal["list", "remove"] = "list", *paths: str) -> Runs:
         return Runs([_describe(path) for path in found])
     if not paths:
         raise SelfsightError("Say which run to remove: selfsight runs remove runs/first")
-    opened = [Run.open(path) for path in {Path(path).resolve(): path for path in paths}.values()]
-    for run in opened:  # all are removed, or none
-        _check_only_a_run(run)
+    opened = _opened(paths)
     described = [_describe(run.path) for run in opened]
     with ExitStack() as claims:
         for run in opened:  # nobody trains it, nor will
@@ -80,6 +83,24 @@ def runs(action: Literal["list", "remove"] = "list", *paths: str) -> Runs:
         for run in opened:
             shutil.rmtree(run.path)
     return Runs(removed=described)
+
+
+def removes(action: str = "list", *paths: str) -> str:
+    """What `runs` with these arguments removes, in words; nothing if it removes nothing."""
+    if action != "remove":
+        return ""
+    rows = [_describe(run.path) for run in _opened(paths)]
+    return " and ".join(f"{row.run} ({row.state}, {row.bytes / 1e6:,.1f} MB)" for row in rows)
+
+
+def _opened(paths: Sequence[str]) -> list[Run]:
+    """The runs to be removed, all of them or none. Raises `SelfsightError`."""
+    from selfsight.training.run import Run
+
+    opened = [Run.open(path) for path in {Path(path).resolve(): path for path in paths}.values()]
+    for run in opened:
+        _check_only_a_run(run)
+    return opened
 
 
 def _check_only_a_run(run: Run) -> None:
@@ -115,11 +136,9 @@ def _describe(path: Path) -> Described:
 
 def show(result: Runs) -> None:
     """Print a table of the runs, or what was removed."""
-    from rich.table import Table
+    from selfsight.console import results, table
 
-    from selfsight.console import results
-
-    console = results()
+    console = results(soft_wrap=True)
     if result.runs is None:
         for row in result.removed or []:
             console.print(f"Removed {row.run}, {row.bytes / 1e6:,.1f} MB.", highlight=False)
@@ -127,11 +146,10 @@ def show(result: Runs) -> None:
     if not result.runs:
         console.print("No runs here. Make one: selfsight pretrain photos/ -o runs/first")
         return
-    table = Table("run", "state", "objective", "encoder", "items", "steps", "time", "MB", box=None)
+    rows = []
     for row in result.runs:
         numbers = [f"{row.items or 0:,}", f"{row.steps or 0:,}", duration(row.seconds or 0)]
-        encoder = row.encoder or ""
-        if row.weights not in (None, "random"):
-            encoder += f" from {row.weights} ({row.licence or 'not ended'})"
-        table.add_row(row.run, row.state, row.objective or "", encoder, *numbers, f"{row.bytes / 1e6:,.1f}")
-    console.print(table)
+        start = f" (from {row.weights}: {row.licence or 'not ended'})" if row.weights not in (None, "random") else ""
+        known = [row.state, row.objective or "", row.encoder or ""]
+        rows.append([*known, *numbers, f"{row.bytes / 1e6:,.1f}", f"{row.run}{start}"])
+    table(("state", "objective", "encoder", "items", "steps", "time", "MB", "run"), rows)

@@ -252,7 +252,7 @@ def test_only_named_attributes_leave_a_file():
     asked = ["PatientID", "PatientName", "StudyDate", "OtherPatientIDs", "Rows"]
     wanted = {"PatientID": "secret 7", "PatientName": "Nobody^Nora", "StudyDate": None}
     assert dicom.attributes(io.BytesIO(data), asked) == wanted | {"OtherPatientIDs": "a\\b", "Rows": "20"}
-    with pytest.raises(SelfsightError, match=r"'PatientId' is no DICOM keyword .*PatientID"):
+    with pytest.raises(SelfsightError, match=r"'PatientId' is not a DICOM keyword.* Did you mean PatientID"):
         dicom.attributes(io.BytesIO(data), ["PatientId"])
     with pytest.raises(SelfsightError, match="PixelData holds no text"):
         dicom.attributes(io.BytesIO(data), ["PixelData"])

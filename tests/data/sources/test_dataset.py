@@ -92,7 +92,7 @@ def test_torchvision_without_files(cache: Path):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("CIFAR", r"no data set 'CIFAR'\. It has CIFAR10"),
+        ("CIFAR", r"no data set 'CIFAR'\. Did you mean CIFAR10\?"),
         ("EMNIST", "cannot be loaded from .* asks for more than a name"),
     ],
 )

@@ -210,6 +210,7 @@ def test_tables_of_excel_in_utf16(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "columns", "sentence"),
     [
+        ("path,Klasse\na,b\n", {"label": "klase"}, r"has no column for label=klase\..* Did you mean Klasse\?"),
         ("id,label\n1,a\n", {}, r"t\.csv has no column for path=.* 'id', 'label'.*--columns path=COLUMN"),
         ("path,label\n1,a\n", {"path": "name"}, r"no column for path=name"),
         ("path,label\n1,a\n", {"group": "patient|person"}, r"no column for group=patient\|person"),

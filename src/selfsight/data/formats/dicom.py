@@ -13,7 +13,6 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from math import ceil, isfinite
 from typing import Any, BinaryIO
 
@@ -30,7 +29,7 @@ from selfsight.data.formats.format import (
     hostile,
     without_nodata,
 )
-from selfsight.errors import SelfsightError
+from selfsight.errors import SelfsightError, meant
 
 SUFFIXES = frozenset({".dcm", ".dicom"})
 
@@ -93,8 +92,8 @@ def attributes(file: BinaryIO, names: Sequence[str]) -> dict[str, str | None]:
 
     for name in names:
         if name not in keyword_dict:
-            near = ", ".join(get_close_matches(name, keyword_dict)) or "none is close"
-            raise SelfsightError(f"{name!r} is no DICOM keyword (did you mean: {near}?), such as PatientID.")
+            close = meant(name, keyword_dict)
+            raise SelfsightError(f"{name!r} is not a DICOM keyword, such as PatientID.{close}")
         if dictionary_VR(name).split(" ")[0] in _NO_TEXT:
             raise SelfsightError(f"The DICOM attribute {name} holds no text; name one that does, such as PatientID.")
     with hostile("damaged DICOM"):

@@ -17,7 +17,7 @@ from selfsight.data.boxes import Boxes
 from selfsight.data.formats.format import Unreadable
 from selfsight.data.sources.names import stem_of, suffix_of
 from selfsight.data.sources.source import KNOWN_COLUMNS, Source
-from selfsight.errors import SelfsightError
+from selfsight.errors import SelfsightError, meant
 
 # What is read from the images themselves, and cannot be filled from elsewhere.
 _OWN = frozenset(("id", "uri", "page", "content_hash", "format", "width", "height", "mode", "channels", "depth"))
@@ -167,8 +167,11 @@ def with_class_names(cells: Mapping[str, object], classes: Mapping[str, Sequence
 
 def missing_column(called: str, asked: str, header: Iterable[str]) -> str:
     """The sentence for a manifest without a column that was asked for."""
-    way = f"Choose with --columns {asked.split('=')[0]}=COLUMN"
-    return f"{called} has no column for {asked}. Its columns: {listed(header)}. {way}"
+    name, _, spec = asked.partition("=")
+    close = meant(spec.partition("|")[0], header)
+    return (
+        f"{called} has no column for {asked}. Its columns: {listed(header)}.{close} Choose with --columns {name}=COLUMN"
+    )
 
 
 def _formatted(pieces: list[str], parts: list[str], table: str) -> str | None:

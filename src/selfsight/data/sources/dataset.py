@@ -9,7 +9,6 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 from threading import RLock
 from typing import Any, BinaryIO
@@ -20,9 +19,8 @@ from selfsight.data.sources.columns import Columns, first_of, missing_column, wi
 from selfsight.data.sources.folder import open_file
 from selfsight.data.sources.names import row_uri
 from selfsight.data.sources.source import Entry, Options, Source
-from selfsight.errors import DataError, MachineError, SelfsightError, first_line
+from selfsight.errors import DataError, MachineError, SelfsightError, first_line, meant
 
-_PATIENCE = 5.0  # seconds for a server to answer
 # Splits of torchvision's data sets; of those that overlap others only where the others are missing.
 _SPLITS = ("train", "val", "valid", "test", "unlabeled")
 _OVERLAPPING = {"trainval": ("train", "val")}
@@ -76,8 +74,11 @@ class HuggingFaceSource(_Dataset):
             raise MachineError(
                 f"{self.location} is read by the datasets package. Run: pip install 'selfsight[huggingface]'"
             ) from None
+        from selfsight.machine import hub_answers
+
         name = self.location.removeprefix("hf:")
-        offline = name != self.location and not Path(name).is_dir() and not _hub_answers(name)
+        asked = name != self.location and not Path(name).is_dir()
+        offline = asked and not hub_answers(name, "dataset", datasets.config.HF_ENDPOINT)
         before = datasets.config.HF_HUB_OFFLINE
         try:
             datasets.config.HF_HUB_OFFLINE = before or offline  # else it asks again and again, for half a minute
@@ -125,21 +126,6 @@ class HuggingFaceSource(_Dataset):
         if not value.get("path"):
             raise Unreadable("no image in this row")
         return open_file(value["path"])
-
-
-def _hub_answers(name: str) -> bool:
-    """Whether the hub can be reached: asked once, with a short wait."""
-    from datasets import config
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        HfApi(endpoint=config.HF_ENDPOINT).dataset_info(name, timeout=_PATIENCE)
-    except HfHubHTTPError:  # an answer, if a refusal
-        return True
-    except Exception:  # no connection, in one of many forms
-        return False
-    return True
 
 
 class _Split:
@@ -198,13 +184,16 @@ class TorchvisionSource(_Dataset):
     def _load(self) -> dict[str, Any]:
         from torchvision import datasets
 
+        from selfsight.machine import PATIENCE
+
         names = {name.lower(): name for name in datasets.__all__}
         name = names.get(self.name.lower(), "")
         kind = getattr(datasets, name, None)
         if not inspect.isclass(kind):
-            close = ", ".join(names[near] for near in get_close_matches(self.name.lower(), names))
-            hint = f"It has {close}." if close else "They are listed in the documentation of torchvision.datasets."
-            raise SelfsightError(f"torchvision has no data set {self.name!r}. {hint}")
+            hint = (
+                meant(self.name, datasets.__all__) or " They are listed in the documentation of torchvision.datasets."
+            )
+            raise SelfsightError(f"torchvision has no data set {self.name!r}.{hint}")
         accepted = inspect.signature(kind).parameters
         root = cache_folder() / "torchvision"
         given: dict[str, Any] = {"root": str(root)} if "root" in accepted else {}
@@ -214,7 +203,7 @@ class TorchvisionSource(_Dataset):
         if not root.is_dir():
             check_room(root)
         try:
-            socket.setdefaulttimeout(_PATIENCE)  # torchvision sets none: it would wait for minutes
+            socket.setdefaulttimeout(PATIENCE)  # torchvision sets none: it would wait for minutes
             return _torchvision_splits(kind, given, set(accepted))
         except Exception as error:
             raise SelfsightError(
