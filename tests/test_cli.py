@@ -79,8 +79,10 @@ def test_a_mistake_is_one_sentence_and_the_code_of_its_kind(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("evaluate run", "--train is missing: folder of labelled images to learn from: CLASS/image.jpg. For example: "
-         "selfsight evaluate runs/first --train labelled/train --test labelled/test"),
+        ("import photos", "--out is missing: the collection to make, NAME.lance. For example: selfsight import photos/ "
+         "-o photos.lance"),
+        ("embed photos", "--model is missing: a run, an encoder folder, "),
+        ("evaluate run", "--train FOLDER --test FOLDER"),
         ("evaluate", "MODEL is missing: a run, an encoder folder, "),
         ("evaluate run --train", "--train needs a value: folder of labelled images"),
         ("evaluate run --train --test there", "--train needs a value: folder of labelled images"),
