@@ -134,10 +134,12 @@ def memory_errors() -> Iterator[None]:
 
 def hub_answers(name: str, kind: str, endpoint: str | None = None) -> bool:
     """Whether the Hugging Face hub can be reached, asked once about a repository: "model" or "dataset". Its libraries
-    would ask again and again, for most of a minute, with a line on the terminal each time."""
-    from huggingface_hub import HfApi
+    would ask again and again, for most of a minute, with a line on the terminal each time. From here on they say no
+    more of this machine than they must."""
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError
 
+    constants.HF_HUB_DISABLE_TELEMETRY = True  # else it also fetches a list of coding agents, to say which one asks
     try:
         HfApi(endpoint).repo_info(name, repo_type=kind, timeout=PATIENCE)
     except HfHubHTTPError:  # an answer, if a refusal

@@ -99,9 +99,16 @@ def test_one_collection_is_split_by_a_column(tmp_path: Path, encoder: str) -> No
     assert (result.about.train_items, result.about.test_items) == (32, 8)
     assert result.about.notes == ["train and test are split by group: 4 values in train, 1 in test, none in both"]
     assert result.encoder.knn["top1"] == 1.0
-    for wrong in ({"data": "x"}, {"train": "x"}, {"split_by": "x"}, {}, {"train": "x", "test": "x", "data": "x"}):
+    for said, wrong in (
+        ("--train is missing", {}),
+        ("--test is missing", {"train": "x"}),
+        ("--train is missing", {"test": "x"}),
+        ("--split-by is missing", {"data": "x"}),
+        ("--data is missing", {"split_by": "x"}),
+        ("--train and --test go without --data and --split-by", {"train": "x", "test": "x", "data": "x"}),
+    ):
         with pytest.raises(
-            selfsight.SelfsightError, match=r"--train FOLDER --test FOLDER, or --data SOURCE --split-by"
+            selfsight.SelfsightError, match=said + r"\. .*--train FOLDER --test FOLDER, or --data SOURCE"
         ):
             selfsight.evaluate(encoder, **wrong)
 

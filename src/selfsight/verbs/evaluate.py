@@ -131,19 +131,21 @@ def _sides(train: str | None, test: str | None, data: str | None, split_by: str 
     from selfsight.data.labels import Labels
     from selfsight.data.splits import train_and_test
 
+    if train is not None and test is not None and data is None and split_by is None:
+        opened = [open_source(train), open_source(test)]
+        return [Side(items, Labels.of(items)) for items in opened], []
     if data is not None and split_by is not None and train is None and test is None:
         items = open_source(data)
         *labels, note = train_and_test(items, split_by)
         return [Side(items, side) for side in labels], [note]
-    if train is None or test is None or data is not None or split_by is not None:
-        given = {"train": train, "test": test, "data": data, "split-by": split_by}
-        named = " and ".join(f"--{name}" for name, value in given.items() if value is not None) or "neither"
-        raise SelfsightError(
-            f"Labelled images are needed to learn from and to measure on, and {named} was given: "
-            "--train FOLDER --test FOLDER, or --data SOURCE --split-by COLUMN."
-        )
-    opened = [open_source(train), open_source(test)]
-    return [Side(items, Labels.of(items)) for items in opened], []
+    two = {"--train": train, "--test": test}, {"--data": data, "--split-by": split_by}
+    given = [any(value is not None for value in one.values()) for one in two]
+    missing = [name for name, value in two[given[1]].items() if value is None]
+    said = "--train and --test go without --data and --split-by" if all(given) else f"{missing[0]} is missing"
+    raise SelfsightError(
+        f"{said}. Name labelled images to learn from and to measure on: --train FOLDER --test FOLDER, or --data SOURCE "
+        "--split-by COLUMN."
+    )
 
 
 def _features(
