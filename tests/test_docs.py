@@ -74,7 +74,7 @@ def write_examples(folder: Path) -> None:
             table.writerow((scan.relative_to(folder), f"P{i // 2:02d}", hospital, finding))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_and_python_run(page: Path, tmp_path: Path) -> None:
     write_examples(tmp_path)
     for line in commands(page):
