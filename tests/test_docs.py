@@ -1,5 +1,5 @@
-"""The README and docs/: every command and every piece of Python runs, in order, as it is written but for its budget; every
-link leads somewhere; all of it builds as a site."""
+"""The README and docs/: every command and every piece of Python runs, in order, as it is written but for its budget;
+every link leads somewhere; all of it builds as a site."""
 
 from __future__ import annotations
 
