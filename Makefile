@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint bench
+.PHONY: help setup demo test lint docs bench
 help:
 	@echo "make setup   virtual environment with selfsight and its development tools"
 	@echo "make demo    pretrain, evaluate and report on handwritten digits, about two minutes"
 	@echo "make test    the tests"
 	@echo "make lint    format, lint, types, import order"
+	@echo "make docs    the documentation as a site, in site/"
 	@echo "make bench   the long measurements of benchmarks/, resumable"
 
 setup: .venv/ready
@@ -28,6 +29,9 @@ lint: setup
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: setup
+	$(BIN)/zensical build --strict
 
 bench: setup
 	$(BIN)/python benchmarks/pretrain.py cifar10
