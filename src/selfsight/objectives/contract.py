@@ -19,8 +19,13 @@ from selfsight.views.plan import ViewPlan
 
 @dataclass
 class Loss:
-    """total: a float32 scalar to minimise; parts: its named terms, detached; embeddings [V, B, D]: what the monitors
-    look at, detached, one row for each view that is to agree with the others; one row where none is."""
+    """The loss of one batch, and what the monitors look at.
+
+    total: float32 scalar to minimise.
+    parts: its terms by name, detached. They become columns of `metrics.jsonl`.
+    embeddings: [V, B, D], detached. V counts the views that should agree; V = 1 where none should.
+    assignments: [N, K] the teacher's probabilities, of objectives with prototypes.
+    """
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -29,7 +34,12 @@ class Loss:
 
 
 class ParameterGroup(TypedDict):
-    """Parameters, and what part of the common weight decay (0 for biases and norms) and learning rate is theirs."""
+    """A group of parameters for the optimiser.
+
+    params: the parameters.
+    weight_decay_scale: factor on the common weight decay; 0 for biases and norms.
+    lr_scale: factor on the common learning rate.
+    """
 
     params: list[nn.Parameter]
     weight_decay_scale: float
@@ -39,16 +49,17 @@ class ParameterGroup(TypedDict):
 class Objective(nn.Module):
     """A pretext task around its encoder. The training loop wraps, steps and saves only this module.
 
-    Subclasses write `forward`; `after_step` is for what moves without a gradient (EMA, centres, queues).
-    `progress` in [0, 1] is the part of the budget that is spent: schedules are functions of it, never of a step
-    count. Each of several processes has its part of the batch, and their gradients are averaged: `embed_views` gives
-    the embeddings of the whole batch, a mean over items is right as it is, and `all_mean` is for the rest.
+    Subclasses write `forward`. `after_step` is for what moves without a gradient (EMA, centres, queues). `progress` is
+    the share of the budget that is spent, 0 to 1; schedules are functions of it, never of a step count.
 
-    Of the class: `family` and `when` say what kind of pretext task it is and when to use it; `tokens`, whether it
-    needs an encoder of tokens (a ViT), and `pool`, how a ViT that is chosen for it makes one feature of them;
-    `rate`, what part of the common learning rate suits it; `least_views`, how many views it compares; `resized`, which
-    option, if any, is the side of the parts of a view that the encoder sees; `rules`, its own way to choose values of a
-    recipe (views, options, …) where nobody asked for them, before the rules that hold for all.
+    With several processes each has its part of the batch, and gradients are averaged. `embed_views` gives the
+    embeddings of the whole batch, a mean over items is right as it is, and `all_mean` is for other means.
+
+    Attributes of the class: family: kind of pretext task. when: when to use it, in one sentence. tokens: whether it
+    needs an encoder of tokens (a ViT). pool: how a ViT chosen by the rules pools its tokens, "token" or "avg". rate:
+    factor on the common learning rate that suits it. least_views: fewest views it can work with. resized: name of the
+    option, if any, that is the side of the parts of a view that the encoder sees. rules: its own rules for values of a
+    recipe (views, options, …) that nobody asked for; they come before the common ones. views: its view plan.
     """
 
     family: ClassVar[str] = ""
@@ -70,8 +81,8 @@ class Objective(nn.Module):
 
     @classmethod
     def check(cls, encoder: str, channels: int, views: ViewPlan) -> None:
-        """Raise `SelfsightError` if it cannot work with this timm model, with images of so many channels or with these
-        views. Before anything is loaded."""
+        """Raise `SelfsightError` if it cannot work with the timm model `encoder`, with images of so many `channels` or
+        with these `views`. Called before anything is loaded."""
         if views.count < cls.least_views:
             raise SelfsightError(f"{cls.__name__} compares views and needs {cls.least_views}, not {views.count}.")
         if cls.tokens and not takes_any_size(encoder):
@@ -82,8 +93,8 @@ class Objective(nn.Module):
 
     @classmethod
     def check_options(cls, options: Options) -> None:
-        """Raise `SelfsightError` for an option that it does not have, or a value that is not of the kind that the
-        constructor names: whole numbers are at least 1, others at least 0. Before anything is loaded."""
+        """Raise `SelfsightError` for an unknown option, or a value that does not fit the constructor's annotation:
+        whole numbers are at least 1, other numbers at least 0. Called before anything is loaded."""
         known, kinds = inspect.signature(cls.__init__).parameters, get_type_hints(cls.__init__)
         names = [name for name in known if name not in NOT_OPTIONS and cls.__init__ is not Objective.__init__]
         if any(parameter.kind is parameter.VAR_KEYWORD for name, parameter in known.items() if name in names):
@@ -97,25 +108,26 @@ class Objective(nn.Module):
 
     @classmethod
     def part_sizes(cls, options: Options) -> dict[int, str]:
-        """Pixels a side of the parts of views that the encoder sees, and the option that says so."""
+        """{side in pixels of the parts of a view that the encoder sees: the option that sets it}; empty for whole
+        views."""
         if not cls.resized:
             return {}
         return {options.get(cls.resized, inspect.signature(cls).parameters[cls.resized].default): cls.resized}
 
     @property
     def trained(self) -> Encoder:
-        """The encoder that is saved in the end: the trained one, or a teacher that follows it."""
+        """The encoder to save at the end: the trained one, or its EMA teacher."""
         return self.encoder
 
     def forward(self, views: list[View], progress: float) -> Loss:
-        """The loss of one batch's views, which are in the order of `self.views`."""
+        """The loss of one batch. `views` are in the order of `self.views`."""
         raise NotImplementedError
 
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step."""
 
     def parameter_groups(self, progress: float) -> list[ParameterGroup]:
-        """Groups for the optimiser. Called once with progress 0 to build it, then each step for the scales."""
+        """The optimiser's groups. Called with progress 0 to build the optimiser, then at each step for the scales."""
         decayed: list[nn.Parameter] = []
         plain: list[nn.Parameter] = []
         for parameter in self.parameters():

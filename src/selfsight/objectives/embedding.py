@@ -14,15 +14,17 @@ from selfsight.views.make import View
 
 
 def encode(encoder: Encoder, images: Tensor) -> Features:
-    """Features of `images` [B, C, H, W], laid out in memory as convolutions are fastest."""
+    """The encoder's features of `images` [B, C, H, W], which are brought into the fastest memory layout first."""
     if images.device.type != "mps" and images.shape[1] > 1:
         images = images.contiguous(memory_format=torch.channels_last)
     return encoder(images)  # type: ignore[no-any-return]
 
 
 def embed_views(encoder: Encoder, projector: Callable[[Tensor], Tensor], views: Sequence[View]) -> Tensor:
-    """Projected pooled features [V, B, D] in float32, of the items of all processes. Views of one size pass the
-    encoder together."""
+    """Projected pooled features [V, B, D], float32, of the items of all processes.
+
+    Views of one size pass the encoder together.
+    """
     out: list[Tensor | None] = [None] * len(views)
     for size in {view.pixels.shape[-1] for view in views}:
         which = [i for i, view in enumerate(views) if view.pixels.shape[-1] == size]
@@ -36,8 +38,10 @@ def embed_views(encoder: Encoder, projector: Callable[[Tensor], Tensor], views: 
 def embed_and_predict(
     encoder: Encoder, projector: nn.Module, predictor: nn.Module, views: Sequence[View]
 ) -> tuple[Tensor, Tensor]:
-    """`embed_views`, and what `predictor` makes of them, of the same width: both [V, B, D] of all processes. The
-    predictor sees a process's own items only: its batch norm counts each item once."""
+    """(embeddings, predictions), both [V, B, D] and float32, of the items of all processes.
+
+    `predictor` keeps the width. It sees only the process's own items, so its batch norm counts each item once.
+    """
 
     def both(pooled: Tensor) -> Tensor:
         z = projector(pooled)
@@ -48,8 +52,10 @@ def embed_and_predict(
 
 
 def projector(widths: Sequence[int], last_norm: bool = False) -> nn.Sequential:
-    """Linear layers of `widths`, with batch norm and ReLU between them (Chen et al. 2020, section 4.2). last_norm: with
-    batch norm behind the last one too (Chen and He 2021, section 3)."""
+    """Linear layers of `widths` with batch norm and ReLU between them: [N, widths[0]] to [N, widths[-1]].
+
+    As Chen et al. 2020, section 4.2. last_norm: batch norm also after the last layer (Chen and He 2021, section 3).
+    """
     layers: list[nn.Module] = []
     for i, (a, b) in enumerate(pairwise(widths)):
         last = i == len(widths) - 2

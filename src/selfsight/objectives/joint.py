@@ -84,7 +84,7 @@ def joint(name: str, classes: dict[str, type[Objective]], weights: Sequence[floa
 
     def views(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
         union = functools.reduce(ViewPlan.union, plans(facts, chosen).values())
-        return union, f"what {' and '.join(classes)} look at, shared where it is the same"
+        return union, f"the views of {' and '.join(classes)}, shared where they are the same"
 
     def options(facts: Facts, chosen: Chosen) -> tuple[Options, str]:
         union = functools.reduce(ViewPlan.union, plans(facts, chosen).values())
@@ -94,11 +94,11 @@ def joint(name: str, classes: dict[str, type[Objective]], weights: Sequence[floa
             like = [next(i for i, u in enumerate(union.groups) if same_but_count(u, g)) for g in plan.groups]
             groups = [[i, g.count] for i, g in zip(like, plan.groups, strict=True)]
             out[member] = (rule(facts, chosen)[0] if rule else {}) | {"groups": groups}
-        return out, "those of each by itself"
+        return out, "each member's own"
 
     class Several(Joint):
         family = "multi-task"
-        when = "Where one task alone leaves something out: each sees the same images through one encoder."
+        when = "Where one task alone leaves something out. All tasks see the same images through one encoder."
         tokens = any(cls.tokens for cls in classes.values())
         pool = "avg" if all(cls.pool == "avg" for cls in classes.values()) else "token"
         rate = min(cls.rate for cls in classes.values())
@@ -110,7 +110,9 @@ def joint(name: str, classes: dict[str, type[Objective]], weights: Sequence[floa
                 own = dict(options[member])
                 asked = own.pop("groups")
                 if any(i >= len(views.groups) for i, _ in asked):
-                    raise SelfsightError(f"The options of {member} ask for groups of views that the view plan lacks.")
+                    raise SelfsightError(
+                        f"The options of {member} name groups of views that the view plan does not have."
+                    )
                 groups = tuple(replace(views.groups[i], count=count) for i, count in asked)
                 members.append(cls(encoder, replace(views, groups=groups), **own))
             super().__init__(members, weights)
@@ -122,8 +124,9 @@ def joint(name: str, classes: dict[str, type[Objective]], weights: Sequence[floa
                 own = dict(own) if isinstance(own, dict) else {}
                 if not are_pairs(own.get("groups"), 0) or options.keys() != classes.keys():
                     raise SelfsightError(
-                        f"The options of {name} are those of {' and of '.join(classes)}, each with the groups of views "
-                        "that it sees. Take them from a recipe that selfsight plan --out writes, or leave them out."
+                        f"The options of {name} must be given for each of {' and '.join(classes)}, with the groups of "
+                        "views that each sees. Take them from a recipe that selfsight plan --out writes, or leave them "
+                        "out."
                     )
                 del own["groups"]
                 its.check_options(own)

@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 
 def in_float32(loss: Callable[Concatenate[Tensor, P], R]) -> Callable[Concatenate[Tensor, P], R]:
-    """Decorator of a loss whose first argument is its embeddings: float32 inside, whatever autocast does.
+    """Decorator: the loss computes in float32, whatever autocast does. Its first argument is its embeddings.
 
     Autocast would run the loss's matrix products in bfloat16 even on float32 inputs.
     """
@@ -29,7 +29,8 @@ def in_float32(loss: Callable[Concatenate[Tensor, P], R]) -> Callable[Concatenat
 
 
 def check_views(embeddings: Tensor) -> None:
-    """Raise `ValueError` where a joint-embedding loss has no meaning: under two views or two samples."""
+    """Raise `ValueError` for fewer than two views or two samples in `embeddings` [V, B, D]: a joint-embedding loss has
+    no meaning there."""
     views, batch = embeddings.shape[:2]
     if views < 2 or batch < 2:
         raise ValueError(f"needs at least 2 views and 2 samples, got {views} views of {batch} samples")
@@ -37,8 +38,10 @@ def check_views(embeddings: Tensor) -> None:
 
 @in_float32
 def cross_view_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
-    """The mean of cos(prediction of view v, target of view w) over v != w, both [V, B, D], with no gradient through
-    the targets. Raises `ValueError` for one view or one sample."""
+    """Mean of cos(prediction of view v, target of view w) over items and v != w, a scalar. Both are [V, B, D].
+
+    No gradient goes through the targets. Raises `ValueError` for one view or one sample.
+    """
     check_views(predictions)
     views, batch, _ = predictions.shape
     p, t = F.normalize(predictions, dim=2), F.normalize(targets.detach().float(), dim=2)

@@ -37,8 +37,10 @@ _REGISTRY: dict[str, type[Objective]] = {}
 
 
 def register(name: str) -> Callable[[C], C]:
-    """Class decorator: make an objective known by `name`. Raises `ValueError` for a name that another one has: an
-    objective of yours never stands silently for one of ours, nor the other way round."""
+    """Class decorator that registers an objective under `name`.
+
+    Raises `ValueError` if another objective has this name, so that yours never silently replaces one of ours.
+    """
 
     def put(cls: C) -> C:
         before = _REGISTRY.setdefault(name, cls)
@@ -51,7 +53,7 @@ def register(name: str) -> Callable[[C], C]:
 
 
 def registry() -> dict[str, type[Objective]]:
-    """Every objective by name. A file in this folder that registers one is found by itself."""
+    """{name: class} of all objectives, sorted by name. Every module in this folder is imported first."""
     package = importlib.import_module("selfsight.objectives")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"selfsight.objectives.{module.name}")

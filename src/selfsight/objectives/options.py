@@ -1,4 +1,4 @@
-"""The options of an objective: their values are checked before anything is loaded."""
+"""Checks of an objective's options, made before anything is loaded."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Literal, get_args, get_origin
 
-NOT_OPTIONS = ("self", "encoder", "views")  # of what an objective's constructor takes
-ABOVE_ZERO = ("temperature", "teacher_temperature", "epsilon", "eps")  # numbers that something is divided by
+NOT_OPTIONS = ("self", "encoder", "views")  # arguments of an objective's constructor that are not options
+ABOVE_ZERO = ("temperature", "teacher_temperature", "epsilon", "eps")  # divisors, so 0 is not allowed
 
 
 def unlike(name: str, value: object, kind: object) -> str:
-    """What an option must be, if `value` is not of its `kind`; else nothing."""
+    """What the option `name` must be, in words, if `value` does not fit the annotation `kind`; else ""."""
     if get_origin(kind) is Literal:
         return "" if value in get_args(kind) else " or ".join(get_args(kind))
     if kind is bool:
@@ -27,7 +27,7 @@ def unlike(name: str, value: object, kind: object) -> str:
 
 
 def are_pairs(value: object, least: int) -> bool:
-    """Whether it is a list of pairs of whole numbers."""
+    """Whether `value` is a list of pairs of whole numbers of at least `least`."""
     return isinstance(value, list | tuple) and all(
         isinstance(pair, list | tuple) and len(pair) == 2 and all(type(n) is int and n >= least for n in pair)
         for pair in value
