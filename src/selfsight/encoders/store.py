@@ -33,8 +33,8 @@ def create(
     args: Mapping[str, object] | None = None,
     overlay: dict[str, object] | None = None,
 ) -> Encoder:
-    """An encoder: the timm model `name` without classifier, fitted to the channels of the data, and to their size if the
-    model's shape depends on it.
+    """An encoder: the timm model `name` without classifier, fitted to the channels of the data, and to their size if
+    the model's shape depends on it.
 
     args: of the timm model.
     overlay: of its `pretrained_cfg`, with the state to load. Without it weights are random.
