@@ -53,7 +53,7 @@ class Atlas:
     """The items on the map, with their nearest neighbours.
 
     names: of the items; "" if they are not to be shown.
-    places: [N, 2].
+    projection: [N, 2], the items' features on a plane.
     columns: what can colour the items, by name (see `columns`).
     pictures: one data URI per item, or none at all.
     gallery: query items with their nearest neighbours.
@@ -63,7 +63,7 @@ class Atlas:
     """
 
     names: list[str]
-    places: np.ndarray
+    projection: np.ndarray
     columns: dict[str, Colouring]
     pictures: list[str]
     gallery: list[dict[str, object]]
@@ -96,11 +96,12 @@ def draw(run: Run, collection: Collection, thumbnails: bool, names: bool = True)
     colours = columns(collection, rows)
     if not names:
         colours = {name: colour for name, colour in colours.items() if name in _nameless(rows)}
-    return Atlas(called, places(features), colours, pictures, gallery, odd, len(usable), len(bad))
+    return Atlas(called, project(features), colours, pictures, gallery, odd, len(usable), len(bad))
 
 
-def places(features: np.ndarray) -> np.ndarray:
-    """Places [N, 2] of `features` [N, D] on a plane: t-SNE of their directions, principal components if few."""
+def project(features: np.ndarray) -> np.ndarray:
+    """The projection [N, 2] of `features` [N, D] onto a plane: t-SNE of their directions, principal components if
+    few."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 

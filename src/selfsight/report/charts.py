@@ -158,10 +158,10 @@ def _lines(rows: Sequence[Row], names: dict[str, str], factor: float) -> Figure:
     return {"data": traces, "layout": layout}
 
 
-def map_figure(places: np.ndarray) -> Figure:
-    """The map, with one point per item at `places` [N, 2]. The page's script shows pictures and names."""
+def map_figure(projection: np.ndarray) -> Figure:
+    """The map, with one point per item at its `projection` [N, 2]. The page's script shows pictures and names."""
     trace: dict[str, Any] = {"type": "scatter", "mode": "markers", "hoverinfo": "none", "meta": {"slot": 0}}
-    trace |= {"x": _short(places[:, 0]), "y": _short(places[:, 1]), "marker": {"size": 7, "opacity": 0.7}}
+    trace |= {"x": _short(projection[:, 0]), "y": _short(projection[:, 1]), "marker": {"size": 7, "opacity": 0.7}}
     axis = {"visible": False}
     layout = {"xaxis": axis, "yaxis": axis | {"scaleanchor": "x"}, "showlegend": False, "hovermode": "closest"}
     return {"data": [trace], "layout": layout}

@@ -195,7 +195,7 @@ def _drawings(content: dict[str, Any]) -> dict[str, Any]:
     drawn: atlas.Atlas | None = content["atlas"]
     if drawn is None:
         return {"figures": figures, "names": [], "pictures": [], "columns": {}}
-    figures["map"] = charts.map_figure(drawn.places)
+    figures["map"] = charts.map_figure(drawn.projection)
     return {
         "figures": figures,
         "names": drawn.names,
