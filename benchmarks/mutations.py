@@ -56,7 +56,7 @@ MUTATIONS = (
     ),
     Mutation(
         "SimSiam's gradient goes through the target too",
-        "objectives/objective.py",
+        "objectives/losses.py",
         "F.normalize(targets.detach().float(), dim=2)",
         "F.normalize(targets.float(), dim=2)",
         "tests/objectives/test_pairs.py",
@@ -70,7 +70,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a teacher keeps what it should take",
-        "objectives/objective.py",
+        "objectives/teacher.py",
         "p.lerp_(q, weight)",
         "p.lerp_(q, 1.0 - weight)",
         "tests/objectives/test_pairs.py",
@@ -177,7 +177,7 @@ MUTATIONS = (
     ),
     Mutation(
         "biases and norms are decayed",
-        "objectives/objective.py",
+        "objectives/contract.py",
         '"params": plain, "weight_decay_scale": 0.0',
         '"params": plain, "weight_decay_scale": 1.0',
         "tests/training/test_optimisers.py",

@@ -25,7 +25,7 @@ from selfsight.objectives.objective import registry
 from selfsight.training.build import build
 from selfsight.training.measure import measure_normalisation
 from selfsight.training.pictures import contact_sheet
-from selfsight.verbs.objectives import default_recipe
+from selfsight.verbs.objectives import default_recipe, meanings
 
 HERE = Path(__file__).parent
 PARTS = [("china", 0, 120), ("china", 150, 320), ("flower", 40, 160), ("flower", 180, 330)]  # name, top, left
@@ -57,7 +57,8 @@ def page(name: str, cls: type, row: dict[str, Any]) -> str:
         if inspect.isfunction(value) and value.__module__ == module.__name__ and _is_loss(value)  # type: ignore[union-attr]
     ]
     recipe = default_recipe(name)
-    options = "\n".join(f"| `{key}` | {value} |" for key, value in recipe.objective_options.items())
+    defaults = {key: p.default for key, p in inspect.signature(cls).parameters.items()} | recipe.objective_options
+    options = [f"| `{key}` | {text} | {defaults[key]} |" for key, text in meanings(cls).items()]
     groups = "; ".join(f"{g.count} of {g.size} px" for g in recipe.views.groups)
     parts = [f"# {name}", title, rest.strip(), f"**When.** {row.when}"]
     parts += [f"Family: {row.family}. Encoders: {row.encoders}. Cost: {row.cost:.1f} times SimCLR's an image."]
@@ -65,11 +66,8 @@ def page(name: str, cls: type, row: dict[str, Any]) -> str:
     parts = ["\n\n".join(parts[:5]), "\n".join(parts[5:])]
     parts += [f"![Views]({name}.png)", f"On the left images, then their views ({groups})."]
     parts += ["## Losses", *(f"`{function}`: {text}" for function, text in losses)] if losses else []
-    parts += [
-        "## Options",
-        inspect.cleandoc(cls.__doc__ or ""),
-        "| option | default for 10,000 images |\n|---|---|\n" + options,
-    ]
+    head = "| option | what it is | default for 10,000 images |\n|---|---|---|\n"
+    parts += ["## Options", head + "\n".join(options) if options else inspect.cleandoc(cls.__doc__ or "")]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

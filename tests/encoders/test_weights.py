@@ -100,11 +100,11 @@ def test_arguments_do_not_have_another_file_read(tmp_path: Path):
     config = json.loads((tmp_path / "hub" / "config.json").read_text())
     config["model_args"]["checkpoint_path"] = str(tmp_path / "other.pth")
     (tmp_path / "hub" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(SelfsightError, match=r"config\.json may not hold checkpoint_path"):
+    with pytest.raises(SelfsightError, match=r"config\.json must not hold checkpoint_path"):
         find_weights(str(tmp_path / "hub"))
     with pytest.raises(SelfsightError, match=r"holds no encoder|cannot be read"):
         read_folder(tmp_path / "hub")
-    with pytest.raises(SelfsightError, match="encoder_args may not hold checkpoint_path"):
+    with pytest.raises(SelfsightError, match="encoder_args must not hold checkpoint_path"):
         tiny_encoder(checkpoint_path=str(tmp_path / "other.pth"))
 
 

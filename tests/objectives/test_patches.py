@@ -81,7 +81,7 @@ def test_views_that_do_not_fit_are_refused():
     assert only_group(ViewPlan((ViewGroup(1, 32, draws=9),)), 9).size == 32
     with pytest.raises(SelfsightError, match=r"32 px need 16 draws.*has 9"):
         only_group(ViewPlan((ViewGroup(1, 32, draws=9),)), 16)
-    with pytest.raises(SelfsightError, match="one view of an item, and its view plan has 2"):
+    with pytest.raises(SelfsightError, match="one view of each item, and its view plan has 2"):
         only_group(ViewPlan((ViewGroup(2, 32, draws=16),)), 16)
     with pytest.raises(SelfsightError, match="width must be a multiple of heads"):
         transformer(64, 1, 5)

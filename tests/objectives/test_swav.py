@@ -209,4 +209,4 @@ def test_the_number_of_prototypes_follows_that_of_images():
 def test_a_small_batch_has_few_prototypes_and_the_reason_says_so(batch: int, count: int):
     options, reason = SwAV.rules["objective_options"](SimpleNamespace(items=1000), {"batch_size": batch})
     assert options["prototypes"] == count and reason.startswith(f"{count}: ")
-    assert ("for each image of a batch" in reason) == (batch == 2)
+    assert ("per image of a batch" in reason) == (batch == 2)

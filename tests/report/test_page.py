@@ -25,7 +25,7 @@ from test_worth import MEASURED
 import selfsight
 from selfsight.data.collection import Collection
 from selfsight.errors import SelfsightError
-from selfsight.report.atlas import Colouring, columns, neighbours, places
+from selfsight.report.atlas import Colouring, columns, neighbours, project
 from selfsight.report.verdict import judge
 from selfsight.training.alarm import Alarm
 from selfsight.training.run import LeftOut, Run
@@ -134,9 +134,9 @@ def test_neighbours_are_those_of_a_slow_search() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 4), (2, 4), (9, 1), (9, 4), (12, 4)])
 def test_places_of_few_items_and_of_equal_ones_are_finite(shape: tuple[int, int]) -> None:
-    drawn = places(np.random.default_rng(0).normal(size=shape).astype(np.float32))
+    drawn = project(np.random.default_rng(0).normal(size=shape).astype(np.float32))
     assert drawn.shape == (shape[0], 2) and np.isfinite(drawn).all()
-    assert np.isfinite(places(np.ones(shape, dtype=np.float32))).all()
+    assert np.isfinite(project(np.ones(shape, dtype=np.float32))).all()
 
 
 def test_what_can_colour_the_map(tmp_path: Path) -> None:

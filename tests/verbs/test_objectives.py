@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from PIL import Image
 
 import selfsight
 from selfsight.objectives.objective import registry
-from selfsight.verbs.objectives import Objectives, show
+from selfsight.objectives.options import NOT_OPTIONS
+from selfsight.verbs.objectives import Objectives, meanings, show
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -30,6 +32,12 @@ def test_the_pages_are_those_of_the_docstrings_and_rules(capsys: pytest.CaptureF
             assert (DOCS / file).with_suffix(".png").stat().st_size > 5000
 
 
+@pytest.mark.parametrize("name", registry())
+def test_each_option_has_one_line(name: str):
+    taken = [option for option in inspect.signature(registry()[name]).parameters if option not in NOT_OPTIONS]
+    assert list(meanings(registry()[name])) == taken
+
+
 def test_a_sum_costs_what_its_parts_do_and_one_is_shown_whole(capsys: pytest.CaptureFixture[str]):
     costs = {}
     for name in ("simclr", "rotation", "simclr+rotation"):
@@ -41,6 +49,7 @@ def test_a_sum_costs_what_its_parts_do_and_one_is_shown_whole(capsys: pytest.Cap
     show(Objectives([row]))
     said = capsys.readouterr().out
     assert "Emerging" in said and "teacher_temperature 0.015" in said and "4 of 32 px" in said
+    assert "\n  temperature: of the student.\n" in said
 
 
 def test_one_that_is_not_there_is_one_sentence():

@@ -12,12 +12,12 @@ NEIGHBOURS = 10  # more than an odd item has near-copies, such as exposures of o
 
 
 def least_alike(features: np.ndarray, contents: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Items in the order of their score, the least like the others first.
+    """Items with their scores, the least like the others first.
 
-    The score is the mean cosine distance of an item's `features` [N, D] to those of its 10 nearest others, or of all if
-    there are fewer: 0 for an item like its neighbours, about 1 for one that has nothing in common with any. Items that
-    share one of `contents` [N] are exact copies: they count as one, the first of them, so that they neither hide each
-    other nor come twice.
+    The score is the mean cosine distance of an item's `features` [N, D] to its 10 nearest others, or to all others if
+    there are fewer. It is 0 for an item like its neighbours, about 1 for an item with nothing in common with any. Items
+    with equal `contents` [N] are exact copies and count as one, the first of them: so copies neither hide each other
+    nor come twice.
 
     Returns (numbers [M] of items, their scores [M]); both empty if all items are copies of one.
     """

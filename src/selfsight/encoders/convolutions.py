@@ -1,4 +1,4 @@
-"""A convolution of oneDNN's that leaves its gradient unwritten, computed another way."""
+"""A way around a convolution of oneDNN that leaves its weight gradient unwritten."""
 
 from __future__ import annotations
 

@@ -25,9 +25,14 @@ FORMAT_VERSION = 1
 
 @dataclass
 class Features:
-    """pooled [B, D]; patches [B, N, Dp] in reading order, N = h w of `grid` (h, w); Dp may differ
-    from D; levels: intermediate maps [B, C, H, W], finest first, if asked for: the deepest of each stride,
-    of a ViT those after 1/4, 1/2, 3/4 and all of its blocks."""
+    """What an encoder makes of a batch of images.
+
+    pooled: [B, D].
+    patches: [B, N, Dp] in reading order, N = h w. Dp may differ from D.
+    grid: (h, w) of the patches.
+    levels: intermediate maps [B, C, H, W], finest first, if asked for: the deepest of each stride; of a ViT the maps
+        after 1/4, 1/2, 3/4 and all of its blocks.
+    """
 
     pooled: Tensor
     patches: Tensor
@@ -36,11 +41,12 @@ class Features:
 
 
 class Encoder(nn.Module):
-    """A timm model behind the contract.
+    """A timm model with the interface of selfsight.
 
-    net: a timm model. While it trains it has no classifier; after `whiten` its classifier is the
-    whitening, so plain timm gives the same pooled features. `about` is saved with the weights: the
-    licence of the starting weights, the view size of training.
+    net: the timm model. It has no classifier while it trains. After `whiten` its classifier is the whitening, so plain
+        timm gives the same pooled features.
+    geometry: how pixels become its input.
+    about: what is saved with the weights, such as the licence of the starting weights.
     """
 
     __call__: Callable[..., Features]  # what forward gives, which torch does not say
@@ -63,7 +69,7 @@ class Encoder(nn.Module):
 
     @property
     def licence(self) -> str:
-        """The licence of the starting weights, which goes with what is made of them."""
+        """The licence of the starting weights, which holds for what is made with them."""
         return str(self.about.get("licence") or UNKNOWN)
 
     @property
@@ -73,17 +79,17 @@ class Encoder(nn.Module):
 
     @property
     def level_strides(self) -> tuple[int, ...]:
-        """Pixels a side of an input for one of a level's map, finest first."""
+        """The stride of each level in input pixels, finest first."""
         return self._levels.strides
 
     @property
     def level_channels(self) -> tuple[int, ...]:
-        """C of each level's map, finest first."""
+        """Channels of each level, finest first."""
         return self._levels.channels
 
     def encode(self, images: Tensor, levels: bool = False) -> Features:
-        """Features of one batch [B, C, H, W] as they are used: in eval mode and without gradients, computed where the
-        encoder is. All of it goes back to the mode it was in."""
+        """Features of `images` [B, C, H, W] in eval mode, without gradients, on the encoder's device. Afterwards every
+        module is back in the mode it was in."""
         with evaluating(self), torch.inference_mode():
             features: Features = self(images.to(self.device), levels=levels)
             return features
@@ -98,10 +104,11 @@ class Encoder(nn.Module):
     ) -> Features:
         """Features of `images` [B, C, H, W].
 
-        keep: [B, K] token indices, the only tokens computed; patches are then [B, K, Dp].
-        replace: (mask [B, N] bool, token [Dt]) puts the token, before position is added, where the
-        mask is set. Both need a model with tokens (a ViT) and raise `SelfsightError` otherwise.
-        levels: give the intermediate maps too, of the same pass; they need all tokens, so that `keep` is refused.
+        keep: indices [B, K] of the only tokens to compute; patches are then [B, K, Dp].
+        replace: (mask [B, N] bool, token [Dt]). The token stands where the mask is set, before positions are added.
+        levels: whether to give the intermediate maps too. They need all tokens and cannot be combined with `keep`.
+
+        Raises `SelfsightError` for `keep` or `replace` with a model that has no tokens (not a ViT).
         """
         net: Any = self.net
         if levels and keep is not None:
@@ -126,7 +133,8 @@ class Encoder(nn.Module):
         return Features(net.forward_head(final), patches, grid, maps)
 
     def _in_reading_order(self, final: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Patches [B, N, Dp] of what a network without our tokens ends in, and their grid."""
+        """(patches [B, N, Dp], grid (h, w)) from the last output of a network that does not go through
+        `forward_tokens`."""
         if final.ndim == 3:  # tokens of another family: mixers and hybrids, on a square grid
             patches = final[:, getattr(self.net, "num_prefix_tokens", 0) :]
             side = math.isqrt(patches.shape[1])
@@ -137,7 +145,7 @@ class Encoder(nn.Module):
 
     @cached_property
     def grid(self) -> tuple[int, int]:
-        """(h, w) of the patches of one input, of which there are h w in reading order."""
+        """The grid (h, w) of the patches of one input."""
         side = self.geometry.size
         return self.encode(torch.zeros(1, self.geometry.channels, side, side)).grid
 
@@ -147,7 +155,7 @@ class Encoder(nn.Module):
 
     @property
     def digest(self) -> str:
-        """Hash of the weights and the geometry: features are kept under it."""
+        """Hash of the weights and the geometry, the key under which features are stored."""
         architecture = getattr(self.net, "pretrained_cfg", {}).get("architecture")  # two can share their weights
         made_of = [self.geometry.facts, architecture, FORMAT_VERSION]
         digest = hashlib.blake2b(json.dumps(made_of).encode(), digest_size=8)

@@ -1,4 +1,4 @@
-"""The one way through: features of whatever an encoder takes, batch by batch, and those of a collection's items."""
+"""The one way to features, batch by batch: of any input of an encoder, and of the items of a collection."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Encodes(Protocol[B_contra]):
 
     @property
     def digest(self) -> str:
-        """Hash of all that makes its features."""
+        """Hash of everything that its features depend on."""
 
     @property
     def dim(self) -> int:
@@ -43,11 +43,11 @@ class Encodes(Protocol[B_contra]):
 
     @property
     def licence(self) -> str:
-        """The licence that goes with what is made by it."""
+        """The licence that holds for what is made with it."""
 
     def encode(self, inputs: B_contra, levels: bool = False) -> Features:
-        """Features of one batch in eval mode and without gradients, computed where the encoder is; nothing of the
-        encoder changes."""
+        """Features of one batch in eval mode, without gradients, on the encoder's device. The encoder does not
+        change."""
 
 
 @overload
@@ -61,10 +61,10 @@ def encode(
 def encode(
     encoder: Encodes[B], inputs: Iterable[tuple[K, B]], kind: Single | Literal["levels"] = "pooled"
 ) -> Iterator[tuple[K, np.ndarray | list[np.ndarray]]]:
-    """Features of each batch of `inputs`, which come as (anything that tells the batch, batch) and go as (the same,
-    features), one at a time, in float32: pooled [B, D], patches [B, N, Dp], or levels, a list of [B, C, h, w].
+    """Features of `inputs`, batch by batch: from (key, batch) to (key, features), with any key.
 
-    The encoder is used where it is, in eval mode, and is afterwards as it was.
+    Features are float32: pooled [B, D], patches [B, N, Dp], or levels, a list of [B, C, h, w]. The encoder stays on its
+    device, is used in eval mode, and is afterwards as it was.
     """
     for key, batch in inputs:
         features = encoder.encode(batch, levels=kind == "levels")
@@ -86,8 +86,8 @@ def input_batches(
 ) -> Iterator[tuple[list[int], np.ndarray, dict[int, str]]]:
     """Batches of (row numbers, pixels [B, S, S, C], {row number: reason} of rows that cannot be decoded).
 
-    Rows come file by file, not in their own order. Raises `SelfsightError` for a geometry under which inputs are not
-    all of one size.
+    Rows come file by file, not in their own order. Raises `SelfsightError` for a geometry that gives inputs of several
+    sizes.
     """
     if geometry.rule != "squash":
         raise SelfsightError(
@@ -133,11 +133,12 @@ def item_features(
     kind: Single | Literal["levels"] = "pooled",
     shard: tuple[int, int] | None = None,
 ) -> Iterator[Found[np.ndarray | list[np.ndarray]]]:
-    """Features of `rows` (all usable ones if not given), decoded as the encoder's geometry says and not kept.
+    """Features of `rows` (default: all usable ones), decoded by the encoder's geometry and not stored.
 
-    Batches of (row numbers, features as `encode` gives them, {row number: reason} of rows that cannot be decoded), file
-    by file, not in the order of the rows; where the last rows all fail there are no features with their reasons.
-    shard: (i, n) takes every n-th of the rows in the order of their ids, from the i-th on.
+    Yields batches (row numbers, features as from `encode`, {row number: reason} of rows that cannot be decoded), file
+    by file, not in the order of the rows. Where the last rows all fail, their batch has reasons and no features.
+
+    shard: (i, n) takes every n-th row in the order of ids, from the i-th on.
     """
     rows = collection.usable if rows is None else rows
     chosen = np.arange(len(rows)) if shard is None else sharded(rows, *shard)
@@ -157,8 +158,8 @@ def item_features(
 
 
 def sharded(rows: pa.Table, index: int, count: int) -> np.ndarray:
-    """Numbers of the rows of shard `index` of `count`: every `count`-th in the order of their ids. Raises
-    `SelfsightError` where there is no such shard."""
+    """Numbers of the rows of shard `index` of `count`: every `count`-th in the order of ids. Raises `SelfsightError` if
+    `index` is not from 0 to `count` - 1."""
     if not 0 <= index < count:
         raise SelfsightError(f"There is no shard {index} of {count}: they are counted from 0 to {count - 1}.")
     order = pc.sort_indices(rows["id"]).to_numpy()
@@ -166,7 +167,7 @@ def sharded(rows: pa.Table, index: int, count: int) -> np.ndarray:
 
 
 def gathered(found: Iterable[Found[np.ndarray]], rows: pa.Table) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-    """What `item_features` gives of `rows`, in one array.
+    """The batches of `item_features` of `rows`, in one array.
 
     Returns (numbers [K] of the rows that could be decoded, in order; their features [K, …]; {id: reason} of the rest).
     """
@@ -187,7 +188,7 @@ def gathered(found: Iterable[Found[np.ndarray]], rows: pa.Table) -> tuple[np.nda
 def pooled(
     encoder: Encoder, collection: Collection, rows: pa.Table | None = None
 ) -> tuple[pa.Table, np.ndarray, dict[str, str]]:
-    """Pooled features of `rows` (all usable ones if not given), each item encoded once and kept beside the collection.
+    """Pooled features of `rows` (default: all usable ones). Each item is encoded once, then stored with the collection.
 
     Returns the rows that could be decoded, their features [N, D] float32, and {id: reason} of the rest.
     """
@@ -214,16 +215,16 @@ def pooled(
 def pooled_labelled(
     encoder: Encoder, collection: Collection, labels: Labels
 ) -> tuple[Labels, np.ndarray, dict[str, str]]:
-    """`pooled` of the items of `labels`.
+    """Pooled features of the items of `labels`, as by `pooled`.
 
-    Returns the labels of those that could be decoded, their features [N, D] float32, and {id: reason} of the rest.
+    Returns the labels of the items that could be decoded, their features [N, D] float32, and {id: reason} of the rest.
     """
     _, features, bad = pooled(encoder, collection, labels.rows)
     return labels.take(np.flatnonzero(~np.isin(labels.ids, list(bad)))), features, bad
 
 
 def _kept(encoder: Encoder, collection: Collection, key: Key, rows: pa.Table) -> Iterator[Found[np.ndarray]]:
-    """The pooled features of `rows`, which are kept on the way."""
+    """The pooled features of `rows`, stored as they come."""
     done: list[int] = []
     waiting: list[np.ndarray] = []
 

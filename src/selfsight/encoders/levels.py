@@ -1,4 +1,4 @@
-"""Intermediate maps of an encoder: which of timm's are its levels, and their strides and channels beforehand."""
+"""Intermediate maps of an encoder: which of timm's maps are its levels, with their strides and channels."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ PROBE = 64  # pixels: a multiple of every stride, so that a map's side tells its
 
 @dataclass(frozen=True)
 class Levels:
-    """The maps that are an encoder's levels, finest first.
+    """An encoder's levels, finest first.
 
-    indices: of them among the maps that timm's `forward_intermediates` gives (of a ViT: after how many blocks).
-    strides, channels: of each. norm: whether the network's last norm is applied to what can take it.
+    indices: of the levels among the maps of timm's `forward_intermediates`; of a ViT, after how many blocks.
+    strides: of each, in input pixels.
+    channels: of each.
+    norm: whether the network's last norm is applied to the maps that can take it.
     """
 
     indices: tuple[int, ...]
@@ -33,7 +35,7 @@ class Levels:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """`module` in eval mode; each of its parts goes back to the mode it was in, also after an exception."""
+    """Context with `module` in eval mode. Afterwards, also after an exception, each part is back in its former mode."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -44,16 +46,16 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def quarters(count: int) -> tuple[int, ...]:
-    """After how many of `count` blocks a quarter, a half, three quarters and all of them are done."""
+    """The numbers of blocks that are 1/4, 1/2, 3/4 and all of `count`."""
     return tuple(math.ceil(count * done / 4) for done in (1, 2, 3, 4))
 
 
 def levels_of(net: nn.Module, channels: int, size: int) -> Levels:
-    """The levels of a timm model that takes `channels`, and inputs of `size` pixels where it takes one size only.
+    """The levels of the timm model `net`, which takes `channels` and, if it takes only one size, `size` pixels.
 
-    One map a distinct stride, the deepest. Where all maps have the same stride, as a ViT's and a mixer's, there are
-    four: after 1/4, 1/2, 3/4 and all of the blocks. timm's own list also counts stages without blocks, so that one
-    image of zeros is tried instead. Raises `SelfsightError` for a model that gives no maps.
+    There is one map per distinct stride, the deepest. Where all maps have one stride, as in a ViT or a mixer, there are
+    four: after 1/4, 1/2, 3/4 and all of the blocks. They are found by encoding an image of zeros, as timm's own list
+    also counts stages without blocks. Raises `SelfsightError` for a model that gives no maps.
     """
     model: Any = net
     if is_token_model(net):
@@ -75,7 +77,7 @@ def levels_of(net: nn.Module, channels: int, size: int) -> Levels:
 
 @torch.inference_mode()
 def _tried(model: Any, channels: int, side: int) -> tuple[list[torch.Tensor], bool]:
-    """All maps [1, C, h, w] of an image of zeros, and whether the model takes its last norm to them."""
+    """(all maps [1, C, h, w] of an image of zeros, whether the model can apply its last norm to them)."""
     image = torch.zeros(1, channels, side, side, device=next(model.parameters()).device)
     with evaluating(model):
         try:

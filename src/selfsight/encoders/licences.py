@@ -1,4 +1,4 @@
-"""What the licence of starting weights means for who uses the encoder."""
+"""What the licence of the starting weights means for users of the encoder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FREE = {
 
 
 def concern(licence: str) -> str | None:
-    """A sentence of warning about a licence as encoders record it; None where it allows any use, or there is none."""
+    """A sentence of warning about `licence`, as encoders record it; None if it allows any use or there is none."""
     name = licence.strip().lower()
     if name == NONE or name in FREE:
         return None

@@ -19,7 +19,7 @@ NORM_ITEMS = 512  # whose statistics a network with random weights takes for its
 
 
 def some_inputs(collection: Collection, geometry: Geometry) -> Iterator[Tensor]:
-    """Inputs [B, C, S, S] of (at most) 512 items of a collection, evenly over its order."""
+    """Batches of inputs [B, C, S, S] of at most 512 items, spread evenly over the order of the collection."""
     rows = collection.usable
     rows = rows.take(spread(len(rows), NORM_ITEMS))
     for numbers, pixels, _ in input_batches(collection, rows, geometry, "Statistics"):
@@ -29,11 +29,11 @@ def some_inputs(collection: Collection, geometry: Geometry) -> Iterator[Tensor]:
 
 @torch.inference_mode()
 def measure_batch_norm(encoder: Encoder, inputs: Iterable[Tensor]) -> None:
-    """Give the batch norms of an encoder the statistics of `inputs`, each [B, C, H, W]: the mean over batches, which
-    counts each image alike, as the last may be of a few only; a batch of one is left out.
+    """Set the batch norm statistics of `encoder`, in place, to those of `inputs`, batches [B, C, H, W].
 
-    A control with random weights needs it: training gives an encoder these statistics even if it learns nothing, and
-    its features are better for it (3 points of k-NN on steel surfaces).
+    They are means over batches, weighted by images, as the last batch may be small; a batch of one is left out. A
+    control with random weights needs this: training gives an encoder these statistics even if it learns nothing, and
+    its features get better by it (3 points of k-NN on steel surfaces).
     """
     norms = [module for module in encoder.modules() if isinstance(module, _BatchNorm)]
     if not norms:

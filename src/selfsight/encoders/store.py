@@ -33,9 +33,14 @@ def create(
     args: Mapping[str, object] | None = None,
     overlay: dict[str, object] | None = None,
 ) -> Encoder:
-    """A timm model without classifier, fitted to the channels and, where its shape depends on it, the
-    size of the data. `args` go to the model; `overlay` to its `pretrained_cfg`, with the state to load; without one its
-    weights are random. Raises `SelfsightError` for a name timm does not know."""
+    """An encoder: the timm model `name` without classifier, fitted to the channels of the data, and to their size if
+    the model's shape depends on it.
+
+    args: of the timm model.
+    overlay: of its `pretrained_cfg`, with the state to load. Without it weights are random.
+
+    Raises `SelfsightError` for a name that timm does not know.
+    """
     name = name.removeprefix("timm/")
     check_name(name)
     check_args(args or {})
@@ -69,10 +74,10 @@ def models_like(name: str, prefix: str = "") -> str:
 
 
 def check_args(args: Container[str], source: str = "The encoder_args") -> None:
-    """Raise `SelfsightError` if one of the arguments that `source` has is not a model's, but says where timm takes the
-    weights from."""
+    """Raise `SelfsightError` if one of `args` is not a model's argument, but tells timm where to take weights from.
+    `source` names the place that holds `args`, for the message."""
     if wrong := [name for name in NOT_OF_A_MODEL if name in args]:
-        raise SelfsightError(f"{source} may not hold {wrong[0]}, which is no argument of a model. Take it out.")
+        raise SelfsightError(f"{source} must not hold {wrong[0]}, which is not an argument of a model. Remove it.")
 
 
 def is_fixed_size(name: str) -> bool:
@@ -83,13 +88,13 @@ def is_fixed_size(name: str) -> bool:
 
 
 def takes_any_size(name: str) -> bool:
-    """Whether a model of fixed size can be told to take others too: the plain ViTs."""
+    """Whether `name` is built for one size but can take others too, as plain ViTs can."""
     return name.removeprefix("timm/").startswith(("vit_", "deit"))
 
 
 def save(encoder: Encoder, folder: str | os.PathLike[str]) -> None:
-    """Write `config.json` and `model.safetensors`. Each file replaces its elder in one step; the encoder stays where
-    and as it is."""
+    """Write `config.json` and `model.safetensors` into `folder`. Each replaces an earlier file in one step. The encoder
+    itself does not change."""
     from safetensors.torch import save_file
     from timm.models._hub import save_config_for_hf
 
@@ -153,14 +158,14 @@ def read_folder(folder: str | os.PathLike[str]) -> Encoder:
 
 
 def about_of(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """What the encoder saved in `folder` records of itself (`starting_weights`, `licence`, …), its tensors unread;
-    empty where nothing can be read."""
+    """What the encoder saved in `folder` records about itself (`starting_weights`, `licence`, …); {} if it cannot be
+    read. Tensors are not read."""
     about = (read_json(Path(folder) / "config.json") or {}).get("selfsight")
     return dict(about) if isinstance(about, dict) else {}
 
 
 def folder_of(model: str | os.PathLike[str]) -> Path | None:
-    """The folder with the config.json of what `model` names, a run or such a folder itself; None if it is neither."""
+    """The encoder folder that `model` names, of a run or directly; None if it names neither."""
     path = Path(model).expanduser()
     for folder in (path / "encoder", path / "encoder.before", path):  # before: of a run that is being extended
         if (folder / "config.json").is_file():
@@ -169,7 +174,7 @@ def folder_of(model: str | os.PathLike[str]) -> Path | None:
 
 
 def random_like(encoder: Encoder, seed: int = 0) -> Encoder:
-    """The same architecture and geometry with random weights: the control of every evaluation."""
+    """An encoder of the same architecture and geometry with random weights, the control of every evaluation."""
     net: Any = encoder.net
     args = {k: v for k, v in getattr(net, "_model_args", {}).items() if k not in ("num_classes", "in_chans")}
     name = net.pretrained_cfg["architecture"]

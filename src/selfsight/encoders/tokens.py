@@ -1,4 +1,4 @@
-"""What timm's ViTs do not offer: computing only some tokens, and putting a mask token in place of others."""
+"""What timm's ViTs do not offer: computing only some tokens, and replacing others by a mask token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def is_token_model(net: nn.Module) -> bool:
 
 
 def take(tokens: Tensor, index: Tensor) -> Tensor:
-    """[B, K, D]: the tokens of [B, N, D] at `index` [B, K]."""
+    """The tokens [B, K, D] at `index` [B, K] of `tokens` [B, N, D]."""
     return tokens.gather(1, index[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
@@ -26,10 +26,11 @@ def forward_tokens(
     replace: tuple[Tensor, Tensor] | None = None,
     after: Sequence[int] = (),
 ) -> tuple[Tensor, tuple[int, int], list[Tensor]]:
-    """Tokens [B, P + N, D] of a timm ViT after its last norm, prefix tokens first; the grid (h, w); the tokens after so
-    many blocks as each of `after` says, normalised alike.
+    """(tokens [B, P + N, D], grid (h, w), intermediate tokens) of a timm ViT, after its last norm, P prefix tokens
+    first.
 
-    With `keep` [B, K] only the P prefix tokens and these K tokens pass through the blocks.
+    Intermediate tokens are a list of [B, P + N, D], one after each number of blocks in `after`, also normalised. With
+    `keep` [B, K] only the P prefix tokens and these K tokens pass through the blocks.
     """
     x = net.patch_embed(images)  # [B, N, D], or [B, h, w, D] with dynamic image sizes
     grid = (x.shape[1], x.shape[2]) if x.ndim == 4 else net.patch_embed.dynamic_feat_size(images.shape[2:])

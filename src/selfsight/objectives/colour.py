@@ -1,10 +1,10 @@
-"""Colour: from lightness alone, which colour is each cell of the image?
+"""Colour: from lightness alone, predict the colour of each cell of the image.
 
-Zhang, Isola and Efros, "Colorful Image Colorization", ECCV 2016, sections 2.1 and 2.2: the a and b of CIE Lab fall into
-Q bins, those that sRGB can show; the loss is the mean over cells of -v(q) log p(q | lightness), where q is the bin of
-the cell's mean a and b. Rare colours count more: v(q) ~ 1 / ((1 - m) f(q) + m / Q) with m = 1/2, f the frequency of the
+Zhang, Isola and Efros, "Colorful Image Colorization", ECCV 2016, sections 2.1 and 2.2. The a and b of CIE Lab fall into
+the Q bins that sRGB can show. The loss is the mean over cells of -v(q) log p(q | lightness), where q is the bin of the
+cell's mean a and b. Rare colours count more: v(q) ~ 1 / ((1 - m) f(q) + m / Q) with m = 1/2, f the frequency of the
 bins, and the sum of f v equal to 1. f is a running mean over batches; the paper's soft bins and its smoothing of f are
-left out. The pooled features are put beside each cell's own, so that they are trained too.
+left out. The pooled features are added to each cell's own, so that they are trained too.
 
 Lab: CIE 15:2004 section 8.2.1, of sRGB by IEC 61966-2-1, with the white of D65.
 """
@@ -47,7 +47,8 @@ def to_lab(unit: Tensor) -> Tensor:
 
 @functools.cache
 def gamut(step: int) -> Tensor:
-    """The bins [Q, 2] (a, b), multiples of `step`, that a colour of sRGB falls into, of 33 levels a channel."""
+    """The bins [Q, 2] (a, b), multiples of `step`, into which the colours of sRGB fall, tried at 33 levels per
+    channel."""
     level = torch.linspace(0.0, 1.0, 33)
     rgb = torch.cartesian_prod(level, level, level).T[:, :, None]  # [3, n, 1]
     bins: Tensor = (to_lab(rgb)[1:, :, 0].T / step).round().unique(dim=0) * step
@@ -69,7 +70,7 @@ def bins_of(ab: Tensor, table: Tensor, step: int) -> Tensor:
 
 
 def rebalancing(frequency: Tensor, mix: float = 0.5) -> Tensor:
-    """Weights v [Q] of the bins from their `frequency` [Q]: its mix with the uniform one, inverted, with mean 1."""
+    """Weights v [Q] of the bins: the inverse of their `frequency` [Q] mixed with the uniform one. Their mean is 1."""
     weights = 1.0 / ((1.0 - mix) * frequency + mix / len(frequency))
     return weights / (frequency * weights).sum()
 
@@ -83,12 +84,14 @@ def rebalanced(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 
 @register("colour")
 class ColourBins(Objective):
-    """step: side of a bin in a and b. mix: of the frequencies with the uniform one, 1 for no rebalancing."""
+    """step: side of a bin, in units of a and b.
+    mix: share of the uniform distribution in the frequencies of bins; 1 for no rebalancing.
+    """
 
     family = "classic pretext"
     when = (
-        "RGB photographs whose colours tell things apart, such as plants, food or animals; not for stains or lamps, "
-        "where colour is the instrument's; the encoder learns from lightness and sees colour only in use."
+        "RGB photographs whose colours tell things apart, such as plants, food or animals. Not where the instrument "
+        "makes the colour, as stains and lamps do. The encoder learns from lightness and sees colour only in use."
     )
     rules: ClassVar[dict[str, Rule]] = {
         "views": one_crop(),

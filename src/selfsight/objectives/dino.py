@@ -1,12 +1,14 @@
-"""DINO: predict what a teacher, the student's own moving average, says of another view.
+"""DINO: predict the output of a teacher, the student's own moving average, for another view.
 
 Caron, Touvron, Misra, Jégou, Mairal, Bojanowski and Joulin, "Emerging Properties in Self-Supervised Vision
-Transformers", ICCV 2021, equations 1 to 4 and algorithm 1. The teacher sees the large views, or all where they have
-one size; its scores are centred, which keeps it from one cluster for all, and sharpened, which keeps it from none.
-They are centred by their running mean, as there, or by Sinkhorn's codes of each view (as in SwAV; Ruan et al., ICLR
-2023): these need no memory, so that the teacher may be fast, which a short run needs. The head has batch norm, an
-option of the authors': without it the teacher became uniform within 30 steps, of a ResNet as of a ViT. It has one
-behind the last layer as well, without which nine tenths of an embedding soon were the same for all images.
+Transformers", ICCV 2021, equations 1 to 4 and algorithm 1. The teacher sees the large views, or all of them where
+they have one size. Its scores are centred, so that no single cluster takes every image, and sharpened, so that they do
+not become uniform.
+
+Scores are centred by their running mean, as in the paper, or by Sinkhorn's codes of each view (as in SwAV; Ruan et al.,
+ICLR 2023). Sinkhorn's codes need no memory, so the teacher may be fast, which a short run needs. The head has batch
+norm, an option of the authors': without it the teacher became uniform within 30 steps, with a ResNet and with a ViT.
+The last layer is followed by batch norm too: without it nine tenths of an embedding soon were the same for all images.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ CENTRE_MOMENTUM = 0.9
 
 
 def teacher_temperature(last: float, progress: float) -> float:
-    """From 0.04, or `last` if that is less, to `last` in a straight line over the first 0.3 of progress (appendix C;
-    there, 30 epochs of 100)."""
+    """The teacher's temperature at `progress`. It goes from 0.04, or `last` if that is less, to `last` in a straight
+    line over the first 0.3 of progress (appendix C: 30 epochs of 100)."""
     first = min(FIRST_TEMPERATURE, last)
     return first + (last - first) * min(1.0, progress / WARM)
 
@@ -51,22 +53,28 @@ def _options(facts: Facts, chosen: Chosen) -> tuple[Options, str]:
     count, why = prototype_count(facts.items, chosen["batch_size"])
     options = {"prototypes": count, "hidden": 512, "bottleneck": 128, "centring": "sinkhorn", "momentum": 0.99}
     options |= {"temperature": 0.1, "teacher_temperature": 0.015}
-    reason = f"centred by Sinkhorn's codes, with which the teacher may forget its random weights at once ({MEASURED}), "
-    reason += "and sharper than in Caron et al., ICCV 2021, as at 0.04 it may stay uniform"
+    reason = f"centred by Sinkhorn's codes, so the teacher may forget its random weights at once ({MEASURED}); "
+    reason += "sharper than in Caron et al., ICCV 2021, as at 0.04 it may stay uniform"
     return options, f"{why}; {reason}"
 
 
 @register("dino")
 class DINO(Objective):
-    """prototypes: outputs of the head. hidden, bottleneck: its widths. centring: "mean" (where nothing is said), the
-    running one, which needs a slow teacher, or "sinkhorn". momentum: of the teacher at the start, with "sinkhorn"
-    unless the run is short (see `EMATeacher`). temperature: of the student; teacher_temperature: of the teacher once it
-    is warm."""
+    """prototypes: outputs of the head.
+    hidden: width of the head's hidden layers.
+    bottleneck: width of the head's last layer before the prototypes.
+    centring: of the teacher's scores. "mean": by their running mean, which needs a slow teacher. "sinkhorn": by
+        Sinkhorn's codes, which do not.
+    momentum: of the teacher at the start; 1 at the end. With "sinkhorn" a short run's teacher is faster (see
+        `EMATeacher`).
+    temperature: of the student.
+    teacher_temperature: of the teacher once it is warm.
+    """
 
     family = "self-distillation"
     when = (
-        "Good neighbours, with a ViT in minutes too; not for images whose parts have little in common, such as smears "
-        "of cells, where its teacher cannot decide."
+        "Good nearest neighbours, within minutes even with a ViT. Not for images whose parts have little in common, "
+        "such as smears of cells: its teacher cannot decide there."
     )
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {

@@ -1,14 +1,14 @@
-"""DINOv2: a teacher's view of the whole, of hidden patches, and features that spread out.
+"""DINOv2: predict a teacher's output for whole images and for hidden patches, and spread features out.
 
 Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", TMLR 2024, section 4: the image loss of
 DINO (`dino.py`) and the patch loss of iBOT (Zhou et al., ICLR 2022, equation 2), both with Sinkhorn's codes in place
 of the centre (Ruan et al., ICLR 2023), and KoLeo (Sablayrolles et al., ICLR 2019, equation 2). The patch loss may
 be anchored to the patches of an earlier teacher: Siméoni et al., "DINOv3", 2025, section 4, equation 3.
 
-Masks hide patches in one of each item's large views (of the quarters, where all views have one size): in half of the
-crops where there are two, as in the paper, for which the weights of the losses are meant.
-Which view, how many patches and which ones, the random numbers of the first view say: (view, ratio, N for patches).
-The patches are drawn one by one, not in blocks. Heads have batch norm, as in `dino.py`.
+Masks hide patches in one of each item's large views (or quarters, where all views have one size). With two large views
+that is half of them, as in the paper, and the paper's weights of the losses are for this case. The random numbers of
+the first view choose the view, the ratio and the patches: (view, ratio, N for patches). Patches are drawn one by one,
+not in blocks. Heads have batch norm, as in `dino.py`.
 """
 
 from __future__ import annotations
@@ -45,8 +45,11 @@ LOWEST, HIGHEST = 0.1, 0.5  # part of the patches that is hidden, of a view in w
 
 
 def hidden_patches(draws: Tensor, large: int, patches: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(view [B], index [B, M], counts [B, M]) from `draws` [B, 2 + N]: which of `large` views hides patches, and
-    which; the M = N / 2 indices are of fixed shape, and `counts` is 1 for those that are hidden, 0 for the rest."""
+    """(view [B], index [B, M], counts [B, M]) from `draws` [B, 2 + N], with M = N / 2 for a fixed shape.
+
+    view: which of the `large` views hides patches. index: candidate patches. counts: 1 where a candidate is hidden,
+    else 0.
+    """
     view = (draws[:, 0] * large).long()
     ratio = LOWEST + (HIGHEST - LOWEST) * draws[:, 1]
     most = max(1, int(HIGHEST * patches))
@@ -58,8 +61,7 @@ def hidden_patches(draws: Tensor, large: int, patches: int) -> tuple[Tensor, Ten
 @in_float32
 def ibot_loss(scores: Tensor, targets: Tensor, counts: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of softmax(scores / temperature) to the teacher's `targets`, both [B, M, K], in float32: the mean
-    over each view's hidden patches, for which `counts` [B, M] is 1, then over views. A view that hides none adds
-    nothing to the sum, but to the number of views."""
+    over each view's hidden patches, where `counts` [B, M] is 1, then over views. A view that hides none counts as 0."""
     entropy = -(targets.float() * F.log_softmax(scores / temperature, dim=2)).sum(2)  # [B, M]
     return ((entropy * counts).sum(1) / counts.sum(1).clamp_min(1.0)).mean()
 
@@ -84,15 +86,15 @@ def koleo(features: Tensor) -> Tensor:
 
 @in_float32
 def gram_loss(patches: Tensor, anchors: Tensor) -> Tensor:
-    """Mean squared difference of the cosine similarities of patches among each other, of `patches` and of `anchors`,
-    both [B, N, D] but of any D, in float32."""
+    """Mean squared difference, in float32, of two matrices [B, N, N] of cosine similarities: between the `patches` of
+    an image, and between its `anchors`. Both are [B, N, D]; their D may differ."""
     x, y = F.normalize(patches, dim=2), F.normalize(anchors.float(), dim=2)
     return (x @ x.transpose(1, 2) - y @ y.transpose(1, 2)).square().mean()
 
 
 def _views(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
-    """As `quick_crops`, unless quarters would be a patch or two a side; those of the first group with numbers for the
-    masks."""
+    """`quick_crops`, or `multi_crop` where quarters would be one or two patches wide. The first group carries the
+    random numbers for the masks."""
     choose = quick_crops if part_side(chosen, 2) > 2 * patch_side(chosen) else multi_crop
     plan, reason = choose(facts, chosen)
     large, *small = plan.groups
@@ -105,23 +107,26 @@ def _options(facts: Facts, chosen: Chosen) -> tuple[Options, str]:
     count, why = prototype_count(facts.items, chosen["batch_size"])
     options = {"prototypes": count, "hidden": 512, "bottleneck": 128, "momentum": 0.99, "koleo": 0.1, "gram": 0.0}
     options |= {"temperature": 0.1, "teacher_temperature": 0.02}
-    reason = f"a teacher that is fast, as a short run has few steps, and sharper than in the paper ({MEASURED}); the "
+    reason = f"a fast teacher, as a short run has few steps, and one sharper than in the paper ({MEASURED}); the "
     reason += "rest as in Oquab et al., 2023"
     return options, f"{why}; {reason}"
 
 
 @register("dinov2")
 class DINOv2(Objective):
-    """prototypes: outputs of each head, of images and of patches.
-    hidden, bottleneck: the widths of the heads.
-    momentum: of the teacher at the start, unless the run is short (see `EMATeacher`).
+    """prototypes: outputs of each of the two heads, for images and for patches.
+    hidden: width of the heads' hidden layers.
+    bottleneck: width of the heads' last layer before the prototypes.
+    momentum: of the teacher at the start; 1 at the end. A short run's teacher is faster (see `EMATeacher`).
     temperature: of the student.
     teacher_temperature: of the teacher once it is warm.
     koleo: weight of KoLeo.
-    gram: weight of the anchor of patches (DINOv3: 2), which is the teacher at progress gram_from."""
+    gram: weight of the patch anchor (DINOv3: 2).
+    gram_from: progress, 0 to 1, at which the teacher becomes the anchor.
+    """
 
     family = "self-distillation"
-    when = "A ViT whose patches shall be good too, for segmentation or counting: a dear step, so for long runs."
+    when = "A ViT whose patch features matter too, for segmentation or counting. Steps are expensive: for long runs."
     tokens = True
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
@@ -205,8 +210,8 @@ class DINOv2(Objective):
     def _teach(
         self, pixels: Tensor, view: Tensor, index: Tensor, counts: Tensor, progress: float
     ) -> tuple[Tensor, Tensor]:
-        """The teacher's probabilities for the large views [L, B, K] of the whole batch, and for the patches that are
-        hidden from the student [B, M, K], of which it sees all."""
+        """The teacher's probabilities for the large views [L, B, K] of the whole batch, and for the patches hidden from
+        the student [B, M, K]. The teacher itself sees every patch."""
         encoder, head, prototypes, patch_head, patch_prototypes = self.teacher.copies
         warmth = teacher_temperature(self.teacher_temperature, progress)
         features = encoder(pixels)

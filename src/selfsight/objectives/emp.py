@@ -1,4 +1,4 @@
-"""Many small patches of one image agree with their mean; the means of all images spread out.
+"""EMP-SSL: many small patches of one image agree with their mean, and the means of all images spread out.
 
 Tong, Chen, Ma and LeCun, "EMP-SSL: Towards Self-Supervised Learning in One Training Epoch", 2023, equations 1 and 2:
 the total coding rate R = 1/2 logdet(I + d / (B eps) Z^T Z) of normalised embeddings is made large for every view, and
@@ -42,17 +42,20 @@ def agreement(z: Tensor) -> Tensor:
 
 @register("emp")
 class EMP(Objective):
-    """weight: of the agreement against the coding rate (paper: 200). eps: of the coding rate. hidden, width: of the
-    projector."""
+    """weight: of the agreement, against the coding rate (paper: 200).
+    eps: of the coding rate.
+    hidden: width of the projector's hidden layer.
+    width: of the projector's output, the embeddings.
+    """
 
     family = "many small patches"
-    when = "Textures and surfaces, short runs: sees many small parts of every image; not where position is the meaning."
+    when = "Textures and surfaces, short runs: sees many small parts of every image. Not where position matters."
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": patches,
         "objective_options": lambda facts, chosen: (
             {"weight": 200.0, "eps": 0.2, "hidden": 1024, "width": _width(chosen)},
-            "weight and eps of the paper; a projector no wider than the batch, whose coding rate it is",
+            "weight and eps of the paper; a projector no wider than the batch, as its coding rate needs",
         ),
     }
 

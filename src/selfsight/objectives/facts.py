@@ -1,4 +1,4 @@
-"""What rules look at: facts of the data and the machine, and the values of a recipe that were chosen before."""
+"""What rules look at: facts about the data and the machine, and the values of the recipe chosen so far."""
 
 from __future__ import annotations
 
@@ -10,16 +10,27 @@ from selfsight.data.pixels import PixelFormat
 from selfsight.encoders.weights import Weights
 from selfsight.views.plan import ViewPlan
 
-Chosen: TypeAlias = dict[str, Any]  # values of a recipe by name, those that were chosen before a rule is asked
-Options: TypeAlias = dict[str, Any]  # of an objective's constructor, by name
+Chosen: TypeAlias = dict[str, Any]  # the recipe's values by name, as far as they are chosen
+Options: TypeAlias = dict[str, Any]  # an objective's options by name
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rules look at. side: median shorter side in pixels. format: the collection's. cores: of this machine,
-    for each of `processes`. threads: the fastest number of them. free: bytes of disk for canvases. decoding: seconds
-    that decoding every item takes, 0 where that is done. size_of: bytes of all canvases of a given shorter side. start:
-    the weights to start from, if they are not random."""
+    """The facts that rules look at.
+
+    items: usable items of the collection.
+    side: their median shorter side in pixels.
+    format: the collection's pixel format.
+    device: kind of device, such as "cpu" or "cuda".
+    bf16: whether the device computes bf16 in hardware.
+    threads: the fastest number of threads.
+    free: free disk space for canvases, in bytes.
+    decoding: from a canvas's shorter side to the seconds that decoding every item takes; 0 where it is done.
+    size_of: from a canvas's shorter side to the bytes of all canvases.
+    cores: cores of this machine for each process.
+    processes: number of processes.
+    start: weights to start from; None for random ones.
+    """
 
     items: int
     side: int
@@ -35,6 +46,6 @@ class Facts:
     start: Weights | None = None
 
 
-# From the facts and the values chosen so far to a value and the reason for it.
+# A rule: (facts, values chosen so far) to (value, reason).
 Rule: TypeAlias = Callable[[Facts, Chosen], tuple[Any, str]]
 ViewRule: TypeAlias = Callable[[Facts, Chosen], tuple[ViewPlan, str]]

@@ -1,17 +1,18 @@
-"""I-JEPA: from a part of an image, the features that a teacher has of other parts.
+"""I-JEPA: from a part of an image, predict a teacher's features of its other parts.
 
 Assran, Duval, Misra, Bojanowski, Vincent, Rabbat, LeCun and Ballas, "Self-Supervised Learning from Images with a
-Joint-Embedding Predictive Architecture", CVPR 2023, section 3: the encoder sees the tokens of one large block without
-those of the target blocks; from them and the places of one target block at a time a predictor guesses the features
-there of a teacher that sees the whole image. Theirs is the layer-normalised teacher feature and a smooth L1.
+Joint-Embedding Predictive Architecture", CVPR 2023, section 3. The encoder sees the context: the tokens of one large
+block, without the target blocks. A predictor gets its output and the positions of one target block at a time, and
+predicts the features there of a teacher that sees the whole image. The loss is the smooth L1 to the layer-normalised
+teacher features, as in the paper.
 
-Here each dimension of the teacher's features is standardised over the patches of an image before that. Without it all
-patches of an image may come to one feature, which is the easiest to guess: in a run of 350 steps a fortieth of the
-variance was left within images, of two thirds at first (benchmarks/README.md).
+Before that, each dimension of the teacher's features is standardised over the patches of an image. Without this all
+patches of an image may get the same feature, which is easiest to predict: after 350 steps a fortieth of the variance
+was within images, from two thirds at first (benchmarks/README.md).
 
-Each target block has one size for all items, and the context is cut to as many tokens as are left in the worst case,
-at random, so that shapes are always the same. The predictor also gets the pooled features of the context as one more
-token: so they are trained too.
+Each target block has one size for all items. The context is cut at random to the number of tokens left in the worst
+case, so shapes never change. The predictor also gets the pooled features of the context as one more token, so that they
+are trained too.
 """
 
 from __future__ import annotations
@@ -62,10 +63,10 @@ def smooth_l1(prediction: Tensor, target: Tensor) -> Tensor:
 def choose(
     draws: Tensor, grid: int, targets: Sequence[Sequence[int]], context: int, kept: int
 ) -> tuple[Tensor, list[Tensor]]:
-    """Patches that are seen [B, kept] and those of each target block [B, h w], ascending.
+    """(visible patches [B, kept], patches of each target block [B, h w]), indices in ascending order.
 
-    draws [B, 2 + 2 T + grid ** 2]: the place of the context block (`context` a side), of the T target blocks (h, w),
-    and the order in which patches of the context that are in no target are taken.
+    draws [B, 2 + 2 T + grid ** 2]: the place of the context block (`context` patches a side), the places of the T
+    target blocks (h, w), and the order in which the context's patches outside all targets are taken.
     """
     masks = [block(draws[:, 2 + 2 * i : 4 + 2 * i], grid, h, w) for i, (h, w) in enumerate(targets)]
     free = block(draws[:, :2], grid, context, context) & ~torch.stack(masks).any(0)  # [B, N]
@@ -99,11 +100,16 @@ def options(facts: Facts, chosen: Chosen) -> tuple[Options, str]:
 
 @register("ijepa")
 class IJEPA(Objective):
-    """targets: [height, width] of each target block, in patches; context: side of the context block. width, depth,
-    heads: of the predictor. momentum: of the teacher at the start, unless the run is short (see `EMATeacher`)."""
+    """targets: [height, width] of each target block, in patches.
+    context: side of the context block, in patches.
+    width: of the predictor.
+    depth: of the predictor, in blocks.
+    heads: attention heads of the predictor.
+    momentum: of the teacher at the start; 1 at the end. A short run's teacher is faster (see `EMATeacher`).
+    """
 
     family = "joint-embedding prediction"
-    when = "To learn what is where without changes of colour; needs a ViT, many images and a long training."
+    when = "Learns what is where, without colour changes. Needs a ViT, many images and a long run."
     tokens = True
     pool = "avg"
     positions: Tensor
@@ -131,7 +137,7 @@ class IJEPA(Objective):
         if rows != columns or not targets or max(context, *(max(size) for size in targets)) > rows or self.kept < 1:
             raise SelfsightError(
                 f"A context of {context} x {context} patches and targets of {[list(size) for size in targets]} do not "
-                f"fit {rows} x {columns} patches with a part of the context left. Choose smaller blocks or patches."
+                f"fit {rows} x {columns} patches with some context left. Choose smaller blocks or patches."
             )
         self.teacher = EMATeacher(encoder, base=momentum)
         self.embed = nn.Linear(encoder.patch_dim, width)

@@ -1,11 +1,10 @@
-"""Inpaint: which pixels are hidden behind a few blocks?
+"""Inpaint: predict the pixels hidden by a few blocks.
 
 Pathak, Krahenbuhl, Donahue, Darrell and Efros, "Context Encoders: Feature Learning by Inpainting", CVPR 2016,
 equation 1 and section 3.3 (random blocks): with M = 1 where pixels are hidden, |M (x - F((1 - M) x))|^2, here a mean
-over an item's hidden pixels, then over items. The adversarial part, which sharpens pictures, is left out: the paper
-finds that features do not need it. Hidden pixels are 0, which is the mean colour. For the paper's layer that carries
-what is seen from every place to every other, the pooled features are put beside each cell's own: so they are
-trained too.
+over an item's hidden pixels, then over items. The adversarial loss is left out: it sharpens pictures, and the paper
+finds that features do not need it. Hidden pixels are 0, the mean colour. In place of the paper's layer that connects
+every place to every other, the pooled features are added to each cell's own, so that they are trained too.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ BLOCKS = 4
 
 
 def hidden(draws: Tensor, size: int, grid: int, side: int) -> Tensor:
-    """[B, 1, size, size] bool: true behind blocks of `side` x `side` cells of a grid, at places that `draws`
-    [B, 2 blocks] choose. Blocks may overlap."""
+    """[B, 1, size, size] bool: true where blocks of `side` x `side` cells of a grid hide pixels. `draws` [B, 2 blocks]
+    choose their places; blocks may overlap."""
     cells = torch.stack([block(two, grid, side, side) for two in draws.split(2, dim=1)]).any(0)
     mask = cells.float().view(-1, 1, grid, grid)
     return F.interpolate(mask, (size, size), mode="nearest") > 0.5
@@ -71,13 +70,16 @@ class Decoder(nn.Module):
 
 @register("inpaint")
 class Inpaint(Objective):
-    """blocks: how many hide pixels. grid: cells a side on which they lie. side: cells a side of a block. width: of the
-    decoder's first layer."""
+    """blocks: how many blocks hide pixels.
+    grid: cells along a side of the view, on which blocks lie.
+    side: cells along a side of a block.
+    width: of the decoder's first layer, in channels.
+    """
 
     family = "classic pretext"
     when = (
-        "Small sets, few channels or many, images that need reconstruction or a map of what is odd; features favour "
-        "colours and smooth shapes, which predict pixels, over what things are."
+        "Small sets, any number of channels, and images that need reconstruction or a map of what is odd. Features "
+        "favour colours and smooth shapes, which predict pixels, over what things are."
     )
     rules: ClassVar[dict[str, Rule]] = {
         "views": one_crop(draws=2 * BLOCKS),

@@ -1,10 +1,11 @@
-"""Jigsaw: in which order were the nine tiles of the image laid out?
+"""Jigsaw: predict the order in which the nine tiles of an image were laid out.
 
 Noroozi and Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", ECCV 2016,
-sections 3 and 4. Each tile has a random place in its cell, so that borders do not continue, and a mean and deviation
-of its own, so that neither its light nor its contrast tells, one for all channels, as colours are worth learning; it
-passes the encoder by itself. The loss is -log p(permutation | features of the tiles in that order), one of K
-permutations that are far apart (algorithm 1, here without its random first choice).
+sections 3 and 4. Each tile has a random place in its cell, so that edges do not continue from tile to tile. Each is
+normalised by its own mean and deviation, so that brightness and contrast do not give its place away; these are taken
+over all channels together, as colours are worth learning. Each tile passes the encoder by itself. The loss is
+-log p(permutation | features of the tiles in that order), over K permutations that are far apart (algorithm 1, here
+without its random first choice).
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ DRAWS = 1 + 2 * TILES
 def far_apart(count: int, tiles: int = TILES) -> Tensor:
     """`count` permutations [K, tiles] that differ in many places (Hamming distance), always the same ones.
 
-    The first leaves all in place. Each next one is furthest from its nearest among those chosen; of several, from all
-    of them together; of several, the first in lexical order. Raises `SelfsightError` if there are not as many.
+    The first leaves all in place. Each next one is the furthest from its nearest neighbour among those chosen. Ties are
+    broken by the distance to all of these together, then by lexical order. Raises `SelfsightError` for an impossible
+    `count`.
     """
     if not 2 <= count <= math.factorial(tiles):
         raise SelfsightError(f"there are 2 to {math.factorial(tiles)} permutations to choose, not {count}.")
@@ -84,13 +86,16 @@ def shuffled(tiles: Tensor, order: Tensor) -> Tensor:
 
 @register("jigsaw")
 class Jigsaw(Objective):
-    """permutations: how many there are to tell apart. tile: pixels a side that the encoder sees of each tile. width: of
-    a tile's features before they are put together; hidden: of the layer after."""
+    """permutations: how many there are to tell apart.
+    tile: side, in pixels, to which each tile is resized for the encoder.
+    width: of a tile's features before the tiles are put together.
+    hidden: width of the layer after that.
+    """
 
     family = "classic pretext"
     when = (
-        "Images of objects or scenes with parts in typical places; of little use for textures, where any order looks "
-        "right, and lens errors or a vignette can give places away."
+        "Images of objects or scenes with parts in typical places. Of little use for textures, where any order looks "
+        "right; lens errors or a vignette can give places away."
     )
     resized = "tile"
     rules: ClassVar[dict[str, Rule]] = {
@@ -98,7 +103,7 @@ class Jigsaw(Objective):
         "objective_options": lambda facts, chosen: (
             {"permutations": 64, "tile": part_size(chosen, 3), "width": 128, "hidden": 512},
             "64 permutations instead of 1000, for runs of minutes; a tile keeps 64 of 75 pixels of its cell's side "
-            "(Noroozi and Favaro, ECCV 2016) and is enlarged no more than the encoder needs, as small ones are cheap "
+            "(Noroozi and Favaro, ECCV 2016) and is enlarged no more than the encoder needs, as small tiles are cheap "
             f"({MEASURED})",
         ),
     }

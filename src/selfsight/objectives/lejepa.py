@@ -1,10 +1,12 @@
 """LeJEPA: views agree, and embeddings are spread like a Gaussian cloud, tested along random directions.
 
 Balestriero and LeCun, "LeJEPA: Provable and Scalable Self-Supervised Learning Without the Heuristics", 2025: the loss
-is (1 - weight) * agreement + weight * SIGReg, where SIGReg is the test of Epps and Pulley (1983) between each
-projection and the standard normal law, a mean over directions and views. With `test="wasserstein"` it is that of Wu,
-Balestriero and Levine, "VISReg", 2026: centre, scale and the sliced 2-Wasserstein distance of the standardised cloud,
-whose gradient does not vanish at a collapse. Needs no teacher, no predictor and no normalised embeddings.
+is (1 - weight) * agreement + weight * SIGReg. SIGReg is the test of Epps and Pulley (1983) between each projection and
+the standard normal distribution, a mean over directions and views. It needs no teacher, no predictor and no normalised
+embeddings.
+
+With `test="wasserstein"` the regulariser is VISReg instead (Wu, Balestriero and Levine, 2026): centre, scale and the
+sliced 2-Wasserstein distance of the standardised cloud. Its gradient does not vanish at a collapse.
 """
 
 from __future__ import annotations
@@ -34,10 +36,11 @@ def directions(dim: int, count: int, seed: int) -> Tensor:
 
 @in_float32
 def sigreg(embeddings: Tensor, along: Tensor) -> Tensor:
-    """N times the integral of |phi(t) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) over t, phi the characteristic function of the
-    N embeddings [V, N, D] projected on the directions `along` [D, K]; a mean over directions and views.
+    """The Epps-Pulley statistic of `embeddings` [V, N, D] along the directions `along` [D, K], a scalar.
 
-    About 1.06 for a standard normal cloud of any size, 0.41 N where all are zero. Embeddings must not be normalised.
+    N times the integral over t of |phi(t) - exp(-t^2 / 2)|^2 exp(-t^2 / 2), with phi the characteristic function of the
+    N projected embeddings; a mean over directions and views. About 1.06 for a standard normal cloud of any size, 0.41 N
+    where all are zero. Embeddings must not be normalised.
     """
     t = torch.linspace(0.0, REACH, KNOTS, device=embeddings.device)
     normal = torch.exp(-t.square() / 2)
@@ -53,8 +56,12 @@ def sigreg(embeddings: Tensor, along: Tensor) -> Tensor:
 
 @in_float32
 def sliced(embeddings: Tensor, along: Tensor) -> Tensor:
-    """Centre, scale and shape of `embeddings` [V, N, D]: squared mean, squared deviation of the standard deviations
-    from 1, and squared distance of the sorted projections of the standardised cloud from the normal quantiles."""
+    """The VISReg statistic of `embeddings` [V, N, D] along the directions `along` [D, K], a scalar: centre, scale and
+    shape.
+
+    centre: mean square of the means. scale: mean square of (1 - standard deviation). shape: mean squared distance of
+    the sorted projections of the standardised cloud from the normal quantiles.
+    """
     n = embeddings.shape[1]
     mean, deviation = embeddings.mean(1, keepdim=True), embeddings.std(1, unbiased=False, keepdim=True)
     standard = (embeddings - mean) / (deviation.detach() + 1e-4)
@@ -66,11 +73,15 @@ def sliced(embeddings: Tensor, along: Tensor) -> Tensor:
 
 @register("lejepa")
 class LeJEPA(Objective):
-    """weight: of the regulariser, from 0 to 1. test: "sigreg" or "wasserstein". slices: directions a step. hidden,
-    width: of the projector."""
+    """weight: of the regulariser, from 0 to 1.
+    test: the regulariser, "sigreg" or "wasserstein".
+    slices: random directions per step.
+    hidden: width of the projector's hidden layer.
+    width: of the projector's output, the embeddings.
+    """
 
     family = "joint-embedding prediction"
-    when = "One weight to set and no teacher; better under a linear head than for neighbours or few labels."
+    when = "One weight to set and no teacher. Better under a linear head than for nearest neighbours or few labels."
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,

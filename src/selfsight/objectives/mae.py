@@ -1,11 +1,12 @@
-"""MAE: from a quarter of the patches, the pixels of the others.
+"""MAE: from a quarter of the patches, predict the pixels of the others.
 
 He, Chen, Xie, Li, Dollár and Girshick, "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, section 3:
-the encoder sees the visible patches only, a light decoder sees them and a mask token in each other place, and the
-loss is the mean over hidden patches of the squared error to their pixels, normalised by each patch's own mean and
-standard deviation (of all its pixels and channels, dividing by their number).
+the encoder sees only the visible patches. A light decoder sees its output, with a mask token for each hidden patch. The
+loss is the mean over hidden patches of the squared error to their pixels, which are normalised by each patch's own mean
+and standard deviation (over all its pixels and channels, dividing by their number).
 
-The decoder also gets the pooled features as one more token, as theirs gets the class token: so they are trained too.
+The decoder also gets the pooled features as one more token, as the paper's gets the class token, so that they are
+trained too.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ def normalised(patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @in_float32
 def masked_error(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error of `prediction` to `target` [B, N, P] over the patches of `mask` [B, N], in float32: a mean
-    over the items of each one's mean. Raises `ValueError` where an item has no hidden patch."""
+    """Mean squared error of `prediction` to `target` [B, N, P] where `mask` [B, N] is true: over an item's hidden
+    patches, then over items. A float32 scalar. Raises `ValueError` where an item has no hidden patch."""
     if not mask.any(1).all():
         raise ValueError("needs at least one hidden patch in every item")
     error = (prediction - target).square().mean(2)  # [B, N]
@@ -60,16 +61,20 @@ def options(facts: Facts, chosen: Chosen) -> tuple[Options, str]:
     return (
         {"hidden": 0.75, "width": width, "depth": depth, "heads": 4},
         "three quarters hidden (He et al., CVPR 2022, figure 5); a decoder narrower than the encoder, as it sees four "
-        "times the patches and is thrown away",
+        "times the patches and is not kept",
     )
 
 
 @register("mae")
 class MAE(Objective):
-    """hidden: part of the patches that is hidden. width, depth, heads: of the decoder's transformer."""
+    """hidden: share of the patches that is hidden.
+    width: of the decoder.
+    depth: of the decoder, in blocks.
+    heads: attention heads of the decoder.
+    """
 
     family = "masked image modelling"
-    when = "To fine-tune, to fill gaps or to find what does not belong; its frozen features are weak in neighbours."
+    when = "To fine-tune, to fill gaps or to find what does not belong. Frozen, its nearest neighbours are weak."
     tokens = True
     positions: Tensor
     rules: ClassVar[dict[str, Rule]] = {
@@ -102,7 +107,7 @@ class MAE(Objective):
         return Loss(loss, {"squared_error": loss.detach()}, gather(features.pooled.detach().float()[None]))
 
     def split(self, view: View) -> tuple[Tensor, Tensor]:
-        """The visible patches [B, K], and which are hidden [B, N] bool."""
+        """(indices of the visible patches [B, K], mask [B, N], true where patches are hidden)."""
         _, draws = only_view([view])
         keep = random_patches(draws[:, : self.patches], self.kept)
         return keep, ~as_mask(keep, self.patches)
@@ -119,8 +124,8 @@ class MAE(Objective):
 
     @torch.no_grad()
     def reconstruct(self, view: View) -> Tensor:
-        """[B, C, H, W] the view's normalised pixels, its hidden patches as they are predicted, each with its own mean
-        and deviation, which the network does not know."""
+        """[B, C, H, W] the view's normalised pixels with hidden patches as predicted. Each predicted patch is shown
+        with its true mean and deviation, which the network does not know."""
         keep, mask = self.split(view)
         patches = cut(view.pixels, self.grid)
         _, mean, std = normalised(patches)

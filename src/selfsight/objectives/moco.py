@@ -1,4 +1,4 @@
-"""MoCo v3: find, among the batch, the key of one's own image, made by a slowly moving copy of the network.
+"""MoCo v3: pick one's own image out of the batch, whose keys come from a slowly moving copy of the network.
 
 Chen, Xie and He, "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021, equation 1 and
 algorithm 1: InfoNCE of predictions against the copy's embeddings of another view, negatives from the same batch,
@@ -50,11 +50,14 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
 
 @register("moco")
 class MoCo(Objective):
-    """temperature: of the softmax. momentum: of the copy at the start, unless the run is short (see
-    `EMATeacher`), 1 at the end. hidden, width: of projector and predictor."""
+    """temperature: of the softmax over keys.
+    momentum: of the teacher at the start; 1 at the end. A short run's teacher is faster (see `EMATeacher`).
+    hidden: width of the hidden layers of projector and predictor.
+    width: of their outputs, the embeddings.
+    """
 
     family = "contrastive"
-    when = "ViTs and small batches: SimCLR's question to a steadier teacher, at the cost of a second forward pass."
+    when = "ViTs and small batches: SimCLR's task with a steadier teacher, at the cost of a second forward pass."
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,

@@ -16,13 +16,13 @@ from selfsight.views.plan import ViewGroup, ViewPlan
 
 
 def patch_side(chosen: Chosen, otherwise: int = 16) -> int:
-    """Pixels a side of a patch of the encoder that a recipe's values so far name; `otherwise` if it has none."""
+    """Side in pixels of a patch of the recipe's encoder; `otherwise` if it has no patches."""
     named = re.search(r"patch(\d+)", chosen["encoder"])
     return int((chosen.get("encoder_args") or {}).get("patch_size") or (named[1] if named else otherwise))
 
 
 def patches_a_side(chosen: Chosen) -> int:
-    """Of that encoder's grid on a view of the recipe's size."""
+    """Patches along a side of a view of the recipe's size."""
     return int(max(1, chosen["size"] // patch_side(chosen)))
 
 
@@ -33,9 +33,9 @@ def token_grid(encoder: Encoder, size: int) -> tuple[int, int]:
 
 
 def only_group(plan: ViewPlan, draws: int) -> ViewGroup:
-    """The group of a plan of one view. Raises `SelfsightError` if there are more or it has too few random numbers."""
+    """The group of a plan of one view. Raises `SelfsightError` for more views, or fewer random numbers than `draws`."""
     if plan.count != 1:
-        raise SelfsightError(f"This objective looks at one view of an item, and its view plan has {plan.count}.")
+        raise SelfsightError(f"This objective takes one view of each item, and its view plan has {plan.count}.")
     (group,) = plan.groups
     if group.draws < draws:
         raise SelfsightError(
@@ -69,8 +69,11 @@ def join(patches: Tensor, grid: tuple[int, int], channels: int) -> Tensor:
 
 
 def positions(grid: tuple[int, int], width: int) -> Tensor:
-    """[h w, width] fixed: sines and cosines of the row, then of the column, at width / 4 frequencies from 1 towards
-    1 / 10,000 (Vaswani et al. 2017, section 3.5, for two axes)."""
+    """Fixed position embeddings [h w, width] of a grid (h, w).
+
+    Sines and cosines of the row, then of the column, at width / 4 frequencies from 1 towards 1 / 10,000 (Vaswani et al.
+    2017, section 3.5, for two axes). Raises `SelfsightError` if `width` is not a multiple of 4.
+    """
     if width % 4:
         raise SelfsightError(f"width must be a multiple of 4, not {width}: sine and cosine of row and column.")
     frequencies = 1e-4 ** (torch.arange(width // 4) * 4 / width)
@@ -80,9 +83,11 @@ def positions(grid: tuple[int, int], width: int) -> Tensor:
 
 
 def transformer(width: int, depth: int, heads: int) -> nn.Sequential:
-    """`depth` ViT blocks and a norm, weights from a normal of deviation 0.02 (Dosovitskiy et al., ViT, 2021)."""
+    """`depth` ViT blocks and a norm, [B, N, width] to the same. Weights are drawn from a normal distribution of
+    standard deviation 0.02 (Dosovitskiy et al., ViT, 2021). Raises `SelfsightError` if `heads` does not divide
+    `width`."""
     if width % heads:
-        raise SelfsightError(f"width must be a multiple of heads, and {width} is none of {heads}.")
+        raise SelfsightError(f"width must be a multiple of heads; {width} is not a multiple of {heads}.")
     blocks = [Block(width, heads, qkv_bias=True) for _ in range(depth)]
     net = nn.Sequential(*blocks, nn.LayerNorm(width))
     for module in net.modules():
@@ -93,5 +98,5 @@ def transformer(width: int, depth: int, heads: int) -> nn.Sequential:
 
 
 def mask_token(width: int) -> nn.Parameter:
-    """[width] what stands where a patch is hidden."""
+    """The learned token [width] that stands for a hidden patch."""
     return nn.Parameter(0.02 * torch.randn(width))

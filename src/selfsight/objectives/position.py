@@ -1,4 +1,4 @@
-"""Position: on which side of the first patch was the second one?
+"""Position: predict on which side of the first patch the second one was.
 
 Doersch, Gupta and Efros, "Unsupervised Visual Representation Learning by Context Prediction", ICCV 2015, sections 3
 and 3.1. Two patches of a 3 x 3 arrangement, the middle one and one of its eight neighbours, with a gap and a
@@ -55,13 +55,15 @@ def without_green(unit: Tensor) -> Tensor:
 
 @register("position")
 class Position(Objective):
-    """patch: pixels a side that the encoder sees of each patch. hidden: of the layer before the last. project: take
-    the green of RGB images away."""
+    """patch: side, in pixels, to which each patch is resized for the encoder.
+    hidden: width of the layer before the last.
+    project: whether the green of RGB images is taken away.
+    """
 
     family = "classic pretext"
     when = (
-        "Images of objects with parts in typical places; of little use for textures; the colour fringes of lenses are "
-        "taken out, but a vignette, a frame or a fixed scene still gives places away."
+        "Images of objects with parts in typical places. Of little use for textures. Colour fringes of lenses are "
+        "removed, but a vignette, a frame or a fixed scene still gives places away."
     )
     resized = "patch"
     rules: ClassVar[dict[str, Rule]] = {

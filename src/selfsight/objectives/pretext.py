@@ -1,4 +1,4 @@
-"""What the classic pretext tasks share: a batch of parts through the encoder, parts cut out of a view, a guess."""
+"""What the classic pretext tasks share: cut parts out of a view, encode them, and classify."""
 
 from __future__ import annotations
 
@@ -18,21 +18,25 @@ from selfsight.views.plan import ViewGroup, ViewPlan
 
 
 def arrangement(draws: int, grey: float = 0.0) -> ViewRule:
-    """A rule for one view whose parts are to be placed: most of the image, never mirrored; `grey`: share of views."""
+    """A rule for one view whose parts have to be placed: most of the image, never mirrored.
+
+    draws: its random numbers. grey: share of the views that are turned grey.
+    """
 
     def rule(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
         colour = replace(PLAIN, grey=grey)
         group = ViewGroup(count=1, size=chosen["size"], scale=(0.5, 1.0), flip=0.0, colour=colour, draws=draws)
-        return ViewPlan((group,)), "one crop of half to all of the image, not mirrored: where its parts are is the task"
+        return ViewPlan((group,)), "one crop of half to all of the image, not mirrored: the task is where its parts are"
 
     return rule
 
 
 def part_size(chosen: Chosen, parts: int) -> int:
-    """Pixels a side to which a part is resized for the encoder: about its size over `parts`, in whole patches of a ViT.
+    """Side in pixels to which a part is resized for the encoder: about its size over `parts`, in whole patches of a
+    ViT.
 
-    Of a convolutional encoder not below 32, or half of its size if that is less: most end with a stride of 32, the
-    rules' narrow ResNet, which has no last stage, with 16.
+    A convolutional encoder gets at least 32, or half of its size if that is less, as most end with a stride of 32. The
+    rules' narrow ResNet has no last stage and ends with 16.
     """
     name = chosen["encoder"]
     if not is_fixed_size(name):
@@ -43,7 +47,7 @@ def part_size(chosen: Chosen, parts: int) -> int:
 
 
 def up_to(draws: Tensor, count: int) -> Tensor:
-    """`draws` in [0, 1) to whole numbers 0 to `count` - 1, each as likely as any other."""
+    """Whole numbers from 0 to `count` - 1, all equally likely, from `draws` in [0, 1) of any shape."""
     return (draws * count).long().clamp_(max=count - 1)  # float32 may round the product up
 
 
@@ -63,16 +67,16 @@ def resize(parts: Tensor, size: int) -> Tensor:
 
 
 def encode_parts(encoder: Encoder, parts: Sequence[Tensor]) -> Tensor:
-    """Pooled features [K, B, D], float32, of K parts [B, C, H, W] of each item of this process, in one pass."""
+    """Pooled features [K, B, D], float32, of K `parts` [B, C, H, W] of this process's items, in one pass."""
     pooled: Tensor = encode(encoder, torch.cat(list(parts))).pooled.float()
     return pooled.view(len(parts), -1, pooled.shape[1])
 
 
 @in_float32
 def guess(logits: Tensor, labels: Tensor) -> Tensor:
-    """[2]: the mean cross-entropy of `logits` [..., K] for `labels` [...], in float32, and the share guessed right.
+    """(mean cross-entropy, accuracy) of `logits` [..., K] for `labels` [...], a float32 tensor [2].
 
-    The chance level is log K, and 1 / K of them.
+    The chance levels are log K and 1 / K.
     """
     flat, wanted = logits.flatten(0, -2), labels.flatten()
     right = (flat.argmax(1) == wanted).float().mean()

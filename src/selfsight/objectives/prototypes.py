@@ -1,4 +1,4 @@
-"""What objectives with prototypes share: scores, codes that use all of them evenly, and the swapped prediction."""
+"""What objectives with prototypes share: scores, codes that use all prototypes evenly, the swapped prediction."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from selfsight.distributed import all_sum, processes
 from selfsight.objectives.objective import check_views, in_float32
 from selfsight.objectives.shared import MEASURED
 
-FROZEN = 0.05  # of the budget, in which prototypes stand still
-ITEMS_EACH = 16  # items for each prototype, where they are counted by rule
-BATCH_EACH = 4  # prototypes for each image of a batch, at most
+FROZEN = 0.05  # share of the budget, at the start, during which prototypes do not move
+ITEMS_EACH = 16  # items per prototype that `prototype_count` aims at
+BATCH_EACH = 4  # largest number of prototypes per image of a batch
 
 
 @in_float32
@@ -27,12 +27,13 @@ def cosines(embeddings: Tensor, prototypes: Tensor) -> Tensor:
 @torch.no_grad()
 @in_float32
 def sinkhorn(scores: Tensor, temperature: float, iterations: int = 3, kept: Tensor | None = None) -> Tensor:
-    """Codes [N, K] of `scores` [N, K]: probabilities of prototypes for each sample, with all prototypes used alike.
+    """Codes [N, K] of `scores` [N, K]: each sample's probabilities of the prototypes, with all prototypes used evenly.
 
-    Cuturi, "Sinkhorn Distances", NeurIPS 2013, as Caron et al., SwAV, 2020, section 3.1 use it: exp(scores /
-    temperature), whose columns and then rows are normalised in turn. N counts the samples of all processes, whose
-    column sums are added; a batch that each process holds whole gives what it gives in one. kept [N]: 1 for samples
-    that count, 0 for those that do not and get zeros.
+    Cuturi, "Sinkhorn Distances", NeurIPS 2013, as Caron et al., SwAV, 2020, section 3.1, use it: the columns and rows
+    of exp(scores / temperature) are normalised in turn. Column sums are added over processes. So N may be a part of the
+    batch on each process; where each holds the whole batch, the codes are those of one process.
+
+    kept: [N] 1 for samples that count, 0 for samples that do not; their codes are 0.
     """
     top = scores.max() if scores.numel() else scores.new_tensor(float("-inf"))
     if processes() > 1:
@@ -49,11 +50,11 @@ def sinkhorn(scores: Tensor, temperature: float, iterations: int = 3, kept: Tens
 
 @in_float32
 def swapped_prediction(scores: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Mean cross-entropy of each view's softmax(scores / temperature) to the targets of every other view, in float32.
+    """Mean cross-entropy of each view's softmax(scores / temperature) to the targets of every other view, float32.
 
-    scores [V, B, K] of all views; targets [L, B, K]: probabilities of the first L of them. The mean is over items and
-    pairs of a target and another view (Caron et al., SwAV, 2020, equations 1, 2 and 6; DINO, ICCV 2021, equation 3).
-    Raises `ValueError` for one view or one sample.
+    scores: [V, B, K] of all views. targets: [L, B, K] probabilities, of the first L views. The mean is over items and
+    over pairs of a target and another view (Caron et al., SwAV, 2020, equations 1, 2 and 6; DINO, ICCV 2021, equation
+    3). Raises `ValueError` for one view or one sample.
     """
     check_views(scores)
     log_p = F.log_softmax(scores / temperature, dim=2)
@@ -64,9 +65,9 @@ def swapped_prediction(scores: Tensor, targets: Tensor, temperature: float) -> T
 
 
 class Prototypes(nn.Module):
-    """`count` directions of `dim` dimensions; called with embeddings [..., dim], their cosines [..., count].
+    """`count` directions in `dim` dimensions. Called with embeddings [..., dim] it gives cosines [..., count].
 
-    With `frozen` the gradient of the directions is zero, but there is one, for which processes wait.
+    With `frozen` the directions get a gradient of zero: there must be one, as other processes wait for it.
     """
 
     def __init__(self, count: int, dim: int) -> None:
@@ -80,16 +81,16 @@ class Prototypes(nn.Module):
 
     @torch.no_grad()
     def normalise(self) -> None:
-        """Bring all directions back to length one."""
+        """Bring all directions back to unit length."""
         self.weight.copy_(F.normalize(self.weight, dim=1))
 
 
 def prototype_count(items: int, batch: int) -> tuple[int, str]:
-    """How many, and why: a power of two from 64 to 1024 near one prototype for every `ITEMS_EACH` items, but no more
-    than `BATCH_EACH` for each image of a batch."""
+    """(number of prototypes, reason): a power of two from 64 to 1024, about one prototype per `ITEMS_EACH` items, but
+    at most `BATCH_EACH` per image of a batch."""
     wished = int(2 ** min(10, max(6, round(math.log2(max(1, items) / ITEMS_EACH)))))
     count = min(wished, BATCH_EACH * batch)
-    reason = f"near one prototype for {ITEMS_EACH} of {items:,} items, within 64 and 1,024"
+    reason = f"about one prototype per {ITEMS_EACH} of {items:,} items, within 64 and 1,024"
     if count < wished:
-        reason += f", but at most {BATCH_EACH} for each image of a batch, which cannot fill more ({MEASURED})"
+        reason += f", but at most {BATCH_EACH} per image of a batch, which cannot fill more ({MEASURED})"
     return count, f"{count}: {reason}"

@@ -1,4 +1,4 @@
-"""Rotation: by which quarter turn was the image turned?
+"""Rotation: predict by how many quarter turns the image was turned.
 
 Gidaris, Singh and Komodakis, "Unsupervised Representation Learning by Predicting Image Rotations", ICLR 2018,
 equations 2 and 3: the loss is the mean of -log p(k | turned by k quarter turns) over all four turns of each
@@ -36,8 +36,8 @@ class Rotation(Objective):
 
     family = "classic pretext"
     when = (
-        "Photographs of things that have an up, such as animals, products or streets: stable; meaningless for "
-        "microscopy, textures and aerial images, and where a caption or the light from above gives it away."
+        "Photographs of things with an upright position, such as animals, products or streets. Meaningless for "
+        "microscopy, textures and aerial images, and where a caption or light from above gives the turn away."
     )
     rules: ClassVar[dict[str, Rule]] = {
         "views": one_crop(),

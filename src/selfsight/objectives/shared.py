@@ -1,4 +1,4 @@
-"""Choices that several objectives share: their view plans and why, as rules (see `objective.Rule`)."""
+"""View plans that several objectives share, as rules (see `facts.Rule`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def quarters(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
         reason = f"{chosen['encoder']} takes one size only: two crops (Chen et al., ICML 2020){_colours(facts)}"
         return _two(chosen), reason
     group = ViewGroup(count=4, size=part_side(chosen, 2), scale=(0.25, 0.25), ratio=(1.0, 1.0), colour=Colour())
-    reason = "several quarters of the image at the magnification of use: small, so many are seen in a minute"
+    reason = "several quarters of the image at full magnification; they are small, so a minute sees many"
     return ViewPlan((group,)), f"{reason} ({MEASURED}; Tong et al., EMP-SSL, 2023){_colours(facts)}"
 
 
@@ -49,18 +49,18 @@ def multi_crop(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
 
 
 def quick_crops(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
-    """Multi-crop on CUDA. Elsewhere quarters, each of which predicts and is predicted: two to three times as many steps
-    for the same operations, and more learnt in a short run."""
+    """`multi_crop` on CUDA, elsewhere `quarters`, which give two to three times as many steps for the same operations.
+    Every quarter predicts and is predicted, and a short run learns more."""
     return multi_crop(facts, chosen) if facts.device == "cuda" else quarters(facts, chosen)
 
 
 def one_crop(draws: int | Callable[[Chosen], int] = 0) -> ViewRule:
-    """A rule for one crop without colour changes, with `draws` random numbers, which may depend on the recipe."""
+    """A rule for one crop without colour changes. `draws`: its random numbers, or a function of the recipe for them."""
 
     def rule(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
         count = draws if isinstance(draws, int) else draws(chosen)
         group = ViewGroup(count=1, size=chosen["size"], scale=(0.3, 1.0), colour=PLAIN, draws=count)
-        return ViewPlan((group,)), "one crop and its mirror image, colours as they are: what is hidden is the task"
+        return ViewPlan((group,)), "one crop, sometimes mirrored, with colours unchanged: what is hidden is the task"
 
     return rule
 
@@ -69,9 +69,13 @@ PLAIN = Colour(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, jitter=0.0
 
 
 def restyled(plan: ViewPlan, style: str, positives: str) -> ViewPlan:
-    """`plan` without changes of colour and mirroring if the style is "crop-only" (Moutakanni et al., NeurIPS 2024),
-    and with every second view from another item of the group if positives are of a "group" (Azizi et al., MICLe, ICCV
-    2021). Raises `SelfsightError` where there is but one view."""
+    """The view plan `plan` with another style or other positives.
+
+    style: "crop-only" drops colour changes and mirroring (Moutakanni et al., NeurIPS 2024).
+    positives: "group" takes every second view from another item of the group (Azizi et al., MICLe, ICCV 2021).
+
+    Raises `SelfsightError` for positives of a group where there is only one view.
+    """
     if style == "crop-only":
         plan = replace(plan, groups=tuple(replace(group, colour=PLAIN, flip=0.0) for group in plan.groups))
     if positives == "group":
@@ -82,7 +86,7 @@ def restyled(plan: ViewPlan, style: str, positives: str) -> ViewPlan:
 
 
 def part_side(chosen: Chosen, parts: int) -> int:
-    """The encoder's size over `parts`, in whole steps of 16 px or of a ViT's patches."""
+    """Side in pixels of a part of a view: the encoder's size over `parts`, a multiple of 16 or of a ViT's patch."""
     step = patch_side(chosen) if takes_any_size(chosen["encoder"]) else 16
     return int(max(step, chosen["size"] // parts // step * step))
 
@@ -96,4 +100,4 @@ def _one_size(chosen: Chosen) -> bool:
 
 
 def _colours(facts: Facts) -> str:
-    return "" if facts.format.channels == 3 else "; brightness and contrast change, colour does not, as there is none"
+    return "" if facts.format.channels == 3 else "; brightness and contrast change; there is no colour to change"

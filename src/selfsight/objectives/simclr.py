@@ -1,11 +1,11 @@
-"""SimCLR: views of one image are near, views of others far.
+"""SimCLR: views of one image are close together, views of different images far apart.
 
 Chen, Kornblith, Norouzi and Hinton, "A Simple Framework for Contrastive Learning of Visual
 Representations", ICML 2020, equation 1 (NT-Xent). Decoupled variant: Yeh et al., "Decoupled
 Contrastive Learning", ECCV 2022, equation 6: the positive leaves the denominator.
 
-For V views the other V - 1 views of an anchor are each its positive in turn, and the mean is taken;
-with V = 2 this is the published loss.
+For V views each of the other V - 1 views of an anchor is its positive in turn, and the mean is taken. With V = 2 this
+is the published loss.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from selfsight.views.plan import ViewPlan
 
 @in_float32
 def nt_xent(embeddings: Tensor, temperature: float, decoupled: bool = False) -> Tensor:
-    """NT-Xent of `embeddings` [V, B, D], in float32; not yet normalised.
+    """NT-Xent of `embeddings` [V, B, D], a float32 scalar. They are normalised here.
 
     The chance level is log(V B - V + 1). Raises `ValueError` for one view or one sample.
     """
@@ -45,11 +45,14 @@ def nt_xent(embeddings: Tensor, temperature: float, decoupled: bool = False) -> 
 
 @register("simclr")
 class SimCLR(Objective):
-    """temperature: of the softmax over similarities. decoupled: leave the positive out of the
-    denominator, which helps small batches. hidden, width: of the projector."""
+    """temperature: of the softmax over similarities.
+    decoupled: whether the positive is left out of the denominator, which helps small batches.
+    hidden: width of the projector's hidden layer.
+    width: of the projector's output, the embeddings.
+    """
 
     family = "contrastive"
-    when = "The first to try: learns fast in minutes, at any batch from 64 on, with a cost of one encoder."
+    when = "The first to try: learns within minutes, with any batch from 64 on, and costs one encoder."
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,

@@ -1,10 +1,10 @@
-"""SimMIM: hidden squares of an image are filled in by one linear layer on the features around them.
+"""SimMIM: one linear layer on the features fills in hidden squares of an image.
 
 Xie, Zhang, Cao, Lin, Bao, Yao, Dai and Hu, "SimMIM: A Simple Framework for Masked Image Modeling", CVPR 2022,
 section 3: L = |y_M - x_M|_1 / Ω(x_M), with x_M the hidden pixels, y_M the predicted ones and Ω their number.
 
-Squares are hidden in the image itself, by a learned value for each channel, not in its tokens: so any encoder will
-do. The pooled features add one patch of pixels to the prediction of every cell of features: so they are trained too.
+Squares are hidden in the image itself, by a learned value for each channel, not in its tokens, so any encoder will do.
+The pooled features add one patch of pixels to the prediction of every cell, so that they are trained too.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from selfsight.views.plan import ViewPlan
 
 @in_float32
 def masked_l1(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean absolute error of `prediction` to `target` [B, C, H, W] over the pixels of `mask` [B, 1, H, W], in float32:
-    a mean over the items of each one's mean. Raises `ValueError` where an item has no hidden pixel."""
+    """Mean absolute error of `prediction` to `target` [B, C, H, W] where `mask` [B, 1, H, W] is true: over an item's
+    hidden pixels, then over items. A float32 scalar. Raises `ValueError` where an item has no hidden pixel."""
     if not mask.flatten(1).any(1).all():
         raise ValueError("needs at least one hidden pixel in every item")
     error = (prediction - target).abs() * mask
@@ -45,23 +45,25 @@ def squares_mask(draws: Tensor, squares: int, count: int, size: int) -> Tensor:
 
 
 def squares_a_side(chosen: Chosen) -> int:
-    """Four to eight squares a side, of whole patches (of 8 px for a convolutional encoder), if there are such."""
+    """Squares along a side of a view: 4 to 8, so that each is of whole patches (8 px for a convolutional encoder)."""
     cells = chosen["size"] // patch_side(chosen, otherwise=8)
     return max((n for n in range(4, 9) if cells % n == 0), default=8)
 
 
 @register("simmim")
 class SimMIM(Objective):
-    """hidden: part of the image that is hidden. squares: along a side of the image, the units of what is hidden."""
+    """hidden: share of the image that is hidden.
+    squares: squares along a side of the image; each is hidden or shown as a whole.
+    """
 
     family = "masked image modelling"
-    when = "A start to fine-tune from, with colours and scale untouched, for convolutional encoders as for ViTs."
+    when = "A start for fine-tuning, with colours and scale untouched, for convolutional encoders and ViTs."
     rules: ClassVar[dict[str, Rule]] = {
         "views": one_crop(draws=lambda chosen: squares_a_side(chosen) ** 2),  # one for each square
         "objective_options": lambda facts, chosen: (
             {"hidden": 0.6, "squares": squares_a_side(chosen)},
-            "0.6 of the image hidden, in squares of a seventh or so of its side: large enough that they cannot be "
-            "copied from beside them (Xie et al., CVPR 2022, table 1)",
+            "0.6 of the image hidden, in squares of about a seventh of its side: too large to be copied from their "
+            "surroundings (Xie et al., CVPR 2022, table 1)",
         ),
     }
 
@@ -111,7 +113,7 @@ class SimMIM(Objective):
 
 @torch.no_grad()
 def _cell(encoder: Encoder, size: int) -> int:
-    """Pixels a side of a cell of the encoder's features, so that they cover an image of `size`: found by trying."""
+    """Side, in pixels, of a cell of the encoder's features on an image of `size`, found by encoding a blank image."""
     blank = torch.zeros(1, encoder.geometry.channels, size, size, device=next(encoder.parameters()).device)
     with evaluating(encoder):
         grid: tuple[int, int] = encoder(blank).grid

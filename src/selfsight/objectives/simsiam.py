@@ -1,14 +1,14 @@
-"""SimSiam: predict what the network itself says of another view, without a gradient there.
+"""SimSiam: predict the network's own output for another view, with no gradient through that output.
 
 Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021, equation 2: half the negative cosine of
-prediction and target, summed over both directions of a pair; for V views the mean over all pairs. With batch norm
-behind the projector, as there, it collapses without the predictor or with a gradient through the target: the loss goes
-to -1 and the spread to 0. Even without a fault most of an embedding may fall into few directions.
+prediction and target, summed over both directions of a pair; for V views the mean over all pairs. The projector ends
+with batch norm, as in the paper. Without the predictor, or with a gradient through the target, it collapses: the loss
+goes to -1 and the spread to 0. Even a correct run may put most of an embedding into few directions.
 
-With `decorrelated` above 1 the embeddings are decorrelated, so many dimensions together, in place of that batch norm
-(Hua et al., "On Feature Decorrelation in Self-Supervised Learning", ICCV 2021, who shuffle the dimensions as well). It
-then bears larger steps, and without the predictor it still collapses, but later. The rank that is watched is that of
-decorrelated embeddings, and so higher than that of others.
+With `decorrelated` above 1, groups of so many dimensions are decorrelated in place of that batch norm (Hua et al., "On
+Feature Decorrelation in Self-Supervised Learning", ICCV 2021, who also shuffle the dimensions). Training then bears
+larger steps; without the predictor it still collapses, but later. The rank in the metrics is of decorrelated
+embeddings, and so higher than for other objectives.
 """
 
 from __future__ import annotations
@@ -48,13 +48,12 @@ def negative_cosine(predictions: Tensor, targets: Tensor) -> Tensor:
 
 @in_float32
 def decorrelated(embeddings: Tensor, group: int) -> Tensor:
-    """`embeddings` [N, D] of each process, centred, and each `group` of dimensions mapped so that its covariance over
-    all processes is nearly the identity; [N, D].
+    """This process's `embeddings` [N, D], centred and with each `group` of dimensions decorrelated: [N, D].
 
-    By the Cholesky factor of the covariance (as Ermolov et al., "Whitening for Self-Supervised Representation
-    Learning", ICML 2021). A hundredth of the mean variance comes to each dimension first, so that the factor of a
-    nearly singular covariance is the same in one process as in several. A value that is not finite spoils its group,
-    and the training loop skips the step.
+    The covariance of a group over all processes becomes nearly the identity, by its Cholesky factor (as Ermolov et al.,
+    "Whitening for Self-Supervised Representation Learning", ICML 2021). A hundredth of the mean variance is added to
+    each dimension first, so that the factor of a nearly singular covariance is the same in one process as in several. A
+    value that is not finite spoils its group, and the training loop skips the step.
     """
     centred = embeddings - all_mean(embeddings.mean(0))
     parts = centred.unflatten(1, (-1, group)).movedim(0, 2)  # [G, group, N]
@@ -78,26 +77,28 @@ class Decorrelation(nn.Module):
 
 
 def group_size(batch: int) -> int:
-    """The largest power of two that is at most a quarter of the batch, and at most 16: what a few items have in common
-    by chance would be taken for what their dimensions have."""
+    """Dimensions per group: the largest power of two that is at most a quarter of the batch, and at most 16. In larger
+    groups, chance correlations of a few items would be removed as well."""
     return max(1, min(16, 1 << (batch // 4).bit_length() >> 1))
 
 
 @register("simsiam")
 class SimSiam(Objective):
-    """hidden: width of the projector; bottleneck: of the predictor's hidden layer, a quarter of it in the paper.
-    decorrelated: how many dimensions of an embedding together; 1, as earlier runs have, is the paper's batch norm."""
+    """hidden: width of the projector.
+    bottleneck: width of the predictor's hidden layer (paper: a quarter of `hidden`).
+    decorrelated: how many dimensions of an embedding are decorrelated together; 1 is the paper's batch norm.
+    """
 
     family = "non-contrastive"
-    when = "Small batches and little memory: no negatives and no second network; a ViT with it wants small steps."
+    when = "Small batches and little memory: no negatives and no second network. A ViT needs small steps with it."
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,
         "objective_options": lambda facts, chosen: (
             {"hidden": 512, "bottleneck": 128, "decorrelated": group_size(chosen["batch_size"])},
             "projector and predictor a quarter as wide as the paper's, in its proportion; several views make it learn "
-            "sooner (Pototzky et al., FastSiam, GCPR 2022); decorrelated in groups, as it may fall into few "
-            "directions otherwise, and in ones much smaller than the batch (Hua et al., ICCV 2021; measured, "
+            "sooner (Pototzky et al., FastSiam, GCPR 2022); decorrelated, as embeddings may fall into few directions "
+            "otherwise, in groups much smaller than the batch (Hua et al., ICCV 2021; measured, "
             "benchmarks/README.md)",
         ),
     }

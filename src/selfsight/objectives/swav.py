@@ -1,11 +1,12 @@
 """SwAV: from one view of an image, predict the cluster of another.
 
 Caron, Misra, Mairal, Goyal, Bojanowski and Joulin, "Unsupervised Learning of Visual Features by Contrasting
-Cluster Assignments", NeurIPS 2020. Codes are those of section 3.1, Sinkhorn's over the batch, of each large view by
-itself, or of every view where all have one size; the loss is that of equations 1, 2 and 6: every view predicts the
-codes of all others that have some. There is no queue of earlier features (section 4.2): there are at most four
-prototypes for each image of a batch instead. The projector ends with a batch norm, without which nine tenths of an
-embedding soon were the same for all images.
+Cluster Assignments", NeurIPS 2020. Each large view gets codes by Sinkhorn's algorithm over the batch (section 3.1);
+where all views have one size, every view does. The loss is equations 1, 2 and 6: every view predicts the codes of all
+other views that have codes.
+
+There is no queue of earlier features (section 4.2); instead there are at most four prototypes per image of a batch. The
+projector ends with batch norm: without it nine tenths of an embedding soon were the same for all images.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from selfsight.views.plan import ViewPlan
 
 
 def swav_loss(scores: Tensor, large: int, temperature: float, epsilon: float) -> tuple[Tensor, Tensor]:
-    """(loss, codes [large, B, K]) of `scores` [V, B, K], cosines of the whole batch, of which the first `large` views
-    give codes. In float32. The chance level is log K. Raises `ValueError` for one view or one sample."""
+    """(loss, codes [large, B, K]) of `scores` [V, B, K], in float32: cosines of the whole batch to the prototypes.
+
+    The first `large` views give codes. The chance level is log K. Raises `ValueError` for one view or one sample.
+    """
     codes = torch.stack([sinkhorn(view, epsilon) for view in scores[:large].detach()])
     return swapped_prediction(scores, codes, temperature), codes
 
@@ -48,8 +51,12 @@ def _options(facts: Facts, chosen: Chosen) -> tuple[Options, str]:
 
 @register("swav")
 class SwAV(Objective):
-    """prototypes: their number. temperature: of predictions; epsilon: of codes, the lower, the harder. hidden,
-    width: of the projector."""
+    """prototypes: their number.
+    temperature: of the predictions.
+    epsilon: of the codes; the lower, the harder they are.
+    hidden: width of the projector's hidden layer.
+    width: of the projector's output, the embeddings.
+    """
 
     family = "clustering"
     when = "Data in natural groups: learns fast, and gives soft clusters of the images beside the features."

@@ -1,9 +1,9 @@
-"""VICReg: views agree, every dimension keeps its spread, no two dimensions say the same.
+"""VICReg: views agree, every dimension keeps its variance, no two dimensions are correlated.
 
 Bardes, Ponce and LeCun, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised
 Learning", ICLR 2022, equations 1 to 6. For V views the invariance is the mean over all pairs of views.
-With V = 2 the three terms are those of the authors' implementation, for which the published weights are:
-the variance averaged over the two views, the covariance summed.
+With V = 2 the three terms are as in the authors' implementation, which the published weights are for: the variance is
+averaged over the two views, the covariance summed.
 """
 
 from __future__ import annotations
@@ -44,11 +44,15 @@ def vicreg_terms(embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @register("vicreg")
 class VICReg(Objective):
-    """invariance, variance, covariance: weights of the three terms (paper: 25, 25, 1). hidden, width:
-    of the projector."""
+    """invariance: weight of the invariance term (paper: 25).
+    variance: weight of the variance term (paper: 25).
+    covariance: weight of the covariance term (paper: 1).
+    hidden: width of the projector's hidden layer.
+    width: of the projector's output, the embeddings.
+    """
 
     family = "non-contrastive"
-    when = "Small batches and textures: needs no negatives, is even with SimCLR on few labels, and easy to read."
+    when = "Small batches and textures: needs no negatives, matches SimCLR with few labels, and has readable terms."
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": quarters,

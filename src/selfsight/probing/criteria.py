@@ -1,4 +1,4 @@
-"""What features say of their own worth without labels: criteria by which runs can be ranked."""
+"""Criteria that rank runs by their features, without labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SMALL = 1e-7
 
 
 def _entropy(values: np.ndarray) -> float:
-    """exp of the entropy of non-negative `values` made to sum to one: how many of them count."""
+    """How many of the non-negative `values` count: exp of the entropy of their shares of the sum."""
     share = values / max(float(values.sum()), 1e-300) + SMALL
     return float(np.exp(-(share * np.log(share)).sum()))
 
@@ -25,15 +25,15 @@ def rankme(features: np.ndarray) -> float:
 
 
 def lidar(features: np.ndarray, delta: float = 1e-4) -> float:
-    """LiDAR of `features` [V, N, D], V views of N items: in how many directions items differ, measured against how much
-    the views of one item differ. Higher is better.
+    """LiDAR of `features` [V, N, D], V views of N items: in how many directions items differ more than the views of one
+    item do. Higher is better.
 
     Thilak et al., "LiDAR: Sensing Linear Probing Performance in Joint Embedding SSL Architectures", ICLR 2024,
-    equations 1 to 4, with one change. The means of few views differ by what views differ by, alike in all directions,
-    so that features which tell no image apart had the highest LiDAR of all; the paper has 50 views. Here a direction
-    counts by what is above that share, if it is above the largest that chance gives (Wachter, "The limiting empirical
-    measure of multiple discriminant ratios", Annals of Statistics 1980). It is 1 where N (V - 1) is no more than D: too
-    few to tell. Raises `ValueError` for one view.
+    equations 1 to 4, with one change. The paper has 50 views. With few views, the means over views differ by chance,
+    and equally in all directions, so features that tell no image apart would get the highest LiDAR. Here a direction
+    counts only if it exceeds the largest value that chance gives, and by what exceeds the chance share (Wachter, "The
+    limiting empirical measure of multiple discriminant ratios", Annals of Statistics 1980). LiDAR is 1 where N (V - 1)
+    <= D: too few views to tell. Raises `ValueError` for one view.
     """
     views, items, dim = features.shape
     if views < 2:
@@ -53,11 +53,12 @@ def lidar(features: np.ndarray, delta: float = 1e-4) -> float:
 
 
 def alpha_req(features: np.ndarray) -> float:
-    """The exponent alpha of eigenvalues of the covariance of `features` [N, D] that fall like i ** -alpha. Best near 1.
+    """The exponent alpha with which the eigenvalues of the covariance of `features` [N, D] fall, like i ** -alpha.
+    Values near 1 are best.
 
     Agrawal et al., "alpha-ReQ: Assessing Representation Quality in Self-Supervised Learning by Measuring Eigenspectrum
-    Decay", NeurIPS 2022. A least-squares line through the logarithms of the eigenvalues, without the first tenth and
-    the last half, where batch and noise decide.
+    Decay", NeurIPS 2022. It is the slope of a least-squares line through the logarithms of the eigenvalues, without the
+    first tenth and the last half, where batch and noise decide.
     """
     x = features.astype(np.float64)
     values = np.linalg.svd(x - x.mean(0), compute_uv=False) ** 2 / max(1, len(x) - 1)

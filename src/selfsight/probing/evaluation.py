@@ -1,4 +1,4 @@
-"""What features reach with labels, beside the controls that must be beaten: as measured, stored and shown."""
+"""The figures of an evaluation: the encoder beside the controls that it must beat, as measured, stored and shown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from selfsight.results import Result
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Mean and standard deviation, over draws of the labels, of a share in [0, 1]."""
+    """An accuracy in [0, 1] over draws of the labels.
+
+    mean: over the draws.
+    std: standard deviation over the draws.
+    """
 
     mean: float
     std: float
@@ -19,7 +23,12 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure, and between what it would mostly lie if other items had been drawn; None where nothing can be said."""
+    """A figure with its confidence interval. Values are None where nothing can be said.
+
+    value: the figure.
+    low: lower end of the interval.
+    high: upper end.
+    """
 
     value: float | None
     low: float | None
@@ -27,7 +36,7 @@ class Interval:
 
     @property
     def sign(self) -> int:
-        """1 if the whole interval is above 0, -1 if it is below, else 0: nothing is proven."""
+        """1 if the whole interval is above 0, -1 if it is below, 0 if nothing is proven."""
         if self.low is None or self.high is None:
             return 0
         return 1 if self.low > 0 else -1 if self.high < 0 else 0
@@ -35,12 +44,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class Probes:
-    """What one set of features reaches.
+    """The figures of one set of features.
 
-    knn: metric by name (`probing.metrics.NAMES`), None where it has no meaning.
-    linear: the same of the linear probe, and its strength C.
+    knn: metrics of the k-NN probe by name (`probing.metrics.NAMES`), None where one has no meaning.
+    linear: the same for the linear probe, and its strength C.
     few_shot: accuracy by labels per class, "all" for every label.
-    recall: of the linear probe, by class: the share of its test items that are found, None for a class without any.
+    recall: of the linear probe, by class: the share of the test items found, None for a class without test items.
     """
 
     knn: dict[str, float | None]
@@ -49,7 +58,7 @@ class Probes:
     recall: dict[str, float | None] = field(default_factory=dict)
 
     def with_earlier(self, earlier: Probes | None) -> Probes:
-        """With the few-shot figures that only `earlier` has."""
+        """These figures, with the few-shot figures that only `earlier` has."""
         return self if earlier is None else replace(self, few_shot=_joined(earlier.few_shot, self.few_shot))
 
 
@@ -59,12 +68,15 @@ class About:
 
     model: as it was named.
     classes: in the order of the class numbers.
-    train_items, test_items: how many had a label and could be read.
+    train_items: train items with a label that could be read.
+    test_items: test items with a label that could be read.
     seeds: draws of the labels.
     notes: what a reader of the figures must know.
     test_of: test items of each class.
-    passes, minutes: over the training images, and of training, if the model is a run.
-    encoder, labels: digests; figures of the same two belong together.
+    passes: over the training images, if the model is a run.
+    minutes: of training, if the model is a run.
+    encoder: its digest.
+    labels: their digest. Figures of the same encoder and labels belong together.
     """
 
     model: str = ""
@@ -82,16 +94,16 @@ class About:
 
 @dataclass(frozen=True)
 class Evaluation(Result):
-    """The encoder's features beside the controls.
+    """The figures of the encoder beside those of the controls.
 
-    encoder: the features in question.
-    random: the same encoder with random weights.
-    start: with the weights that it started from; None if these were random.
-    pixels: no encoder.
+    encoder: of the encoder's features.
+    random: of the same encoder with random weights.
+    start: of the starting weights; None if they were random.
+    pixels: of raw pixels, without an encoder.
     about: what was measured.
-    commonest: always the commonest class of train; None where an older version measured.
-    gains: by control, then by "knn" or the labels per class: how much more accurate the encoder is, on the same test
-    items after the same labels.
+    commonest: of always answering the commonest class of train; None if an older version measured.
+    gains: by control, then by "knn" or labels per class: how much more accurate the encoder is, on the same test items
+        and with the same labels.
     more: by labels per class, and "half" of all: how much more accurate the encoder is with all labels.
     """
 

@@ -19,10 +19,11 @@ FEW_SHOT_STRENGTH = 10.0  # fixed: a handful of labels leaves nothing to choose 
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """Logistic regression that has been fitted: softmax(weight x + bias) of features x of unit length.
+    """A fitted logistic regression: softmax(weight x + bias) of features x of unit length.
 
-    weight: [C, D]. bias: [C], minus infinity for a class that had no example, whose probability is then 0. Two classes
-    have opposite weights. strength: the inverse L2 strength C of the fit.
+    weight: [C, D]. Two classes have opposite weights.
+    bias: [C], minus infinity for a class without examples, whose probability is then 0.
+    strength: the inverse L2 strength C of the fit.
     """
 
     weight: np.ndarray
@@ -44,11 +45,14 @@ def fit_linear(
     groups: Sequence[str | None] | np.ndarray | None = None,
     seed: int = 0,
 ) -> LinearProbe:
-    """The probe of `features` [N, D] and class numbers `labels` [N], each below `classes`.
+    """The linear probe fitted to `features` [N, D] and class numbers `labels` [N], each below `classes`.
 
-    strength: inverse L2 strength C; None takes the best of `STRENGTHS` on a held-out fifth of (at most 8,000 of) the
-    items, drawn by `seed`, and fits all items with it. groups: a name for each item, or None for one that is alone;
-    a group is never on both sides of that split. Raises `ValueError` for items of fewer than two classes.
+    strength: inverse L2 strength C. None takes the best of `STRENGTHS` on a held-out fifth of the items (of at most
+    8,000
+        of them), drawn by `seed`, and then fits all items with it.
+    groups: a name for each item, or None for an item that is alone. No group is on both sides of that split.
+
+    Raises `ValueError` for items of fewer than two classes.
     """
     if len(np.unique(labels)) < 2:
         raise ValueError("a linear probe needs items of at least two classes")
@@ -58,7 +62,7 @@ def fit_linear(
 
 
 def _chosen(features: np.ndarray, labels: np.ndarray, classes: int, groups: np.ndarray, seed: int) -> float:
-    """The strength with the best accuracy on groups that are held out."""
+    """The strength with the best accuracy on held-out groups."""
     order = np.random.default_rng(seed).permutation(len(features))[:CHOICE_ITEMS]
     out = hold_out(groups[order], CHOICE_SHARE)
     held, kept = order[out], order[~out]
@@ -92,7 +96,7 @@ def _unit(features: np.ndarray) -> np.ndarray:
 
 
 def draw_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
-    """Indices of `shots` random items of each class, or all of a class that has fewer."""
+    """Indices of `shots` random items per class; of a class with fewer, all of them."""
     rng = np.random.default_rng(seed)
     chosen = []
     for c in np.unique(labels):
@@ -102,13 +106,13 @@ def draw_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
 
 
 def draw_half(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Indices of a random half of the items of each class; of an odd number, the larger half."""
+    """Indices of a random half of each class's items, rounded up."""
     rng = np.random.default_rng(seed)
     members = [np.flatnonzero(labels == c) for c in np.unique(labels)]
     return np.concatenate([rng.permutation(some)[: -(-len(some) // 2)] for some in members])
 
 
 def fit_few_shot(features: np.ndarray, labels: np.ndarray, classes: int, shots: int, seed: int) -> LinearProbe:
-    """The probe of `shots` items of each class, drawn by `seed`, with a fixed strength."""
+    """The linear probe fitted to `shots` items per class, drawn by `seed`, with a fixed strength."""
     chosen = draw_shots(labels, shots, seed)
     return fit_linear(features[chosen], labels[chosen], classes, strength=FEW_SHOT_STRENGTH)

@@ -1,4 +1,4 @@
-"""Classification metrics of class scores, from scikit-learn where it has them, and how sure their values are."""
+"""Classification metrics of class scores, from scikit-learn where it has them, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -43,9 +43,10 @@ def metrics(scores: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
 def ece(probabilities: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error of `probabilities` [N, C]: sum over bins of n_b / N |accuracy_b - confidence_b|.
 
-    A bin holds the n_b items whose largest probability is in (i / bins, (i + 1) / bins]; confidence_b is the mean of
-    these, accuracy_b the share for which that class is true. Guo et al., "On Calibration of Modern Neural Networks",
-    ICML 2017, equation 3. 0 is best. Raises `ValueError` for rows that are not probabilities.
+    A bin holds the n_b items whose largest probability is in (i / bins, (i + 1) / bins]. confidence_b is the mean of
+    these probabilities, accuracy_b the share of items whose likeliest class is the true one. Guo et al., "On
+    Calibration of Modern Neural Networks", ICML 2017, equation 3. 0 is best. Raises `ValueError` for rows that are not
+    probabilities.
     """
     p = _probabilities(probabilities)
     confidence, right = p.max(1), p.argmax(1) == truth
@@ -67,9 +68,9 @@ def nll(probabilities: np.ndarray, truth: np.ndarray) -> float:
 def brier(probabilities: np.ndarray, truth: np.ndarray) -> float:
     """Brier score of `probabilities` [N, C]: mean over items of the sum over classes of (p_c - [c is true])^2.
 
-    From 0, the best, to 2, and twice the form for two classes that counts one of them. Brier, "Verification of
-    Forecasts Expressed in Terms of Probability", Monthly Weather Review 1950. Raises `ValueError` for rows that are not
-    probabilities.
+    It goes from 0, the best, to 2. For two classes it is twice the common form, which counts one class only. Brier,
+    "Verification of Forecasts Expressed in Terms of Probability", Monthly Weather Review 1950. Raises `ValueError` for
+    rows that are not probabilities.
     """
     p = _probabilities(probabilities)
     return float(((p - np.eye(p.shape[1])[truth]) ** 2).sum(1).mean())
@@ -85,7 +86,7 @@ def _probabilities(scores: np.ndarray) -> np.ndarray:
 def kappa(scores: np.ndarray, truth: np.ndarray) -> float:
     """Cohen's kappa of the likeliest class of `scores` [N, C] and `truth` [N], for classes that are ordered grades.
 
-    A disagreement weighs the square of its distance in grades. 1: all agree. 0: as by chance. nan where truth and
+    A disagreement is weighted by the square of its distance in grades. 1: all agree. 0: as by chance. nan: truth and
     guesses are all of one grade.
     """
     from sklearn.metrics import cohen_kappa_score
@@ -96,19 +97,19 @@ def kappa(scores: np.ndarray, truth: np.ndarray) -> float:
 
 
 def sensitivity(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """For each class the share of its items that are found, [C], of `scores` [N, C]; nan for a class without items."""
+    """The share of each class's items that `scores` [N, C] find, [C]; nan for a class without items."""
     found, missed, _, _ = _counts(scores, truth)
     return _share(found, missed)
 
 
 def specificity(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """For each class the share of other items not taken for it, [C], of `scores` [N, C]; nan where there are none."""
+    """For each class, the share of other classes' items that `scores` [N, C] do not take for it, [C]; nan if none."""
     _, _, passed, mistaken = _counts(scores, truth)
     return _share(passed, mistaken)
 
 
 def _counts(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """True positives, false negatives, true negatives, false positives of each class, each [C]."""
+    """(true positives, false negatives, true negatives, false positives) of each class, each [C]."""
     from sklearn.metrics import multilabel_confusion_matrix
 
     tables = multilabel_confusion_matrix(truth, scores.argmax(1), labels=np.arange(scores.shape[1]))  # [C, 2, 2]
@@ -128,13 +129,16 @@ def interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """`statistic(*arrays)` with its percentile bootstrap interval: items, the rows of all `arrays`, are drawn anew.
+    """`statistic(*arrays)` with its percentile bootstrap interval. Items, the rows of all `arrays`, are resampled.
 
-    groups: a name for each item, or None for one that is alone; groups are then drawn, each with all its items. What
-    the statistic cannot say (None or nan) of a draw is left out. low and high are None with one item or group: nothing
-    tells how others would differ. The same seed gives the same interval. Efron and Tibshirani, "An Introduction to the
-    Bootstrap", 1993, chapter 13. Raises `ValueError` for no items, arrays of different lengths, or a level not between
-    0 and 1.
+    groups: a name for each item, or None for an item that is alone. Whole groups are then resampled.
+    draws: number of resamplings. Those for which the statistic is None or nan are left out.
+    seed: the same seed gives the same interval.
+    level: share of the resampled values inside the interval.
+
+    With one item or group, low and high are None: nothing tells how others would differ. Efron and Tibshirani, "An
+    Introduction to the Bootstrap", 1993, chapter 13. Raises `ValueError` for no items, arrays of different lengths, or
+    a level not between 0 and 1.
     """
     sizes = {len(array) for array in arrays}
     if len(sizes) != 1 or sizes == {0}:
@@ -167,8 +171,8 @@ def paired_interval(
 ) -> Interval:
     """`statistic(one, *arrays) - statistic(other, *arrays)` with its interval, for two predictions of the same items.
 
-    Both are measured on the same draws, so that what is hard for both does not widen the interval. `arrays` is what
-    they share, as the truth. For the rest see `interval`.
+    Both are measured on the same resampled items, so items that are hard for both do not widen the interval. `arrays`
+    are what both share, such as the truth. The other arguments are as in `interval`.
     """
 
     def difference(one: np.ndarray, other: np.ndarray, *rest: np.ndarray) -> float:
@@ -185,13 +189,13 @@ def paired_gain(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """The mean of `one` less that of `other`, [S, N] and [R, N] for N items after S and R draws of the labels, and its
-    interval.
+    """The mean of `one` [S, N] minus the mean of `other` [R, N], with its interval: N items, S and R draws of the
+    labels.
 
-    Items (or groups, see `interval`) and draws of the labels are both drawn again, with replacement: the first because
-    other items could have been tested, the second because other labels could have been given. Where S is R, both are
-    taken to have learnt from the same labels and their draws go together. Owen, "The pigeonhole bootstrap", Annals of
-    Applied Statistics 2007, which is mildly conservative. Raises `ValueError` for different numbers of items.
+    Items (or groups, see `interval`) and draws of the labels are both resampled with replacement, as other items could
+    have been tested and other labels given. If S equals R, both sides are taken to have learnt from the same labels,
+    and their draws are resampled together. Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007, which
+    is mildly conservative. Raises `ValueError` for different numbers of items.
     """
     if one.shape[1] != other.shape[1]:
         raise ValueError(f"{one.shape[1]} and {other.shape[1]} items: a pair needs the same items")

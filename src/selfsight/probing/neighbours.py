@@ -1,4 +1,4 @@
-"""The k-nearest-neighbour probe: what the geometry of frozen features says without any training."""
+"""The k-nearest-neighbour probe of frozen features, which needs no training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ BLOCK = 2**25  # similarities in memory at a time: 128 MB
 
 
 def nearest(queries: np.ndarray, bank: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine similarities [N, k], descending, and indices [N, k] into `bank` [M, D] of `queries` [N, D]."""
+    """(cosine similarities [N, k], indices into `bank` [N, k]) of the `k` rows of `bank` [M, D] nearest to each of
+    `queries` [N, D], nearest first."""
     q = F.normalize(torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32)), dim=1)
     b = F.normalize(torch.from_numpy(np.ascontiguousarray(bank, dtype=np.float32)), dim=1)
     tops = [(block @ b.T).topk(min(k, len(b)), dim=1) for block in q.split(max(1, BLOCK // len(b)))]
@@ -21,8 +22,8 @@ def nearest(queries: np.ndarray, bank: np.ndarray, k: int) -> tuple[np.ndarray, 
 
 
 def nearest_others(features: np.ndarray, asked: np.ndarray, k: int) -> list[list[tuple[int, float]]]:
-    """For each of the items `asked`, by their numbers among `features` [N, D], up to `k` (number, cosine similarity) of
-    the others nearest to it, nearest first."""
+    """For each of the items `asked`, its nearest other items among `features` [N, D]: up to `k` (number, cosine
+    similarity), nearest first. `asked` holds numbers of items."""
     similarity, index = nearest(features[asked], features, k + 1)
     return [
         [(i, cosine) for i, cosine in zip(found, cosines, strict=True) if i != item][:k]
@@ -32,9 +33,12 @@ def nearest_others(features: np.ndarray, asked: np.ndarray, k: int) -> list[list
 
 @dataclass(frozen=True)
 class KNNProbe:
-    """Items whose classes are known, to be asked for the k nearest.
+    """Items of known classes, among which the nearest vote.
 
-    bank: features [M, D]. labels: class numbers [M], each below `classes`.
+    bank: features [M, D].
+    labels: class numbers [M].
+    classes: number of classes.
+    k: neighbours that vote.
     """
 
     bank: np.ndarray
@@ -43,9 +47,9 @@ class KNNProbe:
     k: int
 
     def scores(self, features: np.ndarray) -> np.ndarray:
-        """Votes [N, C] of the k nearest of the bank for each of `features` [N, D], each weighted by exp(cosine / 0.07).
+        """Votes [N, C] for the classes of `features` [N, D], by the k nearest items of the bank.
 
-        Votes do not sum to one: their sum tells how near the neighbours are.
+        A vote is weighted by exp(cosine / 0.07). Votes do not sum to one: their sum tells how near the neighbours are.
         """
         similarity, index = nearest(features, self.bank, self.k)
         weights = np.exp((similarity.astype(np.float64) - 1.0) / TEMPERATURE)
@@ -58,9 +62,9 @@ def fit_knn(features: np.ndarray, labels: np.ndarray, classes: int, k: int = 20)
     """The k-NN probe of `features` [M, D] and class numbers `labels` [M], each below `classes`.
 
     Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018,
-    section 3.4; k and temperature as in DINO (Caron et al., ICCV 2021). Raises `ValueError` unless there is a label
-    for each of one or more items.
+    section 3.4; k and temperature as in DINO (Caron et al., ICCV 2021). Raises `ValueError` unless there are
+    items, with a label for each.
     """
     if not len(labels) or len(labels) != len(features):
-        raise ValueError(f"{len(labels)} labels for {len(features)} items: one an item is needed, and one item")
+        raise ValueError(f"{len(labels)} labels for {len(features)} items: one per item is needed, and one item")
     return KNNProbe(features, labels, classes, k)

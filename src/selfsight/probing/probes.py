@@ -1,4 +1,4 @@
-"""All probes of one set of features, and what they say of two sets: which of them is worth more, and by how much."""
+"""All probes of one set of features, and the gains of one set over another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ SURE_ITEMS = 5000  # with so many labels one half of them is like another
 
 
 class Labelled(NamedTuple):
-    """features [N, D] of items, their class numbers [N], and the group of each, None for one that is alone."""
+    """Items with labels.
+
+    features: [N, D].
+    labels: class numbers [N].
+    groups: of each item, None for an item that is alone.
+    """
 
     features: np.ndarray
     labels: np.ndarray
@@ -23,8 +28,13 @@ class Labelled(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """probes: what one set of features reaches. hits: by "knn", labels per class or "half": whether each test item was
-    told right, [S, N] bool for S draws of the labels. linear: the probe of all labels, if there is one."""
+    """The probes of one set of features.
+
+    probes: their figures.
+    hits: by "knn", labels per class or "half": whether each test item was classified correctly, [S, N] bool for S draws
+        of the labels.
+    linear: the linear probe of all labels, if there is one.
+    """
 
     probes: Probes
     hits: dict[str, np.ndarray]
@@ -32,8 +42,11 @@ class Measured(NamedTuple):
 
 
 def measure(train: Labelled, test: Labelled, classes: list[str], counts: list[str], seeds: int) -> Measured:
-    """k-NN, the linear probe, and few-shot probes of each of `counts` labels per class ("all": every label), each of
-    these from `seeds` draws."""
+    """The k-NN probe, the linear probe and few-shot probes, fitted to `train` and measured on `test`.
+
+    counts: labels per class of the few-shot probes; "all" for every label.
+    seeds: draws of the labels for each count.
+    """
     features, labels, groups = train
     probe = fit_linear(features, labels, len(classes), groups=groups)
     scores, truth = probe.scores(test.features), test.labels
@@ -51,7 +64,7 @@ def measure(train: Labelled, test: Labelled, classes: list[str], counts: list[st
 
 
 def measure_commonest(train: Labelled, test: Labelled, classes: list[str], counts: list[str]) -> Measured:
-    """What always the commonest class of `train` reaches; of two guesses, the two commonest."""
+    """The figures of always answering the commonest class of `train`; for top-2, its two commonest."""
     shares = np.bincount(train.labels, minlength=len(classes)) / len(train.labels)
     scores = np.tile(shares, (len(test.labels), 1))
     hits = {count: _hits(scores, test.labels) for count in counts}
@@ -60,13 +73,14 @@ def measure_commonest(train: Labelled, test: Labelled, classes: list[str], count
 
 
 def gains(encoder: Measured, control: Measured, groups: list[str | None]) -> dict[str, Interval]:
-    """How much more accurate `encoder` is than `control`, by "knn" and labels per class. groups: of the test items."""
+    """How much more accurate `encoder` is than `control`, by "knn" and labels per class. `groups` are of the test
+    items."""
     shared = [count for count in encoder.hits if count in control.hits]
     return {count: paired_gain(encoder.hits[count], control.hits[count], groups) for count in shared}
 
 
 def more_labels(encoder: Measured, train: Labelled, test: Labelled, seeds: int) -> dict[str, Interval]:
-    """How much more accurate all labels make the encoder than fewer, by labels per class, and than "half" of them."""
+    """How much more accurate the encoder is with all labels than with fewer, by labels per class and "half"."""
     features, labels, _ = train
     probe = encoder.linear
     if probe is None:

@@ -1,1 +1,1 @@
-"""The page a run leaves behind."""
+"""The page about a run."""

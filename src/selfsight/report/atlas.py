@@ -36,11 +36,11 @@ FACTS = ("page", "format", "width", "height", "exif_orientation", "mode", "chann
 
 @dataclass(frozen=True)
 class Colouring:
-    """The colours of the items by a column.
+    """How a column colours the items: by words or by numbers.
 
-    key: of words, the code of a colour and its text; the most common first, the rest together under the last code.
-    codes: of words, one an item.
-    numbers: of numbers, one an item; None for words.
+    key: for words, (code, text) of each colour, most common first; rare words share the last code.
+    codes: for words, one code per item.
+    numbers: for numbers, one per item; None for words.
     """
 
     key: list[tuple[int, str]] = field(default_factory=list)
@@ -50,20 +50,20 @@ class Colouring:
 
 @dataclass(frozen=True)
 class Atlas:
-    """The items on the map, and their nearest.
+    """The items on the map, with their nearest neighbours.
 
-    names: of the items; "" where they are not to be shown.
-    places: [N, 2].
-    columns: what can colour them, see `columns`.
-    pictures: one data URI each, or none at all.
-    gallery: queries with their nearest.
-    odd: those that are least like the others, the least like first.
-    total: items that the map is drawn from.
-    unread: of those chosen, how many could not be read.
+    names: of the items; "" if they are not to be shown.
+    projection: [N, 2], the items' features on a plane.
+    columns: what can colour the items, by name (see `columns`).
+    pictures: one data URI per item, or none at all.
+    gallery: query items with their nearest neighbours.
+    odd: the items least like the others, the least like first.
+    total: items from which the map's were drawn.
+    unread: drawn items that could not be read.
     """
 
     names: list[str]
-    places: np.ndarray
+    projection: np.ndarray
     columns: dict[str, Colouring]
     pictures: list[str]
     gallery: list[dict[str, object]]
@@ -96,11 +96,12 @@ def draw(run: Run, collection: Collection, thumbnails: bool, names: bool = True)
     colours = columns(collection, rows)
     if not names:
         colours = {name: colour for name, colour in colours.items() if name in _nameless(rows)}
-    return Atlas(called, places(features), colours, pictures, gallery, odd, len(usable), len(bad))
+    return Atlas(called, project(features), colours, pictures, gallery, odd, len(usable), len(bad))
 
 
-def places(features: np.ndarray) -> np.ndarray:
-    """Places [N, 2] of `features` [N, D] on a plane: t-SNE of their directions, principal components if few."""
+def project(features: np.ndarray) -> np.ndarray:
+    """The projection [N, 2] of `features` [N, D] onto a plane: t-SNE of their directions, principal components if
+    few."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
@@ -117,8 +118,8 @@ def places(features: np.ndarray) -> np.ndarray:
 
 
 def columns(collection: Collection, rows: pa.Table) -> dict[str, Colouring]:
-    """What can colour a map of `rows`, by name, labels first. A column that is the same for all, or of words that
-    hardly any two items share, is left out."""
+    """{name: colouring} of the columns that can colour a map of `rows`, labels first. Left out are columns of one
+    value, and columns of words that are nearly all different."""
     labels = Labels.of(collection, rows).values
     named: dict[str, list[Any]] = {"label": ["|".join(map(str, v)) if isinstance(v, tuple) else v for v in labels]}
     named |= {name: rows[name].to_pylist() for name in rows.column_names if name not in (*UNCOLOURED, "label")}
@@ -138,14 +139,14 @@ def columns(collection: Collection, rows: pa.Table) -> dict[str, Colouring]:
 
 
 def _nameless(rows: pa.Table) -> tuple[str, ...]:
-    """The columns of whose values none is a name of an item, a person, a place or a folder. Labels are, where they are
-    only taken from folders."""
+    """The columns whose values name no item, person, place or folder. Labels that come only from folders do."""
     said = rows["label"].null_count < len(rows)
     return (*FACTS, "label") if said else FACTS
 
 
 def neighbours(features: np.ndarray) -> list[tuple[int, list[tuple[int, float]]]]:
-    """Up to 10 queries, evenly spaced over `features` [N, D], each with its up to 8 (index, cosine), nearest first."""
+    """Up to 10 items, evenly spaced over `features` [N, D], each with up to 8 neighbours (index, cosine), nearest
+    first."""
     queries = spread(len(features), QUERIES)
     return list(zip(queries.tolist(), nearest_others(features, queries, NEIGHBOURS), strict=True))
 
@@ -167,7 +168,7 @@ def _gallery(
 def _odd(
     encoder: Encoder, collection: Collection, rows: pa.Table, features: np.ndarray, names: list[str]
 ) -> list[dict[str, object]]:
-    """{name, picture, score} of the items that are least like the others, the least like first."""
+    """{name, picture, score} of the items least like the others, the least like first."""
     numbers, scores = least_alike(features, rows["content_hash"].to_pylist())
     first = numbers[:ODD].tolist()
     pictures = thumbnails_of(collection, rows.take(first), encoder, GALLERY_SIDE).values()

@@ -20,7 +20,13 @@ class Figure(TypedDict):
 
 
 class Chart(TypedDict):
-    """A figure with what to say of it."""
+    """A figure with its words.
+
+    id: of the element on the page.
+    title: above the figure.
+    caption: below it.
+    figure: as plotly draws it.
+    """
 
     id: str
     title: str
@@ -121,7 +127,7 @@ CURVES: tuple[tuple[str, str, str, dict[str, str], list[float] | None], ...] = (
 
 
 def curves(rows: Sequence[Row]) -> list[Chart]:
-    """One chart {id, title, caption, figure} for each of `CURVES` that `rows` of metrics have figures for."""
+    """The charts of those of `CURVES` for which `rows` of metrics hold figures."""
     parts = {key: key.replace("_", " ") for row in rows[:1] for key in row if key not in (*KNOWN, "accuracy")}
     if len(parts) == 1 and all(row.get(key) == row["loss"] for key in parts for row in rows):
         parts = {}  # the loss itself
@@ -152,10 +158,10 @@ def _lines(rows: Sequence[Row], names: dict[str, str], factor: float) -> Figure:
     return {"data": traces, "layout": layout}
 
 
-def map_figure(places: np.ndarray) -> Figure:
-    """The map: one point an item, `places` [N, 2]. Its pictures and names are shown by the page's script."""
+def map_figure(projection: np.ndarray) -> Figure:
+    """The map, with one point per item at its `projection` [N, 2]. The page's script shows pictures and names."""
     trace: dict[str, Any] = {"type": "scatter", "mode": "markers", "hoverinfo": "none", "meta": {"slot": 0}}
-    trace |= {"x": _short(places[:, 0]), "y": _short(places[:, 1]), "marker": {"size": 7, "opacity": 0.7}}
+    trace |= {"x": _short(projection[:, 0]), "y": _short(projection[:, 1]), "marker": {"size": 7, "opacity": 0.7}}
     axis = {"visible": False}
     layout = {"xaxis": axis, "yaxis": axis | {"scaleanchor": "x"}, "showlegend": False, "hovermode": "closest"}
     return {"data": [trace], "layout": layout}
@@ -166,7 +172,7 @@ def _short(values: np.ndarray) -> list[float]:
 
 
 def label_curve(evaluation: Evaluation, titles: dict[str, str]) -> Figure | None:
-    """Accuracy in % over labels per class, with a bar of one deviation; None where fewer than two can be placed."""
+    """Accuracy in % over labels per class, with bars of one standard deviation; None for fewer than two points."""
     per_class = evaluation.about.train_items / max(1, len(evaluation.about.classes))
     traces, places = [], set()
     for slot, (key, title) in enumerate(titles.items()):

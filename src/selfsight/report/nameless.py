@@ -1,4 +1,4 @@
-"""The page without names, for data that must not travel: what stands where a path, a file name or an id would."""
+"""The page without names, for data that must not travel: texts in place of paths, file names and ids."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SAID = ("alarm", "skipped", "resumed", "extended", "finished", "note")  # events
 
 
 def reason(text: str) -> str:
-    """What is wrong with a file, up to where the reason may begin to name one."""
+    """The reason `text`, cut where it may begin to name a file."""
     return re.split(r": | \(| within ", text, maxsplit=1)[0]
 
 
 def reasons(counts: Counter[str]) -> Counter[str]:
-    """How many files each `reason` has."""
+    """Counts of files by `reason`."""
     found: Counter[str] = Counter()
     for text, count in counts.items():
         found[reason(text)] += count
@@ -31,23 +31,23 @@ def reasons(counts: Counter[str]) -> Counter[str]:
 
 
 def others(counts: dict[str, int] | None) -> dict[str, int] | None:
-    """How many other files there are, whatever their suffixes: these are parts of names."""
+    """The number of other files, without their suffixes, which are parts of names."""
     return {"of any kind": sum(counts.values())} if counts else counts
 
 
 def evaluation(measured: Evaluation) -> Evaluation:
-    """The figures with their classes; of the notes, which may name files and groups, how many there are."""
+    """The evaluation with the number of its notes in place of them, as notes may name files and groups."""
     count = len(measured.about.notes)
     left = f"{count} note{'' if count == 1 else 's'} on these figures may name files: read evaluation.json of the run"
     return replace(measured, about=replace(measured.about, model="", notes=[left] if count else []))
 
 
 def recipe(chosen: Recipe) -> Recipe:
-    """What was chosen, with the last part of a path of weights."""
+    """The recipe, with only the last part of a path of weights."""
     known = chosen.weights.partition(":")[0] in ("timm", "torchvision", "package")
     return chosen if known else replace(chosen, weights=Path(chosen.weights).name)
 
 
 def events(happened: list[Event]) -> list[Event]:
-    """What happened, without what other software said of it."""
+    """The events, without the messages of other software."""
     return [event if event.kind in SAID else event._replace(text="") for event in happened]

@@ -1,4 +1,4 @@
-"""The page itself: gathers what a run left behind and renders it into one file."""
+"""The page itself: reads a run's folder and renders it into one file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ WAITING_TOO_MUCH = 0.3  # share of the time; above it faster data gives more tha
 def build(run: Run, thumbnails: bool = True, names: bool = True) -> tuple[str, Verdict, int]:
     """The page of `run` as HTML, its verdict, and how many items it was pretrained on.
 
-    thumbnails, names: whether it shows the images, and whether it names them and where they are.
+    thumbnails: whether the page shows images.
+    names: whether it names items and paths.
 
     Raises `SelfsightError` where nothing was measured yet, or the evaluation cannot be read.
     """
@@ -86,7 +87,7 @@ def _evaluation(run: Run) -> Evaluation | None:
 
 
 def _collection(data: dict[str, Any]) -> tuple[Collection | None, list[str]]:
-    """The collection of the run, and what a reader must know about it."""
+    """(the run's collection, None if it cannot be read; notes about it for the reader)."""
     try:
         collection = Collection.open(data["collection"])
     except SelfsightError:
@@ -172,7 +173,7 @@ def _left_out(run: Run, collection: Collection | None, names: bool) -> dict[str,
 
 
 def _machine(run: Run) -> list[tuple[str, str]]:
-    """(what, value) of `environment.json`; empty where it is not there."""
+    """(what, value) pairs from `environment.json`; empty if there is none."""
     machine = read_json(run.path / "environment.json")
     if machine is None:
         return []
@@ -194,7 +195,7 @@ def _drawings(content: dict[str, Any]) -> dict[str, Any]:
     drawn: atlas.Atlas | None = content["atlas"]
     if drawn is None:
         return {"figures": figures, "names": [], "pictures": [], "columns": {}}
-    figures["map"] = charts.map_figure(drawn.places)
+    figures["map"] = charts.map_figure(drawn.projection)
     return {
         "figures": figures,
         "names": drawn.names,
@@ -204,7 +205,7 @@ def _drawings(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def finite(value: Any) -> Any:
-    """`value` with None for floats that JSON has no word for (a loss can be infinite)."""
+    """`value` with None for floats that are not finite, which JSON cannot hold (a loss can be infinite)."""
     if isinstance(value, dict):
         return {key: finite(v) for key, v in value.items()}
     if isinstance(value, list | tuple):

@@ -22,9 +22,9 @@ GREY = (200, 200, 200)
 
 
 def thumbnails_of(collection: Collection, rows: pa.Table, encoder: Encoder, side: int) -> dict[int, Image.Image]:
-    """{number of the row: the item, at most `side` px long, 8 bits, as the encoder's window of intensities shows it}.
+    """{row number: picture of the item}, at most `side` px long, 8 bits, through the encoder's intensity window.
 
-    A grey square stands for an item that cannot be read; of more than three channels the first three are shown.
+    An item that cannot be read is a grey square. Of more than three channels the first three are shown.
     """
     geometry = encoder.geometry
     out = {}
@@ -51,7 +51,7 @@ def data_uri(image: Image.Image, quality: int = QUALITIES[0]) -> str:
 
 
 def data_uris(images: list[Image.Image], most_bytes: int) -> list[str]:
-    """The images as data URIs of together about `most_bytes` at most, in the best quality that fits."""
+    """The images as data URIs of at most about `most_bytes` together, in the best quality that fits."""
     out: list[str] = []
     for quality in QUALITIES:
         out = [data_uri(image, quality) for image in images]
@@ -61,7 +61,7 @@ def data_uris(images: list[Image.Image], most_bytes: int) -> list[str]:
 
 
 def sheet_uri(path: Path) -> str | None:
-    """The view sheet of a run as a data URI; None where there is none or it cannot be read."""
+    """The picture at `path` as a data URI; None if it is missing or cannot be read."""
     try:
         with Image.open(path, formats=["PNG"]) as sheet:
             return data_uri(sheet.convert("RGB"))

@@ -11,9 +11,9 @@ GROUND, INK = "white", "black"
 
 
 def contact_sheet(pictures: list[Image.Image], captions: list[list[str]]) -> bytes:
-    """The pictures in reading order, 8 in a row, each with its lines of caption; a PNG.
+    """A PNG of the pictures in reading order, 8 in a row, each with its lines of caption.
 
-    Small pictures are enlarged. Of a line that is too long the end is shown, which of a path is the name.
+    Small pictures are enlarged. Of a line that is too long the end is shown, as a path ends with the name.
     """
     lines = max(map(len, captions))
     width, height = TILE + GAP, TILE + lines * LINE + GAP
@@ -33,7 +33,7 @@ def contact_sheet(pictures: list[Image.Image], captions: list[list[str]]) -> byt
 
 
 def _fitted(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """What of a line fits under a tile, on one line."""
+    """The end of `line` that fits under a tile."""
     shown = line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
     while line and font.getlength(shown) > TILE:
         line = line[1:]

@@ -34,8 +34,8 @@ def drift_in_words(drift: float | None) -> str | None:
 def adaptation(
     content: dict[str, Any] | None, about: dict[str, Any], evaluation: Evaluation | None
 ) -> dict[str, Any] | None:
-    """What the page says of a run with starting weights: {origin, licence, warning, drift, images, columns, rows}, the
-    starting weights and the encoder side by side; None for a run from random weights."""
+    """The page's comparison of the starting weights and the encoder: {origin, licence, warning, drift, images, columns,
+    rows}; None for a run from random weights."""
     if not about.get("starting_weights"):
         return None
     columns: list[str] = []
@@ -80,7 +80,7 @@ def recipe_rows(asked: dict[str, Any], recipe: Recipe) -> list[dict[str, str]]:
 
 
 def _shown(name: str, value: Any) -> dict[str, str]:
-    """{value, detail}: a short text, and the whole value where the text does not say all."""
+    """{value, detail}: a short text, and the whole value if the text shortens it."""
     if name == "views":
         groups = " and ".join(f"{g['count']} of {g['size']} px" for g in value["groups"])
         return {"value": groups, "detail": yaml.safe_dump(value, sort_keys=False)}
@@ -94,7 +94,7 @@ def _shown(name: str, value: Any) -> dict[str, str]:
 
 
 def set_aside(run: Run, collection: Collection | None) -> list[dict[str, str]]:
-    """{name, reason} of the items that could not be read: at import, and at the decoding for the run."""
+    """{name, reason} of each item that could not be read, at import or when the run decoded it."""
     found: dict[str, tuple[str, str]] = {}
     names: dict[str, str] = {}
     if collection is not None:
@@ -109,7 +109,7 @@ def set_aside(run: Run, collection: Collection | None) -> list[dict[str, str]]:
 def history(run: Run) -> dict[str, Any]:
     """{sentence, events}: alarms, resumes, skipped steps, damaged checkpoints and extensions, oldest first.
 
-    The sentence counts them; of the events the first and last `MOST_EVENTS` / 2 are kept if there are more.
+    The sentence counts them. If there are more than `MOST_EVENTS`, the first and the last halves of these are kept.
     """
     events = run.read_log()
     counts = Counter(event.kind for event in events)

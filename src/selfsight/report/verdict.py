@@ -1,7 +1,7 @@
 """The verdict: from the label-free evidence of a run to one honest sentence.
 
-What has collapsed or does not move is what the alarm says, with its thresholds; here is only what it does not judge:
-whether there is enough to judge by, and what got better.
+The alarm and its thresholds decide what has collapsed or does not move. This module decides the rest: whether there is
+enough evidence, and what got better.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Verdict:
 
     word: "working", "stuck", "collapsed" or "not enough evidence".
     sentence: says it.
-    figures: steps, epochs, the level of each of `FIGURES` and, as far as they were measured, of `COMPARED` and of each
-    of `COURSES` with its first one, NAME_first.
+    figures: steps, epochs and the level of each of `FIGURES`. If measured, also of `COMPARED` and `COURSES`; NAME_first
+        is the first value of a course.
     evidence: the figures in words.
     """
 

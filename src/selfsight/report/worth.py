@@ -32,7 +32,11 @@ LITTLE = 0.01  # of accuracy: labels that cannot bring more are not worth giving
 
 @dataclass(frozen=True)
 class Cell:
-    """text: in % or points. good: of accuracies, whether no row has more; of gains, 1 if proven above 0, -1 below."""
+    """A cell of a table.
+
+    text: in % or points.
+    good: of an accuracy, 1 if no row has more. Of a gain, 1 if proven above 0, -1 if proven below 0.
+    """
 
     text: str
     good: int
@@ -40,7 +44,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """name: of the side or the labels per class. title: for people. cells: one a column."""
+    """A row of a table.
+
+    name: of the side, or the labels per class.
+    title: for people.
+    cells: one per column.
+    """
 
     name: str
     title: str
@@ -49,7 +58,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """columns: their titles. rows: each with a cell for each column."""
+    """A table.
+
+    columns: their titles.
+    rows: each with a cell per column.
+    """
 
     columns: list[str]
     rows: list[Row]
@@ -92,7 +105,7 @@ def gain_table(evaluation: Evaluation) -> Table:
 
 
 def recall_table(evaluation: Evaluation) -> Table:
-    """A row for each class, the one that is found least first: its test images, and the share that each side finds."""
+    """A row for each class, the least found first: its test images, and the share that each side finds."""
     sides = {name: probes for name, probes in evaluation.sides.items() if probes.recall and name != "commonest"}
     if "encoder" not in sides:
         return Table([], [])
@@ -142,8 +155,8 @@ def _labels(count: str, short: bool = False) -> str:
 
 
 def conclusion(evaluation: Evaluation) -> list[str]:
-    """What pretraining bought, first over random weights, then where it does not beat another control. Only what an
-    interval proves is called a gain."""
+    """Sentences on what pretraining gained: over random weights first, then where it does not beat another control.
+    Only what an interval proves is called a gain."""
     found = {control: _by_sign(gains) for control in CONTROLS if (gains := evaluation.gains.get(control))}
     if "random" not in found:
         return ["This evaluation has no intervals. Measure again to get them."]
@@ -181,14 +194,14 @@ def _beside_the_commonest(evaluation: Evaluation) -> list[str]:
 
 
 def _by_sign(gains: Mapping[str, Interval]) -> tuple[dict[str, Interval], dict[str, Interval], dict[str, Interval]]:
-    """Gains that are proven, that are not, and proven losses, by labels per class."""
+    """(proven gains, unproven ones, proven losses), each by labels per class."""
     few = {count: gain for count, gain in gains.items() if count != "knn"}
     better, same, worse = ({count: gain for count, gain in few.items() if gain.sign == sign} for sign in (1, 0, -1))
     return better, same, worse
 
 
 def _few_passes(evaluation: Evaluation) -> list[str]:
-    """The advice to train longer, where an encoder has seen the images a few times only."""
+    """The advice to train longer, if the encoder has seen the images only a few times; else empty."""
     passes, minutes = evaluation.about.passes, evaluation.about.minutes
     if passes is None or minutes is None or passes >= FEW_PASSES:
         return []

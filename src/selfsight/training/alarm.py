@@ -1,8 +1,8 @@
 """The collapse alarm: names what is going wrong while a run could still be saved, and stays silent otherwise.
 
-It looks at the rows of metrics one after another and remembers a few of them, so that a resumed run, which shows it
-its old rows again, goes on as if it had not stopped. The thresholds were chosen on sound and on broken runs of
-`benchmarks/health.py`; docs/evidence.md has the table, and says which runs were trained after they were fixed.
+It takes the rows of metrics one by one and remembers a few of them. A resumed run shows it the old rows again, so that
+it goes on as if the run had not stopped. The thresholds were chosen on healthy and on broken runs of
+`benchmarks/health.py`. docs/evidence.md has the table, and says which runs were trained after they were fixed.
 """
 
 from __future__ import annotations
@@ -13,52 +13,81 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
 
-ROWS = 3  # that must say the same: one batch decides nothing
-QUIET = 5  # rows without it, after which an episode has ended
-FIRST_STEP = 50  # a random network may look collapsed, and the first steps may widen it
-BETTER = 1.05  # what rises by this factor over `ROWS` rows is recovering; so is
-RISEN = 1.15  # a spread that has risen by this from its lowest, where nothing has been told apart yet
-SPREAD_NONE = 0.15  # with less (1 fills the sphere), and with
-NO_CONTRAST = 0.005  # less between cosines of the same image and of others, all images look the same; or with
-SPREAD = 0.3  # less spread and
-LOW_CONTRAST = 0.05  # less contrast, where there had been more, and with less than
-CONTRAST_LEFT = 0.5  # of that left; or, whatever the spread, with
-CONTRAST_GONE = 0.1  # of it left in every row, where there had been more than twice `LOW_CONTRAST`
-SPREAD_ALONE = 0.02  # where no views are compared, with less than this spread; or there with less than
-SPREAD_TRIVIAL = 0.2  # if of the largest loss less is left than
-LOSS_GONE = 0.02  # as what is asked has become trivial
-SCALE_LEFT = 0.25  # of the largest scale there was: with less, and with
-CONTRAST_SHRUNK = 0.75  # of the best contrast there was, embeddings shrink to a point
-RANK = 10.0  # directions: with fewer (or than
-RANK_OTHERWISE = 3.0  # where clusters or pixels are the task, which few directions can serve), and
-RANK_SHARE = 0.12  # of the directions that batch and dimension allow, with less of which (or with fewer than
-RANK_SURE = 6.5  # directions of pairs, whatever the batch allows), and with
-RANK_LEFT = 0.4  # of the largest share there was, directions have been lost
-CLUSTERS_LEFT = 0.5  # of the most even use of clusters there was: with less, some are given up; and if what they
-PEAKED = 0.05  # tell of an item is less than this part of the largest entropy, the teacher says the same of all
-UNIFORM = 0.995  # of the largest entropy of an assignment: every item belongs to all clusters alike
-STILL_SINCE, STILL_SURE = (
-    11,
-    30,
-)  # rows from which on standing still is named: that of all figures, of loss and contrast
-STILL_FIRST, STILL_LAST = 3, 20  # rows at the beginning and (at most, and half of them) at the end that are compared
-STILL_NOISE, STILL_DOUBT = 3.0, 1.5  # standard errors by which a figure has to move, at first and when sure, and
-STILL_LOSS = 0.005  # of the first loss, or
-STILL_CONTRAST = 0.02  # (a difference of cosines; or of the answers that are right), or
-STILL_OTHERS = 0.05  # of what the others were at first
+# Thresholds. Unless a comment says otherwise, a value was chosen on rounds 0 and 1 of `benchmarks/health.py`, so that
+# broken runs are named within 100 steps and healthy runs are not; round 2 was trained afterwards, as a check
+# (docs/evidence.md). A "level" is the median of the last `ROWS` rows; "best" is the highest level so far. Figures are
+# explained at `monitors.evidence`.
+
+# When it speaks
+ROWS = 3  # rows that must all show a fault, as one batch decides nothing
+QUIET = 5  # rows without a fault that end its episode; if it is seen again before that, it is not named again
+FIRST_STEP = 50  # no alarm before this step: random networks may look collapsed, and their first steps may widen them
+BETTER = 1.05  # a low figure is left alone while it recovers: its last row is this factor above its first of `ROWS`
+RISEN = 1.15  # no contrast is left alone while spread is above its lowest level by this factor: some runs begin slowly
+
+# Constant, without contrast: spread < SPREAD_NONE and contrast < NO_CONTRAST
+SPREAD_NONE = 0.15  # spread is 1 where embeddings fill the sphere, 0 where all are equal
+NO_CONTRAST = 0.005  # views of one image are then no more alike than views of two images
+
+# Constant, contrast lost: spread < SPREAD, contrast < LOW_CONTRAST < best contrast, contrast < CONTRAST_LEFT * best
+SPREAD = 0.3  # twice `SPREAD_NONE`, as a fall in contrast is further evidence
+LOW_CONTRAST = 0.05  # contrast that was never above it is too small for its fall to mean anything
+CONTRAST_LEFT = 0.5  # of the best contrast: half of what told images apart is lost
+
+# Constant, contrast gone whatever the spread: contrast < CONTRAST_GONE * best in all rows, best > 2 * LOW_CONTRAST
+CONTRAST_GONE = 0.1  # a fall to a tenth needs no second figure
+
+# Constant, of objectives that compare no views and so have no contrast: spread < SPREAD_ALONE
+SPREAD_ALONE = 0.02  # far below `SPREAD_NONE`, as no second figure supports it
+
+# The same, or the task became trivial: spread < SPREAD_TRIVIAL and loss < LOSS_GONE * largest loss
+SPREAD_TRIVIAL = 0.2  # above `SPREAD_ALONE`, as the vanished loss is further evidence
+LOSS_GONE = 0.02  # chosen on the one broken run of I-JEPA of round 2, whose patches collapse slowly
+
+# Constant, shrunk to a point: scale < SCALE_LEFT * largest and contrast < CONTRAST_SHRUNK * best
+SCALE_LEFT = 0.25  # of the largest scale: a loss of distances can shrink embeddings without turning one
+CONTRAST_SHRUNK = 0.75  # of the best contrast: shrinking counts only where contrast falls with it
+
+# Dimensional: rank < RANK and rank_share < RANK_SHARE, or rank < RANK_SURE; and rank_share < RANK_LEFT * best
+RANK = 10.0  # directions, of objectives that compare views without clusters
+RANK_OTHERWISE = 3.0  # in place of `RANK` where clusters or pixels are the task: few directions can serve these
+RANK_SHARE = 0.12  # of the directions that batch and dimension allow: in small batches 10 directions are many
+RANK_SURE = 6.5  # directions so few that the batch does not matter; where `RANK` applies
+RANK_LEFT = 0.4  # of the best share: directions have been lost, not few from the start
+
+# Cluster and teacher peaked: cluster_entropy < CLUSTERS_LEFT * best; it is "teacher peaked" if also
+# cluster_entropy - assignment_entropy < PEAKED
+CLUSTERS_LEFT = 0.5  # of the best entropy: many clusters that were in use are given up
+PEAKED = 0.05  # what the clusters still tell of an item: below this the teacher says the same of every image
+
+# Teacher uniform: assignment_entropy >= UNIFORM
+UNIFORM = 0.995  # of the entropy of pure chance: every item then belongs to all clusters alike
+
+# Loss not moving: from row STILL_SINCE on if no figure has moved, from row STILL_SURE on if loss, contrast and accuracy
+# have not. A figure has moved if the mean of its last rows differs from that of its first by more than a least change,
+# and by more than so many standard errors of what batches differ by (`moved`).
+STILL_SINCE = 11  # row of step 100, as there is a row every 10 steps: before, a change cannot be told from noise
+STILL_SURE = 30  # row of step 290: from here only loss, contrast and accuracy count as learning
+STILL_FIRST = 3  # first rows, whose mean is compared: few, as the first steps change most
+STILL_LAST = 20  # last rows, at most, and at most half of all rows: their mean has little noise left
+STILL_NOISE = 3.0  # standard errors before `STILL_SURE`: a change that large is hardly chance
+STILL_DOUBT = 1.5  # standard errors after it, or where no views are compared: rather silent than wrong there
+STILL_LOSS = 0.005  # least fall of the loss, as a share of its first value
+STILL_CONTRAST = 0.02  # least rise of contrast (a difference of cosines) and of accuracy (a share)
+STILL_OTHERS = 0.05  # least change of rank_share, scale and spread, as a share of their first value
 
 REMEDIES = {
-    "constant": "Images are not told apart any more. Start anew with a --learning-rate four times lower; if that "
-    "changes nothing, with another --objective, or with views that differ less.",
-    "dimensional": "The answers vary in few directions. Start anew with a larger --batch-size or a lower "
+    "constant": "Images are not told apart any more. Start again with a --learning-rate four times lower. If that "
+    "changes nothing, take another --objective, or views that differ less.",
+    "dimensional": "The answers vary in few directions. Start again with a larger --batch-size or a lower "
     "--learning-rate, or with --objective vicreg, which keeps directions apart.",
-    "cluster": "Images are given to fewer and fewer of the clusters. Start anew with fewer clusters or a lower "
+    "cluster": "Images are assigned to fewer and fewer clusters. Start again with fewer clusters or a lower "
     "--learning-rate.",
     "teacher uniform": "The teacher cannot decide: every image belongs to all clusters alike. Its temperature is too "
-    "high, or views of an image have too little in common: start anew with larger ones, or with another --objective.",
+    "high, or views of an image have too little in common. Start again with larger ones, or with another --objective.",
     "teacher peaked": "The teacher says the same of every image. Its centring is too weak, or its temperature too low.",
     "loss not moving": "Nothing has been learnt yet. Look at views.png: views of one image must show the same thing. "
-    "Or start anew with a --learning-rate four times higher.",
+    "Or start again with a --learning-rate four times higher.",
 }
 
 
@@ -69,7 +98,14 @@ Seen = tuple[str, dict[str, float]]  # a sentence and its figures
 
 @dataclass(frozen=True)
 class Alert:
-    """What was seen at a step. kind: a key of `REMEDIES`. sentence: with its figures."""
+    """A fault, as it was first seen.
+
+    step: at which.
+    kind: a key of `REMEDIES`.
+    sentence: what was seen, with figures.
+    remedy: what to do.
+    figures: those of the sentence, by name.
+    """
 
     step: int
     kind: str
@@ -79,19 +115,23 @@ class Alert:
 
 
 class Alarm:
-    """Shown every row of metrics in order; `raised` holds what is wrong at present: {kind: the alert when it began}."""
+    """Looks at every row of metrics, in order.
+
+    raised: {kind: its first alert} of the faults present now.
+    """
 
     def __init__(self) -> None:
         self.raised: dict[str, Alert] = {}
-        self._rows: list[dict[str, float]] = []  # all of them until something has moved, then the recent ones
+        self._rows: list[dict[str, float]] = []  # all until something has moved, then the recent ones
         self._moved = False
-        self._best: dict[str, float] = {}  # the highest level so far; a level is the median of recent rows; and
-        self._worst: dict[str, float] = {}  # the lowest
+        self._best: dict[str, float] = {}  # highest level so far, by figure
+        self._worst: dict[str, float] = {}  # lowest level so far
         self._level: dict[str, float] = {}
-        self._quiet: dict[str, int] = {}  # rows since a raised kind was last seen
+        self._quiet: dict[str, int] = {}  # rows since a present fault was last seen, by kind
 
     def look(self, row: Mapping[str, float]) -> list[Alert]:
-        """The alerts that this row gives rise to; one that was raised is raised again only after it had ended."""
+        """The new alerts after `row`. A fault that is present already is named again only after its episode has
+        ended."""
         self._rows.append({name: row[name] for name in SEEN if math.isfinite(row.get(name, math.nan))})
         recent = self._rows[-ROWS:]
         self._level = {name: median(r[name] for r in recent) for name in recent[-1] if all(name in r for r in recent)}
@@ -111,25 +151,25 @@ class Alarm:
         return fresh
 
     def _now(self) -> dict[str, Seen]:
-        """{kind: (sentence, figures)} of all that holds."""
+        """{kind: (sentence, figures)} of the faults that the recent rows show."""
         checks = {
             "constant": self._constant, "dimensional": self._dimensional, "cluster": self._cluster,
             "teacher peaked": self._peaked, "teacher uniform": self._uniform, "loss not moving": self._still,
         }  # fmt: skip
         found = {kind: seen for kind, check in checks.items() if (seen := check())}
         if len(found) > 1:
-            found.pop("loss not moving", None)  # which is only what is left to say
+            found.pop("loss not moving", None)  # said only where nothing else is wrong
         if "constant" in found or "constant" in self.raised:
             found.pop("dimensional", None)
         return found
 
     def _low(self, name: str, threshold: float) -> bool:
-        """Whether a figure is below its threshold in all recent rows, and not recovering."""
+        """Whether a figure is below `threshold` in all recent rows, and not recovering."""
         values = [row.get(name, math.inf) for row in self._rows[-ROWS:]]
         return bool(max(values) < threshold and values[-1] <= BETTER * values[0])
 
     def _fell(self, name: str, left: float) -> bool:
-        """Whether less than the part `left` of its best is left of a figure."""
+        """Whether the level of a figure is below `left` times its best."""
         return name in self._level and self._level[name] < left * self._best[name]
 
     def _warming_up(self) -> bool:
@@ -139,7 +179,7 @@ class Alarm:
     def _constant(self) -> Seen | None:
         level = self._level
         contrast, best = level.get("contrast", math.inf), self._best.get("contrast", 0.0)
-        # A random network may not have begun to tell images apart, as long as the rate still rises.
+        # While the rate still rises, a random network may not have begun to tell images apart.
         rises = level.get("spread", 0.0) > RISEN * self._worst.get("spread", 0.0)
         none = contrast < NO_CONTRAST and not self._warming_up() and not rises
         lost = best > LOW_CONTRAST > contrast and self._fell("contrast", CONTRAST_LEFT)
@@ -172,7 +212,7 @@ class Alarm:
         return f"{said}; it was {best:.0%}.", {"effective_rank": rank, "rank_share": share}
 
     def _few_clusters(self) -> tuple[Seen, float] | None:
-        """What there is to say of them, and how much of the entropy they tell about an item."""
+        """(sentence and figures, what clusters tell of an item as a share of the entropy) if clusters are given up."""
         best = self._best.get("cluster_entropy", 0.0)
         if not self._low("cluster_entropy", CLUSTERS_LEFT * best):
             return None
@@ -198,9 +238,9 @@ class Alarm:
         }
 
     def _still(self) -> Seen | None:
-        """The loss of the first rows and of the last, if nothing has changed yet but what differs from batch to batch.
+        """The first and last loss in words, if nothing has changed yet beyond what batches differ by.
 
-        Once the loss or the contrast has, it is never said again: a run that has converged stands still as well.
+        Once loss, contrast or accuracy has moved, it is never said again: a converged run stands still as well.
         """
         if self._moved or len(self._rows) < STILL_SINCE or self._warming_up():
             return None
@@ -213,7 +253,7 @@ class Alarm:
             return None
         first, last = fmean(losses[:STILL_FIRST]), fmean(losses[-STILL_FIRST:])
         said = f"In {self._rows[-1]['step']:,} steps the loss went from {first:.4g} to {last:.4g} only"
-        return f"{said}, which is within what batches differ by.", {"loss": last, "loss_first": first}
+        return f"{said}, which is no more than batches differ by.", {"loss": last, "loss_first": first}
 
     def _has_moved(self, name: str) -> bool:
         values = [row[name] for row in self._rows if name in row]
@@ -229,11 +269,11 @@ class Alarm:
 
 
 def moved(values: Sequence[float], direction: float, least: float, errors: float) -> bool:
-    """Whether the last values are beyond the first ones in `direction` (1 or -1), by more than `least` and than so
-    many standard `errors` of what batches differ by.
+    """Whether the last `values` differ from the first in `direction` (1 or -1), by more than `least` and by more than
+    so many standard `errors` of what batches differ by.
 
-    What batches differ by is seen from row to row: for normal noise the median of the differences of neighbours is
-    0.954 standard deviations. A course, or a jump, does not count as noise.
+    What batches differ by is estimated from neighbouring rows: for normal noise the median of their absolute
+    differences is 0.954 standard deviations. So neither a trend nor a jump counts as noise.
     """
     count = min(STILL_LAST, len(values) // 2)
     change = direction * (fmean(values[-count:]) - fmean(values[:STILL_FIRST]))

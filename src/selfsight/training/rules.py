@@ -24,43 +24,77 @@ from selfsight.objectives.patches import patch_side
 from selfsight.objectives.shared import MEASURED, quarters, restyled
 from selfsight.training.recipe import Budget, Recipe, check_numbers
 
-
-def facts_of(items: Collection, format: PixelFormat, processes: int = 1, start: Weights | None = None) -> Facts:
-    """Facts of the usable items of a collection and of this machine, which `processes` share."""
-    rows = items.usable
-    sides = np.minimum(rows["height"].to_numpy(), rows["width"].to_numpy())
-    device = kind_of(best_device())
-    bf16 = has_bf16(device)
-
-    @cache
-    def decoding(side: int) -> float:
-        return seconds_to_decode(items, format, side)
-
-    def size_of(side: int) -> int:
-        return canvas_bytes(rows, format, side)
-
-    cores = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", processes)))
-    return Facts(
-        len(rows), int(np.median(sides)), format, device, bf16, fastest_threads(cores, bf16 and device == "cpu"),
-        free_bytes(), decoding, size_of, cores, processes, start,
-    )  # fmt: skip
-
-
-def seconds_to_decode(items: Collection, format: PixelFormat, side: int, sample: int = 64) -> float:
-    """Seconds to make every canvas, from a measured few; none where they are made."""
-    if (folder_of(items, format, side) / "about.json").exists():
-        return 0.0
-    rows = items.usable
-    some = rows.take(spread(len(rows), sample))
-    began = time.monotonic()
-    for _ in decoded(items, some, format, side, "Measuring"):
-        pass
-    return (time.monotonic() - began) * len(rows) / len(some)
-
-
 SMALL = 64  # images below this many pixels are enlarged for the encoder
 BATCH = 256
 NARROW = {"layers": [1, 1, 1, 0], "channels": [64, 128, 256, 256]}
+RATES = {"adamw": 2e-3, "sgd": 0.06, "lars": 0.3}
+WEIGHT_DECAYS = {"adamw": 0.05, "sgd": 5e-4, "lars": 1e-4}
+
+
+def rules() -> dict[str, Rule]:
+    """{value: the rule that chooses it where nobody asked}, in order: later rules see earlier values. An objective's
+    own rules come before these."""
+    return {
+        "objective": lambda facts, chosen: (
+            "simclr",
+            "led those compared at equal cost on CIFAR-10 (docs/objectives.md)",
+        ),
+        "weights": lambda facts, chosen: (RANDOM, "nothing is downloaded, and no licence inherited, unless asked for"),
+        "encoder": _encoder,
+        "channels": lambda facts, chosen: (facts.format.channels, f"the data's own: {facts.format}"),
+        "size": _size,
+        "encoder_args": _encoder_args,
+        "views": quarters,
+        "canvas_side": _canvas_side,
+        "batch_size": _batch_size,
+        "objective_options": lambda facts, chosen: ({}, "the objective's own defaults"),
+        "accumulate": lambda facts, chosen: (1, "the batch fits"),
+        "optimiser": lambda facts, chosen: (
+            "adamw",
+            "robust to scale across objectives (Loshchilov and Hutter, ICLR 2019)",
+        ),
+        "learning_rate": _learning_rate,
+        "weight_decay": lambda facts, chosen: (WEIGHT_DECAYS.get(chosen["optimiser"], 0.0), "usual for the optimiser"),
+        "warmup": _warmup,
+        "freeze_fraction": _freeze_fraction,
+        "encoder_lr_scale": _encoder_lr_scale,
+        "batch_norm_policy": _batch_norm_policy,
+        "clip": lambda facts, chosen: (
+            0.0,
+            "off: no run of ours needed it; steps that are not finite are skipped anyway",
+        ),
+        "precision": _precision,
+        "seed": lambda facts, chosen: (0, "fixed, so that a run can be repeated"),
+        "budget": lambda facts, chosen: (Budget(minutes=20.0), "enough to see on a CPU whether it works"),
+        "canvases": _canvases,
+        "threads": _threads,
+    }
+
+
+def resolve(asked: Mapping[str, object], facts: Facts) -> Recipe:
+    """The recipe with every value in `asked` taken as it is and the rest chosen by the rules. `view_style` and
+    `positives` among them say what becomes of the views: see `restyled`."""
+    values: dict[str, Any] = dict(asked)
+    style, positives = values.pop("view_style", "full"), values.pop("positives", "image")
+    reasons: dict[str, str] = {}
+    if facts.start is not None:
+        start = facts.start
+        values |= {"encoder": start.architecture, "encoder_args": start.args | (values.get("encoder_args") or {})}
+        reasons |= {"encoder": "that of the weights", "encoder_args": "those of the weights"}
+        reasons["weights"] = f"as asked; licence: {start.licence}. {concern(start.licence) or ''}".rstrip()
+    elif values.get("encoder_args") is None and values.get("encoder"):
+        values["encoder_args"], reasons["encoder_args"] = {}, "the model as timm has it"
+    check_numbers(values)
+    if values.get("batch_size", 0) > facts.items:
+        reasons["batch_size"] = f"all there are: {values['batch_size']:,} were asked for"
+        values["batch_size"] = facts.items
+    for name, rule in rules().items():
+        if values.get(name) is None:
+            own = find(values["objective"]).rules if name != "objective" else {}
+            values[name], reasons[name] = own.get(name, rule)(facts, values)
+        if name == "views":
+            values["views"] = restyled(values["views"], style, positives)
+    return Recipe(**values, reasons=reasons)
 
 
 def _encoder(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
@@ -160,10 +194,6 @@ def _batch_norm_policy(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
     )
 
 
-RATES = {"adamw": 2e-3, "sgd": 0.06, "lars": 0.3}
-WEIGHT_DECAYS = {"adamw": 0.05, "sgd": 5e-4, "lars": 1e-4}
-
-
 def _canvases(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
     """Decoded beforehand if that fits the disk and a fifth of the time there is, else on the way."""
     need, side = facts.size_of(chosen["canvas_side"]), chosen["canvas_side"]
@@ -194,60 +224,34 @@ def _learning_rate(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
     )
 
 
-# Value, then how it is chosen when it was not asked for, in order: later rules see earlier values. An objective's own
-# rules come before these.
-RULES: dict[str, Rule] = {
-    "objective": lambda facts, chosen: ("simclr", "led those compared at equal cost on CIFAR-10 (docs/objectives.md)"),
-    "weights": lambda facts, chosen: (RANDOM, "nothing is downloaded, and no licence inherited, unless asked for"),
-    "encoder": _encoder,
-    "channels": lambda facts, chosen: (facts.format.channels, f"the data's own: {facts.format}"),
-    "size": _size,
-    "encoder_args": _encoder_args,
-    "views": quarters,
-    "canvas_side": _canvas_side,
-    "batch_size": _batch_size,
-    "objective_options": lambda facts, chosen: ({}, "the objective's own defaults"),
-    "accumulate": lambda facts, chosen: (1, "the batch fits"),
-    "optimiser": lambda facts, chosen: (
-        "adamw",
-        "robust to scale across objectives (Loshchilov and Hutter, ICLR 2019)",
-    ),
-    "learning_rate": _learning_rate,
-    "weight_decay": lambda facts, chosen: (WEIGHT_DECAYS.get(chosen["optimiser"], 0.0), "usual for the optimiser"),
-    "warmup": _warmup,
-    "freeze_fraction": _freeze_fraction,
-    "encoder_lr_scale": _encoder_lr_scale,
-    "batch_norm_policy": _batch_norm_policy,
-    "clip": lambda facts, chosen: (0.0, "off: no run of ours needed it; steps that are not finite are skipped anyway"),
-    "precision": _precision,
-    "seed": lambda facts, chosen: (0, "fixed, so that a run can be repeated"),
-    "budget": lambda facts, chosen: (Budget(minutes=20.0), "enough to see on a CPU whether it works"),
-    "canvases": _canvases,
-    "threads": _threads,
-}
+def facts_of(items: Collection, format: PixelFormat, processes: int = 1, start: Weights | None = None) -> Facts:
+    """Facts of the usable items of a collection and of this machine, which `processes` share."""
+    rows = items.usable
+    sides = np.minimum(rows["height"].to_numpy(), rows["width"].to_numpy())
+    device = kind_of(best_device())
+    bf16 = has_bf16(device)
+
+    @cache
+    def decoding(side: int) -> float:
+        return seconds_to_decode(items, format, side)
+
+    def size_of(side: int) -> int:
+        return canvas_bytes(rows, format, side)
+
+    cores = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", processes)))
+    return Facts(
+        len(rows), int(np.median(sides)), format, device, bf16, fastest_threads(cores, bf16 and device == "cpu"),
+        free_bytes(), decoding, size_of, cores, processes, start,
+    )  # fmt: skip
 
 
-def resolve(asked: Mapping[str, object], facts: Facts) -> Recipe:
-    """The recipe with every value in `asked` taken as it is and the rest chosen by the rules. `view_style` and
-    `positives` among them say what becomes of the views: see `restyled`."""
-    values: dict[str, Any] = dict(asked)
-    style, positives = values.pop("view_style", "full"), values.pop("positives", "image")
-    reasons: dict[str, str] = {}
-    if facts.start is not None:
-        start = facts.start
-        values |= {"encoder": start.architecture, "encoder_args": start.args | (values.get("encoder_args") or {})}
-        reasons |= {"encoder": "that of the weights", "encoder_args": "those of the weights"}
-        reasons["weights"] = f"as asked; licence: {start.licence}. {concern(start.licence) or ''}".rstrip()
-    elif values.get("encoder_args") is None and values.get("encoder"):
-        values["encoder_args"], reasons["encoder_args"] = {}, "the model as timm has it"
-    check_numbers(values)
-    if values.get("batch_size", 0) > facts.items:
-        reasons["batch_size"] = f"all there are: {values['batch_size']:,} were asked for"
-        values["batch_size"] = facts.items
-    for name, rule in RULES.items():
-        if values.get(name) is None:
-            own = find(values["objective"]).rules if name != "objective" else {}
-            values[name], reasons[name] = own.get(name, rule)(facts, values)
-        if name == "views":
-            values["views"] = restyled(values["views"], style, positives)
-    return Recipe(**values, reasons=reasons)
+def seconds_to_decode(items: Collection, format: PixelFormat, side: int, sample: int = 64) -> float:
+    """Seconds to make every canvas, from a measured few; none where they are made."""
+    if (folder_of(items, format, side) / "about.json").exists():
+        return 0.0
+    rows = items.usable
+    some = rows.take(spread(len(rows), sample))
+    began = time.monotonic()
+    for _ in decoded(items, some, format, side, "Measuring"):
+        pass
+    return (time.monotonic() - began) * len(rows) / len(some)

@@ -110,7 +110,7 @@ class Folder:
             ) from None
 
     @contextmanager
-    def mendable(self) -> Iterator[None]:
+    def machine_errors(self) -> Iterator[None]:
         """Raise `SelfsightError` where what is within meets a full disk, a folder that may not be written, …: what it
         is, and what is left of the run."""
         try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass, replace
 from itertools import groupby
+from textwrap import indent
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from selfsight.results import Result
@@ -19,8 +21,19 @@ SIDE, IMAGES = 64, 2  # of the images whose arithmetic is counted
 
 @dataclass(frozen=True)
 class Task(Result):
-    """A pretext task. encoders: any, or ViT. cost: operations an image, beside SimCLR's. when: to use it. Only where it
-    was asked for by name: about, its paper and formula; views; options, by default, and their meaning."""
+    """A pretext task. The last four are given only where it was asked for by name.
+
+    name: as --objective takes it.
+    title: what it is, in one line.
+    family: kind of pretext task.
+    encoders: "any" or "ViT".
+    cost: operations per image, as a multiple of SimCLR's.
+    when: when to use it.
+    about: paper and formula.
+    views: the views of each item by default, one text for each group of them.
+    options: default values by name.
+    meaning: one line for each option, `name: what it is`.
+    """
 
     if_any: ClassVar = ("about", "views", "options", "meaning")
     name: str
@@ -37,7 +50,7 @@ class Task(Result):
 
 @dataclass(frozen=True)
 class Objectives(Result):
-    """objectives: those that there are, or the one that was asked for."""
+    """objectives: every pretext task, or only the one that was asked for."""
 
     objectives: list[Task]
 
@@ -68,10 +81,11 @@ def objectives(name: str | None = None) -> Objectives:
     recipe = default_recipe(name)
     module = inspect.getmodule(tasks[name])
     views = [f"{g.count} of {g.size} px" for g in recipe.views.groups]
-    options = inspect.getdoc(tasks[name]) or ""
+    meaning = "\n".join(f"{option}: {text}" for option, text in meanings(tasks[name]).items())
+    meaning = meaning or inspect.getdoc(tasks[name]) or ""
     about = inspect.cleandoc(module.__doc__ or "") if module else ""
     row = next(row for row in rows if row.name == name)
-    return Objectives([replace(row, about=about, views=views, options=recipe.objective_options, meaning=options)])
+    return Objectives([replace(row, about=about, views=views, options=recipe.objective_options, meaning=meaning)])
 
 
 def _row(name: str, cls: type[Objective], cost: float) -> Task:
@@ -79,6 +93,12 @@ def _row(name: str, cls: type[Objective], cost: float) -> Task:
     title = ((module.__doc__ or "") if module else "").split("\n")[0].rstrip(".")
     encoders = "ViT" if cls.tokens else "any"
     return Task(name, title, cls.family, encoders, cost, cls.when)
+
+
+def meanings(cls: type) -> dict[str, str]:
+    """{option: what it is} from the docstring of an objective's class: one line each, continued on indented lines."""
+    lines = re.findall(r"^(\w+): (.*(?:\n +.*)*)", inspect.cleandoc(cls.__doc__ or ""), re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in lines}
 
 
 def default_recipe(name: str) -> Recipe:
@@ -130,8 +150,9 @@ def show(result: Objectives) -> None:
     row = rows[0]
     if row.about is not None:
         console.print(f"{row.name} ({row.family}; encoders: {row.encoders}; {row.cost:.1f} x SimCLR an image)")
-        console.print(f"\n{row.about}\n\nWhen: {row.when}\nViews: {'; '.join(row.views or [])}")
-        console.print(f"Options: {row.meaning}")
+        about = re.sub(r"(?<!\n)\n(?!\n)", " ", row.about)  # lines break where the terminal ends
+        console.print(f"\n{about}\n\nWhen: {row.when}\nViews: {'; '.join(row.views or [])}")
+        console.print("Options:\n" + indent(row.meaning or "", "  "))
         console.print("By default: " + ", ".join(f"{k} {v}" for k, v in (row.options or {}).items()))
         console.print(f"Next: selfsight pretrain photos/ -o runs/{row.name} --objective {row.name}", soft_wrap=True)
         return

@@ -114,7 +114,7 @@ def pretrain(
         raise SelfsightError(f"{out} is a file. Give a folder for the run.")
     check_outside(out, str(Path(source).expanduser()))
     accelerator = start_processes()
-    with run.mendable(), ExitStack() as claimed:
+    with run.machine_errors(), ExitStack() as claimed:
         with main_first(accelerator):
             if accelerator.is_main_process and not run.begun:
                 check_weights(asked, recipe)

@@ -2,7 +2,7 @@
 
 Brightness, contrast, saturation and hue are one linear operation on RGB: saturation scales and hue
 turns the chrominance plane of YIQ, brightness scales everything, contrast scales the distance from
-the view's mean luminance. One matrix a view, one clamp at the end.
+the view's mean luminance. One matrix per view, one clamp at the end.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.522
 def jitter(
     images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor | None = None, hue: Tensor | None = None
 ) -> Tensor:
-    """Linear colour change of `images` [B, C, H, W], clamped to [0, 1].
+    """`images` [B, C, H, W] after a linear colour change, clamped to [0, 1].
 
-    brightness, contrast: factors [B] for RGB, [B, C] otherwise. saturation [B] and hue [B] (in turns)
-    are for RGB only.
+    brightness: factors, [B] for RGB, [B, C] otherwise.
+    contrast: the same.
+    saturation: factors [B]; RGB only.
+    hue: [B] in turns; RGB only.
     """
     batch = len(images)
     flat = images.flatten(2)  # [B, C, P]
@@ -49,7 +51,8 @@ def jitter(
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
-    """Separable Gaussian of `images` [B, C, H, W] with `sigma` [B] pixels, `radius` taps a side, edges reflected."""
+    """`images` [B, C, H, W] after a Gaussian blur of `sigma` [B] pixels, with `radius` taps on each side of the middle
+    and reflected edges."""
     taps = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
     weights = torch.exp(-0.5 * (taps / sigma[:, None]).square())
     weights = (weights / weights.sum(1, keepdim=True))[:, :, None, None, None]  # [B, K, 1, 1, 1]
@@ -61,7 +64,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
 
 
 def solarise(images: Tensor, threshold: float = 0.5) -> Tensor:
-    """Invert what is at or above `threshold`."""
+    """`images` in [0, 1] with values at or above `threshold` inverted."""
     return torch.where(images >= threshold, 1.0 - images, images)
 
 
@@ -69,7 +72,8 @@ COLOUR_DRAWS = 9
 
 
 def change_colour(images: Tensor, draws: np.ndarray, colour: Colour) -> Tensor:
-    """`images` [B, C, H, W] in [0, 1] changed as `colour` says by `draws` [B, 9 + 2 C] uniform."""
+    """`images` [B, C, H, W] in [0, 1] with the changes of `colour`, drawn by `draws` [B, 9 + 2 C], uniform in [0,
+    1)."""
     channels, device = images.shape[1], images.device
     u = torch.as_tensor(draws, dtype=torch.float32, device=device)
     on = (u[:, 0] < colour.jitter).float()

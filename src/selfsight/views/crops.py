@@ -47,7 +47,7 @@ def pyramid(images: Tensor, levels: int) -> list[Tensor]:
 
 def levels_of(affines: np.ndarray) -> np.ndarray:
     """[B] pyramid level of each affine: the coarsest that is still at least as fine as the view."""
-    step = np.maximum(np.abs(affines[:, 0, 0]), np.abs(affines[:, 1, 1]))  # canvas pixels a view pixel
+    step = np.maximum(np.abs(affines[:, 0, 0]), np.abs(affines[:, 1, 1]))  # canvas pixels per view pixel
     levels: np.ndarray = np.floor(np.log2(np.maximum(step, 1.0) + 1e-9)).astype(np.int64)
     return levels
 

@@ -22,8 +22,11 @@ from selfsight.views.plan import ViewGroup, ViewPlan
 class View:
     """One view of each item of a batch.
 
-    pixels [B, C, H, W] (with companion frames [B, 3, C, H, W]), normalised; affine [B, 2, 3] from
-    view to canvas coordinates; ids of the B items; draws [B, n] in [0, 1), as many as the plan asks for.
+    pixels: [B, C, H, W], normalised; with companion frames [B, 3, C, H, W].
+    affine: [B, 2, 3] from view to canvas coordinates.
+    ids: of the B items.
+    group: number of its group in the view plan.
+    draws: [B, n] in [0, 1), as many as the plan asks for; None if it asks for none.
     """
 
     pixels: Tensor
@@ -67,8 +70,8 @@ def make_views(
 
 
 def _room_for_pyramid(pixels: Tensor, plan: ViewPlan) -> Tensor:
-    """`pixels` with its edge repeated to the right and below, so that the coarsest pyramid pixel past an item's
-    border is a mean of its own edge, whatever other items the batch was padded for."""
+    """`pixels` with edges repeated to the right and below. So the coarsest pyramid pixel past an item's border is a
+    mean of the item's own edge, whatever other items the batch was padded for."""
     deepest = math.floor(math.log2(max(1.0, max(pixels.shape[-2:]) / min(group.size for group in plan.groups))))
     if deepest == 0:
         return pixels

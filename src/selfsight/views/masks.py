@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def random_patches(draws: Tensor, count: int) -> Tensor:
-    """[B, count] indices of patches, ascending, from `draws` [B, N]: every subset is as likely as any other."""
+    """[B, count] indices of patches, ascending, from `draws` [B, N]. All subsets are equally likely."""
     return draws.argsort(dim=1, stable=True)[:, :count].sort(dim=1).values
 
 

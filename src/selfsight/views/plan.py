@@ -10,10 +10,17 @@ from typing import Literal
 class Colour:
     """Strengths and probabilities of the photometric part of a view.
 
-    brightness, contrast, saturation: factors drawn from [1 - s, 1 + s]. hue: a turn drawn from
-    [-h, h], in turns of the IQ plane. `jitter` is the probability of these four together; `grey`,
-    `blur` and `solarise` are probabilities; `blur_sigma` is in view pixels. Grey and other
-    non-RGB images get brightness and contrast per channel; saturation, hue and grey do not apply.
+    Images that are not RGB get brightness and contrast per channel; saturation, hue and grey do not apply to them.
+
+    brightness: s, for a factor drawn from [1 - s, 1 + s].
+    contrast: the same.
+    saturation: the same.
+    hue: h, for a turn of the IQ plane drawn from [-h, h]; 1 is a full turn.
+    jitter: probability of these four together.
+    grey: probability.
+    blur: probability.
+    blur_sigma: from and to, in view pixels.
+    solarise: probability.
     """
 
     brightness: float = 0.4
@@ -31,10 +38,14 @@ class Colour:
 class ViewGroup:
     """`count` views of `size` x `size` pixels, each of a random part of the canvas.
 
-    scale: the part's area over the canvas's, from and to. ratio: its width over height, from and to.
-    flip: probability of a left-right flip. shared: what all views of the group have in common,
-    of "geometry" and "colour". draws: how many random numbers an item each view carries for the objective's own use:
-    which patches it masks (`views.masks`), in which order it puts them.
+    count: views per item.
+    size: side of a view in pixels.
+    scale: area of the part over the area of the canvas, from and to.
+    ratio: width over height of the part, from and to.
+    flip: probability of a left-right flip.
+    colour: the photometric changes.
+    shared: which of "geometry" and "colour" all views of the group have in common.
+    draws: random numbers per item that each view carries for the objective's own use, such as which patches to mask.
     """
 
     count: int
@@ -49,8 +60,12 @@ class ViewGroup:
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """Groups of views. `companion`: "frames" makes each view a clip of frames t-1, t, t+1;
-    "group" takes every second view from another item of the same group."""
+    """All views of an item.
+
+    groups: of views.
+    companion: "frames" makes each view a clip of frames t-1, t, t+1; "group" takes every second view from another item
+        of the same group.
+    """
 
     groups: tuple[ViewGroup, ...]
     companion: Literal["frames", "group"] | None = None
