@@ -7,6 +7,7 @@ import ast
 import csv
 import errno
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -28,15 +29,20 @@ DATA = Path(os.environ.get("SELFSIGHT_DATA", ROOT.parent / "shared" / "data"))
 REAL = ("wbc", "covid-cxr", "neu", "bccd", "magnetic-tile")  # sets that some lines need, and not everybody has
 
 
+def blocks(page: Path, kind: str) -> list[str]:
+    """The blocks of code of a page that are of one kind: "python", or "" for plain ones."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return [text for name, text in found if name == kind]
+
+
 def commands(page: Path) -> list[str]:
-    blocks = re.findall(r"^```\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    return [line.split(" #")[0].strip() for b in blocks for line in b.splitlines() if line.startswith("selfsight ")]
+    lines = [line for block in blocks(page, "") for line in block.splitlines()]
+    return [line.split(" #")[0].strip() for line in lines if line.startswith("selfsight ")]
 
 
 def python(page: Path) -> str:
     """The Python of a page as one script, with two small steps in place of each budget."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    return re.sub(r"\b(minutes|epochs|steps)=\d+", "steps=2, batch_size=4", "\n".join(blocks))
+    return re.sub(r"\b(minutes|epochs|steps)=\d+", "steps=2, batch_size=4", "\n".join(blocks(page, "python")))
 
 
 def of_real_data(line: str) -> bool:
@@ -51,11 +57,25 @@ def shortened(line: str) -> str:
     return re.sub(r"--(minutes|epochs) \S+", " ".join(few[name] for name in few if name in taken), line)
 
 
-def run(line: str, folder: Path) -> None:
-    short = shortened(line)
-    command = [sys.executable, "-m", *shlex.split(short)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, f"{line}\n{done.stderr}"
+# One process for the commands of a page: it takes seconds to load what they need, and tests/test_cli.py starts its own.
+CHILD = """
+import json, runpy, sys
+from selfsight.cli import main
+for words in json.loads(sys.argv[1]):
+    sys.argv = words
+    try:
+        main() if words[0] == "selfsight" else runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            sys.exit(f"{' '.join(words)} ended with {end.code}")
+"""
+
+
+def run(lines: list[str], folder: Path) -> None:
+    """Run command lines, or the Python file that one names, one after the other."""
+    words = json.dumps([shlex.split(line) for line in lines])
+    done = subprocess.run([sys.executable, "-c", CHILD, words], cwd=folder, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
 
 
 def write_examples(folder: Path) -> None:
@@ -77,14 +97,12 @@ def write_examples(folder: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_and_python_run(page: Path, tmp_path: Path) -> None:
     write_examples(tmp_path)
-    for line in commands(page):
-        if not of_real_data(line):
-            run(line, tmp_path)
+    lines = [shortened(line) for line in commands(page) if not of_real_data(line)]
     if script := python(page):
         (tmp_path / "script.py").write_text(script, encoding="utf-8")
-        command = [sys.executable, "script.py"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, f"{page.name}\n{done.stderr}"
+        lines.append("script.py")
+    if lines:
+        run(lines, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +114,7 @@ def test_commands_on_real_tables_run(line: str, tmp_path: Path) -> None:
             (tmp_path / name).symlink_to(DATA / name)
         elif name in line:
             pytest.skip(f"there is no {DATA / name}; SELFSIGHT_DATA names another folder")
-    run(line, tmp_path)
+    run([shortened(line)], tmp_path)
 
 
 def test_every_verb_has_a_page() -> None:
