@@ -22,8 +22,8 @@ class DataError(SelfsightError):
 
 
 class MachineError(SelfsightError):
-    """This machine lacks something: memory, disk, a package, the network, a process that died; or another process is at
-    work on the same. Once that is mended, the same command works, or goes on."""
+    """This machine lacks something (memory, disk, a package, the network, a process that died), or another process
+    works on the same files. Once that has changed, the same command works, or goes on."""
 
     exit_code = 4
 

@@ -131,12 +131,14 @@ def test_of_a_full_disk_it_is_said_what_is_left_of_the_run(tmp_path: Path):
     run, full = Run(tmp_path), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "module.safetensors")
     said = f"module.safetensors: {os.strerror(errno.ENOSPC)}. "
     with (
-        pytest.raises(MachineError, match=f"^{re.escape(said)}Mend that, and give the same command"),
+        pytest.raises(MachineError, match=f"^{re.escape(said)}Remove the cause and give the same command"),
         run.machine_errors(),
     ):
         raise full
     save_checkpoint(run.checkpoints, *make("sgd", 0), {"step": 1})
-    kept = re.escape(f"{said}The run in {tmp_path} is kept up to its last checkpoint: mend that, and give the same")
+    kept = re.escape(
+        f"{said}The run in {tmp_path} is kept up to its last checkpoint. Remove the cause and give the same"
+    )
     with pytest.raises(MachineError, match=f"^{kept}"), run.machine_errors():
         raise full
     with pytest.raises(KeyError), run.machine_errors():  # what is no fault of the machine goes through
