@@ -35,7 +35,7 @@ class TrainingError(SelfsightError):
 
 
 def check_version(found: int, known: int, what: object) -> None:
-    """Raise `SelfsightError` if `what` was written in a format newer than the one that is `known`."""
+    """Raise `SelfsightError` if `what` was written in a format newer than `known`."""
     if found > known:
         raise DataError(f"{what} was written by a newer selfsight. Run: pip install -U selfsight")
 

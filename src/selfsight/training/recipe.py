@@ -168,7 +168,7 @@ def typed(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def check_keys(values: Mapping[str, object], of: type, called: str) -> None:
-    """Raise `SelfsightError` for a key that is no field of the dataclass `of`."""
+    """Raise `SelfsightError` for a key that is not a field of the dataclass `of`."""
     known = [f.name for f in fields(of)]
     for name in values:
         if name not in known:

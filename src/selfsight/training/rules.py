@@ -108,7 +108,7 @@ def _encoder(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
         )
     if facts.device == "cuda":
         return "resnet50", "a GPU has room for it, and most published figures are of it"
-    return "resnet18", f"narrowed to three stages of one block: learns most a minute on a CPU ({MEASURED})"
+    return "resnet18", f"narrowed to three stages of one block: learns most per minute on a CPU ({MEASURED})"
 
 
 def _size(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
