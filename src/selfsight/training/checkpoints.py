@@ -93,8 +93,8 @@ def load_checkpoint(
     if state is not None:
         if odd := set(weights) ^ set(_unshared(module)):
             raise DataError(
-                f"The checkpoints in {folder} are of another version of selfsight, whose module has other parts "
-                f"({', '.join(sorted(odd)[:3])}). Start in another -o, or go on with that version."
+                f"The checkpoints in {folder} are of another version of selfsight, with other parts of the module: "
+                f"{', '.join(sorted(odd)[:3])}. Start in another -o, or go on with that version."
             )
         module.load_state_dict(weights, strict=False)  # without the second names of shared tensors
         _restore_optimiser(optimiser, tensors)

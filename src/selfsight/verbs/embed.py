@@ -116,7 +116,7 @@ def embed(
     items = open_source(source, collection)
     if "features" in items.columns:
         raise SelfsightError(
-            "The collection has a column features, which is the name that embed needs. Import it under another name: "
+            "The collection already has a column features, and embed writes one. Import it under another name: "
             "--columns NAME=features."
         )
     if out is not None:

@@ -123,8 +123,8 @@ def _check_only_a_run(run: Run) -> None:
     more = strangers(run.path, RUN)
     if more:
         raise SelfsightError(
-            f"{run.path} also holds {', '.join(more[:3])}{', …' if len(more) > 3 else ''}, which no run writes. "
-            "Nothing was removed: move that away first, or delete the folder yourself."
+            f"{run.path} also holds files that are not a run's: {', '.join(more[:3])}{', …' if len(more) > 3 else ''}. "
+            "Nothing was removed: move them away first, or delete the folder yourself."
         )
 
 
