@@ -61,7 +61,7 @@ def page(name: str, cls: type, row: dict[str, Any]) -> str:
     options = [f"| `{key}` | {text} | {defaults[key]} |" for key, text in meanings(cls).items()]
     groups = "; ".join(f"{g.count} of {g.size} px" for g in recipe.views.groups)
     parts = [f"# {name}", title, rest.strip(), f"**When.** {row.when}"]
-    parts += [f"Family: {row.family}. Encoders: {row.encoders}. Cost: {row.cost:.1f} times SimCLR's an image."]
+    parts += [f"Family: {row.family}. Encoders: {row.encoders}. Cost: {row.cost:.1f} times SimCLR's per image."]
     parts += ["```", f"selfsight pretrain photos/ -o runs/{name} --objective {name} --minutes 20", "```"]
     parts = ["\n\n".join(parts[:5]), "\n".join(parts[5:])]
     parts += [f"![Views]({name}.png)", f"On the left images, then their views ({groups})."]

@@ -22,8 +22,8 @@ class DataError(SelfsightError):
 
 
 class MachineError(SelfsightError):
-    """This machine lacks something: memory, disk, a package, the network, a process that died; or another process is at
-    work on the same. Once that is mended, the same command works, or goes on."""
+    """This machine lacks something (memory, disk, a package, the network, a process that died), or another process
+    works on the same files. Once that has changed, the same command works, or goes on."""
 
     exit_code = 4
 
@@ -35,7 +35,7 @@ class TrainingError(SelfsightError):
 
 
 def check_version(found: int, known: int, what: object) -> None:
-    """Raise `SelfsightError` if `what` was written in a format newer than the one that is `known`."""
+    """Raise `SelfsightError` if `what` was written in a format newer than `known`."""
     if found > known:
         raise DataError(f"{what} was written by a newer selfsight. Run: pip install -U selfsight")
 

@@ -305,7 +305,8 @@ def writing(path: Place) -> Iterator[None]:
         yield
     except OSError as error:
         raise MachineError(
-            f"{path} cannot be written: {in_words(error)}. What was there is as it was; mend that and try again."
+            f"{path} cannot be written: {in_words(error)}. The earlier content is unchanged. Remove the cause and try "
+            "again."
         ) from None
 
 

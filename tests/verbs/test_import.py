@@ -170,7 +170,7 @@ def test_a_part_of_a_collection(ward: Path, tmp_path: Path):
     (tmp_path / "other").mkdir()
     Image.new("L", (6, 9)).save(tmp_path / "other" / "a.png")
     imported(tmp_path / "other", tmp_path / "other.lance")
-    with pytest.raises(selfsight.SelfsightError, match="exists and is no part of"):
+    with pytest.raises(selfsight.SelfsightError, match="exists and is not a part of"):
         imported(tmp_path / "other.lance", tmp_path / "part.lance")
     features = selfsight.embed(str(tmp_path / "part.lance"), model=str(tmp_path / "encoder"))
     assert features.uris == ["south/c.png"]  # read from where the whole was imported

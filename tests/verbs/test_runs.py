@@ -139,7 +139,7 @@ def test_what_is_no_run_is_refused_and_nothing_is_removed(first: Path):
         ("mine", "mine is not a run"),
         ("nowhere", "nowhere is not a run"),
         ("runs", "runs is not a run"),
-        ("runs/second", "runs/second also holds photos, which no run writes"),
+        ("runs/second", "runs/second also holds files that are not a run's: photos"),
     ):
         with pytest.raises(selfsight.SelfsightError, match=said):
             selfsight.runs("remove", "runs/first", given)

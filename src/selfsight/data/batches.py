@@ -25,9 +25,14 @@ AHEAD = 2  # batches whose items are decoded while a step computes
 class Batch:
     """The pixels of one step's items.
 
-    `pixels` [B, T, C, H, W] in the canvases' own depth, padded to the largest canvas of the batch by
-    repeating its edge; `shapes` [B, T, 2] the height and width of each before padding; `keys` [B] uint64
-    from the item ids; `indices` [B] into the canvases; T is 1, or 3 for frames t-1, t, t+1.
+    pixels: [B, T, C, H, W] in the canvases' own depth, padded to the largest canvas of the batch by repeating edges. T
+    is
+        1, or 3 for frames t-1, t, t+1.
+    shapes: [B, T, 2] height and width before padding.
+    keys: [B] uint64, from the item ids.
+    ids: of the items.
+    epoch: number of the pass over the data.
+    indices: [B] of the items among the canvases.
     """
 
     pixels: Tensor

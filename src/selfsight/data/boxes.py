@@ -24,7 +24,17 @@ OUTSIDE = 0.5  # how far, as part of the image, a box may reach over its edge be
 
 @dataclass(frozen=True)
 class Box:
-    """One box: its edges, and what the annotation says of it. iscrowd: many things in one box (COCO)."""
+    """One box.
+
+    label: its class.
+    x0: left edge in pixels.
+    y0: upper edge.
+    x1: right edge.
+    y1: lower edge.
+    iscrowd: many things in one box (COCO).
+    difficult: hard to recognise (VOC).
+    truncated: cut off by the image's border (VOC).
+    """
 
     label: str
     x0: float
@@ -38,10 +48,12 @@ class Box:
 
 @dataclass(frozen=True)
 class Boxes:
-    """The boxes of a file, in the units of the file: `size` is the width and height that it states for the whole
-    image, (1, 1) where edges are parts of the image.
+    """The boxes of a file, in the units of the file.
 
-    Raises `ValueError` for a size or a box that cannot be.
+    boxes: the boxes.
+    size: (width, height) of the image as the file states it; (1, 1) where edges are fractions of the image.
+
+    Raises `ValueError` for an impossible size or box.
     """
 
     boxes: tuple[Box, ...]

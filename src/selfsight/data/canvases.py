@@ -41,12 +41,14 @@ SAMPLE_SIDE = 512  # at this shorter side at most, so that few of them are in me
 
 
 class Canvases:
-    """Items of a collection at one size, in the order of id: those of `rows`, or all usable ones if not given.
+    """Items of a collection at one size, in the order of ids: `rows`, or all usable items by default.
 
-    rows: the items, `len(canvases)` of them, with those that turn out to be unreadable. format: mode, depth and
-    window of intensities. unit: the values of the pixels held that stand for 0 and 1. sides: [N, 2] height and width
-    of the canvases. set_aside: {id: reason} of the items known to be unreadable. strict: the first such item is an
-    error instead.
+    rows: the items, `len(canvases)` of them, unreadable ones included.
+    format: mode, depth and intensity window.
+    unit: the pixel values that stand for 0 and 1.
+    sides: [N, 2] height and width of the canvases.
+    set_aside: {id: reason} of the items known to be unreadable.
+    strict: whether the first such item is an error instead.
     """
 
     def __init__(

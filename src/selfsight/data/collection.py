@@ -78,13 +78,14 @@ def schema_with(columns: Iterable[str]) -> pa.Schema:
 
 @dataclass
 class About:
-    """What a collection says of itself, kept with its table.
+    """What is known of a collection as a whole, stored with its table.
 
-    location, options: what finds and lists the source again. others: how many files were no images, by suffix, and
-    what else was left out.
-    listing: hash of the source's listing, by which an unchanged source is known. forgotten: ids that were
-    removed for good and must not come back. contradicted: {uri: which row gives it which label} of items that have no
-    label because the rows of a table differ.
+    location: of the source.
+    options: how the source was listed.
+    others: how many files are not images, by suffix, and what else was left out.
+    listing: hash of the source's listing, by which an unchanged source is recognised.
+    forgotten: ids that were removed for good and must not come back.
+    contradicted: {uri: which row gives it which label} of items without a label because the rows of a table differ.
     """
 
     location: str
@@ -101,7 +102,7 @@ class About:
 
     @property
     def files(self) -> dict[str, int]:
-        """Of `others`, the files that are no images, by suffix."""
+        """Of `others`, the files that are not images, by suffix."""
         return {suffix: n for suffix, n in self.others.items() if suffix not in self.blanks}
 
     def to_metadata(self) -> dict[str, str]:
@@ -238,7 +239,7 @@ class Collection:
 
     @property
     def others(self) -> int:
-        """How many files of the source were no images."""
+        """How many files of the source are not images."""
         return sum(self.about.files.values())
 
     @cached_property

@@ -35,8 +35,16 @@ _threads = threading.Lock()
 
 @dataclass(frozen=True)
 class Decision:
-    """One entry. time: seconds since 1970. content_hash: of what was looked at, None in journals of older versions.
-    old, new: the value before and after, None for none. by: who decided, `local` unless given."""
+    """One entry of the journal.
+
+    time: seconds since 1970.
+    id: of the item.
+    content_hash: of the content that was looked at; None in journals of older versions.
+    field: what was decided, such as "label".
+    old: the value before, None for none.
+    new: the value after, None for none.
+    by: who decided; `local` unless given.
+    """
 
     time: float
     id: str

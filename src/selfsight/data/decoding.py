@@ -78,8 +78,14 @@ def read_headers(file: BinaryIO, rate: float | None) -> list[Header]:
 
 
 class Row(TypedDict):
-    """What reading an item takes of its row. page: None in a file that holds one image. bytes, modified_ns: of the file
-    when it was imported, by which a change is known; None where its source cannot say."""
+    """The part of an item's row that reading it takes.
+
+    uri: path relative to the source.
+    page: None in a file of one image.
+    mode: as `Header.mode`.
+    bytes: size of the file at import, to notice a change; None where the source cannot say.
+    modified_ns: time of its last change at import, likewise.
+    """
 
     uri: str
     page: int | None

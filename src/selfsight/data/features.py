@@ -28,7 +28,12 @@ FEW = 8  # where fewer than one row in so many is wanted, those alone are read
 
 @dataclass(frozen=True)
 class Key:
-    """What a table of features is of: the digest of the encoder, `pooled` or `patches`, the geometry of its inputs."""
+    """What identifies a table of features.
+
+    digest: of the encoder.
+    kind: `pooled` or `patches`.
+    geometry: of the encoder's inputs.
+    """
 
     digest: str
     kind: str

@@ -23,11 +23,13 @@ Rule = Literal["squash", "fit", "tiles"]
 class Geometry:
     """How a file becomes an encoder's input.
 
-    channels: of the input. size: pixels a side of the input. window: the intensities that become 0 and 1. mean, std: of
-    each channel, by which [0, 1] is then normalised. depth, mode: the form in which files are read, see `PixelFormat`;
-    without a mode it is the usual one of that many channels. rule: how a file of any size is brought to this one,
-    "squash" (both sides to `size`, whatever the aspect), "fit" (the longer side to `size`, the aspect kept) or "tiles"
-    (overlapping parts at the scale of the file). Raises `SelfsightError` for another rule.
+    channels: of the input. size: side of the input in pixels. window: the intensities that become 0 and 1. mean: of
+    each channel, by which [0, 1] is then normalised. std: of each channel, likewise. depth: of the pixels as files are
+    read, see `PixelFormat`. mode: likewise; "" for the usual mode of that many channels. rule: how a file of any size
+    becomes an input. "squash" brings both sides to `size`, whatever the aspect. "fit" brings
+        the longer side to `size` and keeps the aspect. "tiles" takes overlapping parts at the scale of the file.
+
+    Raises `SelfsightError` for another rule.
     """
 
     channels: int

@@ -213,7 +213,7 @@ def _batches(source: Source, known: _Known, schema: pa.Schema, forgotten: set[st
 
 
 class _Known:
-    """The rows of earlier imports, found by path, size and time of change: twenty bytes a row in memory."""
+    """The rows of earlier imports, found by path, size and time of change: twenty bytes per row in memory."""
 
     def __init__(self, source: Source, before: Collection | None, part: Path) -> None:
         candidates = [before] if before else []

@@ -22,8 +22,8 @@ _blake = partial(hashlib.blake2b, digest_size=16)
 
 
 def rows_of(source: Source, entry: Entry, keywords: dict[str, str]) -> list[dict[str, object]]:
-    """The rows of a file's items: one, or one a page. A file that cannot be read gives one that is set aside;
-    a file that is no image and is not named like one gives one of the status "other".
+    """The rows of a file's items: one, or one per page. A file that cannot be read gives one row that is set aside. A
+    file that is not an image, and not named like one, gives one row of the status "other".
 
     keywords: columns to fill from DICOM attributes, {column: keyword}.
     """

@@ -47,9 +47,14 @@ _SPLITS = frozenset(("train", "training", "test", "testing", "val", "valid", "va
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of some items. rows: the items, as the collection has them. values: one an item, None where there is
-    none. location: where the items are from, for messages. doubt: why they may not be what the user means, a sentence
-    without its full stop, "" if nothing speaks for that."""
+    """The labels of some items.
+
+    kind: of the labels.
+    rows: the items, as in the collection.
+    values: one per item, None for an item without a label.
+    location: where the items are from, for messages.
+    doubt: why the labels may not be what the user means, a sentence without its full stop; "" for no doubt.
+    """
 
     kind: Kind
     rows: pa.Table

@@ -19,8 +19,12 @@ _WHITE = {8: 255.0, 16: 65535.0}
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """mode: as `Header.mode`. depth: 8 (uint8), 16 (uint16) or 32 (float32) bits. window: the intensities of a
-    depth of 32 that stand for black and white where 8 and 16 bits must be translated."""
+    """The form of pixels.
+
+    mode: as `Header.mode`.
+    depth: 8 (uint8), 16 (uint16) or 32 (float32) bits.
+    window: the intensities, at a depth of 32, that stand for black and white where 8 and 16 bits must be converted.
+    """
 
     mode: str
     depth: int

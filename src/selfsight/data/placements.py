@@ -13,7 +13,7 @@ import numpy as np
 from selfsight.data.annotations.masks import IGNORE
 from selfsight.data.pixels import resize
 
-# Of a tile's side, at least so much lies in its neighbour: what is no wider than this is whole in one of them, as a
+# Of a tile's side, at least so much lies in its neighbour: anything narrower than this is whole in one of them, as a
 # detector needs it. An eighth would cost 1.3 times the pixels of the picture, a quarter costs 1.8 times.
 OVERLAP = 0.25
 
@@ -22,9 +22,10 @@ OVERLAP = 0.25
 class Placement:
     """One input of an encoder: a rectangle of a file, brought to `valid` pixels at the top left of the input.
 
-    file: (H, W) of the whole file. source: (x0, y0, x1, y1), the rectangle, in pixels of the file. size: (h, w) of
-    the input. valid: (h, w) of the part of the input that shows the source; the rest, to the right and below, is
-    padding.
+    file: (H, W) of the whole file.
+    source: the rectangle (x0, y0, x1, y1) in pixels of the file.
+    size: (h, w) of the input.
+    valid: (h, w) of the part of the input that shows the source. The rest, to the right and below, is padding.
     """
 
     file: tuple[int, int]

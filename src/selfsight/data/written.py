@@ -16,7 +16,12 @@ Kind = Literal["collection", "features", "run"]
 
 
 class Written(NamedTuple):
-    """Something that holds items or what was made of them, and the collection that these are of; absolute paths."""
+    """Something that holds items, or what was made of them.
+
+    kind: of thing.
+    path: absolute.
+    collection: absolute path of the collection that the items are of.
+    """
 
     kind: Kind
     path: str

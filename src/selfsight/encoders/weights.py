@@ -123,7 +123,7 @@ def load(model: str | os.PathLike[str], format: PixelFormat | None = None) -> En
         return read_folder(folder)
     if path.suffix == ".safetensors" and path.is_file() and not (path.parent / "config.json").is_file():
         raise SelfsightError(
-            f"{source} has no config.json beside it, which says of which model it is. Put timm's config.json there."
+            f"{source} has no config.json beside it, so its model is not known. Put timm's config.json there."
         )
     known = path.exists() or ":" in source or path.suffix in (".safetensors", *PICKLES)
     if not known and (os.sep not in source or timm.is_model(_base(source))):

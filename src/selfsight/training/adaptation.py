@@ -25,13 +25,13 @@ FEWEST = 4  # of which the unbiased estimate is defined
 
 
 class Frozen:
-    """Holds the encoder still while progress is below `until`: its weights get no gradient, so that no optimiser moves,
-    decays or remembers them, and it is in eval mode, so that its running statistics stand too. With `keep_statistics`
-    those stand throughout, and are what its batch norms use, as they will where it is used.
+    """Freezes the encoders of `module` while progress is below `until`: the trained one and its teachers' copies.
 
-    It is a part of `module`, whose other encoders, copies that follow it (a teacher's), are held with it. Gradients are
-    computed as ever, and then dropped, so that nothing changes for processes that average them. With `until` 0, and
-    without the other, nothing is touched.
+    Their weights get no gradient, so no optimiser moves, decays or remembers them, and eval mode keeps their running
+    statistics. Gradients are computed as usual and then dropped, so nothing changes for processes that average them.
+
+    until: progress at which freezing ends; 0 freezes nothing.
+    keep_statistics: whether batch norms keep and use their running statistics throughout, as they do in use.
     """
 
     def __init__(self, encoder: Encoder, module: nn.Module, until: float, keep_statistics: bool = False) -> None:
@@ -46,7 +46,7 @@ class Frozen:
         ]
 
     def before(self, progress: float) -> None:
-        """Called before a step: the modes."""
+        """Set the modes; called before a step."""
         if self.until > 0.0:
             for encoder in self.encoders:
                 encoder.train(progress >= self.until)
@@ -54,21 +54,21 @@ class Frozen:
             norm.eval()
 
     def drop_gradients(self, progress: float) -> None:
-        """Called between the gradients and the optimiser's step."""
+        """Drop the encoders' gradients while frozen; called before the optimiser's step."""
         if progress < self.until:
             for parameter in self.parameters:
                 parameter.grad = None
 
 
 def drift(start: Tensor, now: Tensor) -> float:
-    """1 less the linear CKA of features `start` [N, D] and `now` [N, E] of the same N images: 0 where images lie to
-    each other as they did (turned or scaled as a whole, too), about 1 where nothing is left of that. As much white
-    noise as there is signal gives 0.5.
+    """1 - linear CKA of features `start` [N, D] and `now` [N, E] of the same N images.
+
+    0: images lie to each other as before, up to turning and scaling. About 1: nothing of that is left. White noise as
+    strong as the signal gives 0.5. Features that are all equal have drifted by 1.
 
     Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML 2019, section 3, with the unbiased
-    estimate of HSIC (Song et al., JMLR 2012, equation 5; Nguyen et al., ICLR 2021, equation 3): the plain one finds
-    features alike that have nothing in common where D is not small beside N. Features that are all equal have drifted
-    by 1. Raises `ValueError` under four images.
+    estimate of HSIC (Song et al., JMLR 2012, equation 5; Nguyen et al., ICLR 2021, equation 3). The biased estimate
+    finds unrelated features similar unless D is much smaller than N. Raises `ValueError` for fewer than four images.
     """
     if len(start) < FEWEST:
         raise ValueError("drift needs at least four images")
@@ -80,7 +80,7 @@ def drift(start: Tensor, now: Tensor) -> float:
 
 
 def _similarities(features: Tensor) -> Tensor:
-    """[N, N] of centred features of unit mean square, nought on the diagonal, in float64."""
+    """Similarities [N, N], float64, of centred features of unit mean square, with zeros on the diagonal."""
     x = features.double()
     x = x - x.mean(0)
     scale = x.square().sum(1).mean().sqrt()
@@ -90,16 +90,17 @@ def _similarities(features: Tensor) -> Tensor:
 
 
 def _hsic(k: Tensor, h: Tensor) -> float:
-    """Song et al. 2012, equation 5, without its constant factor, for matrices [N, N] with nought on the diagonal."""
+    """Song et al. 2012, equation 5, without its constant factor, for matrices [N, N] with zeros on the diagonal."""
     n = len(k)
     total = (k * h).sum() + k.sum() * h.sum() / ((n - 1) * (n - 2)) - 2.0 * (k.sum(0) @ h.sum(0)) / (n - 2)
     return float(total)
 
 
 class Adaptation:
-    """What training makes of the features of its starting weights, on the same images throughout.
+    """How the features change from the starting weights on, on the same images throughout.
 
-    before: {effective_rank, neighbour_stability} of the features of `start`. seconds: what measuring once takes.
+    before: {effective_rank, neighbour_stability} of the features of `start`.
+    seconds: that one measurement takes.
     """
 
     def __init__(self, start: Encoder, encoder: Encoder, batches: Batches, normalise: Geometry) -> None:
@@ -110,7 +111,7 @@ class Adaptation:
         self.seconds = time.monotonic() - began
 
     def measure(self, progress: float, before: float) -> dict[str, float]:
-        """{"drift": …} whenever another tenth of the run is done and after its first row, else nothing."""
+        """{"drift": …} after the first row and each tenth of the run, else {}. before: progress of the row before."""
         if len(self.reference) < FEWEST or not is_due(progress, before):
             return {}
         return {"drift": drift(self.reference, self._features(self.encoder))}
@@ -127,7 +128,7 @@ class Adaptation:
         return canvas_features(encoder, self.batches, self.normalise, CANVASES)
 
     def _standing(self, encoder: Encoder) -> dict[str, float]:
-        """Effective rank of pooled features of a view of each image, and how far two views agree on what is near."""
+        """{effective_rank, neighbour_stability} of pooled features: of one view of each image, and of two."""
         places = np.arange(min(CANVASES, len(self.batches.ids)))
         one, two = view_features(encoder, self.batches, self.normalise, 2, places, CANVASES)
         standing = {"effective_rank": effective_rank(one)}
@@ -137,6 +138,6 @@ class Adaptation:
 
 
 def read_adaptation(run: Run) -> dict[str, object] | None:
-    """What `Adaptation.keep` wrote; None where there is nothing of it that can be read."""
+    """The content of `adaptation.json`; None if it is missing or cannot be read."""
     content = read_json(run.adaptation_file)
     return content if content and {"before", "after"} <= content.keys() else None

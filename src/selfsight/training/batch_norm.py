@@ -1,4 +1,4 @@
-"""Batch norm whose statistics are those of all processes together, on any device: SyncBatchNorm raises on a CPU."""
+"""Batch norm with the statistics of all processes, on any device. torch's SyncBatchNorm raises on a CPU."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from selfsight.distributed import all_sum, processes
 
 
 def synchronise(module: nn.Module) -> nn.Module:
-    """Make every batch norm of `module`, of torch and of timm, share its statistics while it trains.
+    """`module` itself, with every batch norm (torch's and timm's) sharing its statistics over processes in training.
 
-    Only their `forward` changes: parameters, buffers, names and evaluation stay as they were, so what is saved is
-    a plain model. Does nothing in a single process.
+    Only their `forward` changes: parameters, buffers, names and evaluation stay, so a plain model is saved. Nothing
+    changes in a single process.
     """
     if processes() > 1:
         for norm in module.modules():

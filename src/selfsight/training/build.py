@@ -26,12 +26,14 @@ FEW_PATCHES = 144  # of a view, up to which attention on a CPU in bf16 is not fu
 
 @contextmanager
 def computing(precision: str, device: str | torch.device, patches: int = 0) -> Iterator[None]:
-    """Around a forward pass: in `precision`, "bf16" or "no". patches: the most in a view, of an encoder that is a ViT;
-    else 0.
+    """Context for a forward pass.
 
-    On a CPU, attention over few patches in bfloat16 is computed as plain products of matrices: PyTorch's fused kernel
-    is so slow backwards there that it took half of a ViT's step (measured, benchmarks/README.md). Products keep the
-    square of the patches for the backward pass, and from 197 tokens on they are no faster.
+    precision: "bf16" or "no".
+    patches: most patches in a view, for a ViT; else 0.
+
+    On a CPU in bf16, attention over few patches is computed as plain matrix products: the backward pass of PyTorch's
+    fused kernel is so slow there that it took half of a ViT's step (measured, benchmarks/README.md). Products keep the
+    square of the patches for the backward pass. From 197 tokens on they are not faster.
     """
     kind, low = torch.device(device).type, precision == "bf16"
     few = low and kind == "cpu" and 0 < patches <= FEW_PATCHES
@@ -40,7 +42,7 @@ def computing(precision: str, device: str | torch.device, patches: int = 0) -> I
 
 
 def most_patches(recipe: Recipe) -> int:
-    """In a view, of an encoder that is a ViT; of another one 0."""
+    """Most patches in a view of the recipe, for a ViT; 0 for other encoders."""
     if not takes_any_size(recipe.encoder):
         return 0
     side = recipe.views.largest // patch_side({"encoder": recipe.encoder, "encoder_args": recipe.encoder_args})
@@ -48,8 +50,8 @@ def most_patches(recipe: Recipe) -> int:
 
 
 def check_sizes(recipe: Recipe) -> None:
-    """Raise `SelfsightError` if the encoder cannot take images of the sizes that it is given, in training or in use:
-    one image of each is tried, with random weights."""
+    """Raise `SelfsightError` if the encoder cannot take images of the recipe's sizes, in training or in use. One image
+    of each size is tried, with random weights."""
     flat = (0.0,) * recipe.channels
     geometry = Geometry(recipe.channels, recipe.size, (0.0, 1.0), flat, (1.0,) * recipe.channels)
     with torch.random.fork_rng(devices=[]):
@@ -69,8 +71,8 @@ def check_sizes(recipe: Recipe) -> None:
 
 
 def build(recipe: Recipe, format: PixelFormat, normalise: Geometry, start: Encoder | None = None) -> Objective:
-    """The objective of a recipe around `start` (see `starting_encoder`), or around an encoder of random weights; what
-    is random is drawn from the recipe's seed."""
+    """The recipe's objective around the encoder `start` (see `starting_encoder`), or around one with random weights.
+    Random weights are drawn from the recipe's seed."""
     torch.manual_seed(recipe.seed)
     encoder = start or create(
         recipe.encoder, geometry_of(recipe, format, normalise.mean, normalise.std), recipe.encoder_args
@@ -83,7 +85,7 @@ def build(recipe: Recipe, format: PixelFormat, normalise: Geometry, start: Encod
 
 
 def normalisation_of(recipe: Recipe, canvases: Canvases) -> Geometry:
-    """That of the weights that a recipe starts from, for which the features are theirs; else measured."""
+    """The normalisation of the recipe's starting weights, as their features need it; for random weights, measured."""
     if recipe.weights == RANDOM:
         return measure_normalisation(canvases)
     mean, std = find_weights(recipe.weights, recipe.encoder).statistics(recipe.channels)
@@ -93,9 +95,9 @@ def normalisation_of(recipe: Recipe, canvases: Canvases) -> Geometry:
 def starting_encoder(
     recipe: Recipe, format: PixelFormat, normalise: Geometry, folder: Path | None = None
 ) -> Encoder | None:
-    """The encoder with the weights that a recipe starts from; None where they are random.
+    """The encoder with the recipe's starting weights; None if they are random.
 
-    It is kept in `folder`, and taken from there the next time: nothing else is needed then.
+    It is saved in `folder` and read from there the next time, when nothing else is needed.
     """
     if recipe.weights == RANDOM:
         return None

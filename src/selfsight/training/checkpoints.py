@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors and JSON, written whole or not at all, the last two kept, told whole by their checksums."""
+"""Checkpoints: safetensors and JSON, written whole or not at all, with checksums. The last two are kept."""
 
 from __future__ import annotations
 
@@ -22,14 +22,26 @@ TENSORS = ("module.safetensors", "optimiser.safetensors")
 
 
 class Sums(TypedDict, total=False):
-    """Figures of some steps, added up: how many steps, and the sum of each figure."""
+    """Figures of some steps, added up.
+
+    count: of steps.
+    sums: of each figure.
+    """
 
     count: int
     sums: dict[str, float]
 
 
 class Saved(TypedDict, total=False):
-    """Where a training was, see `loop.State`; `checksums` of the tensors beside it, by the name of their file."""
+    """The state of a training in a checkpoint.
+
+    step: steps done.
+    seconds: active ones.
+    skipped: steps skipped.
+    bad: steps in a row up to now that were not finite.
+    means: since the last row of metrics.
+    checksums: of the files of tensors, by name.
+    """
 
     step: int
     seconds: float
@@ -58,7 +70,7 @@ def save_checkpoint(
 
 
 def _write(partial: Path, module: nn.Module, optimiser: torch.optim.Optimizer, state: Mapping[str, object]) -> None:
-    """The files of a checkpoint, on disk when this returns; the state holds the checksums of the others."""
+    """Write the files of a checkpoint, on disk when this returns. The state holds the checksums of the others."""
     partial.mkdir(parents=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in _unshared(module).items()}, partial / TENSORS[0])
     save_file(_optimiser_tensors(optimiser), partial / TENSORS[1])
@@ -72,17 +84,17 @@ def _write(partial: Path, module: nn.Module, optimiser: torch.optim.Optimizer, s
 def load_checkpoint(
     folder: Path, module: nn.Module, optimiser: torch.optim.Optimizer
 ) -> tuple[Saved | None, list[str]]:
-    """Restore the newest whole checkpoint in place.
+    """Restore the newest undamaged checkpoint into `module` and `optimiser`.
 
-    Returns its state, None if there is none, and a sentence for each newer one that is damaged and was passed over.
-    Raises `SelfsightError` for one of a module with other parts.
+    Returns (its state, None if there is none; a sentence for each newer, damaged one that was passed over). Raises
+    `SelfsightError` for a checkpoint of a module with other parts.
     """
     state, weights, tensors, damaged = read_checkpoint(folder)
     if state is not None:
         if odd := set(weights) ^ set(_unshared(module)):
             raise DataError(
-                f"The checkpoints in {folder} are of another version of selfsight, whose module has other parts "
-                f"({', '.join(sorted(odd)[:3])}). Start in another -o, or go on with that version."
+                f"The checkpoints in {folder} are of another version of selfsight, with other parts of the module: "
+                f"{', '.join(sorted(odd)[:3])}. Start in another -o, or go on with that version."
             )
         module.load_state_dict(weights, strict=False)  # without the second names of shared tensors
         _restore_optimiser(optimiser, tensors)
@@ -92,8 +104,8 @@ def load_checkpoint(
 def read_checkpoint(
     folder: Path,
 ) -> tuple[Saved | None, dict[str, Tensor], dict[str, Tensor], list[str]]:
-    """(state, tensors of the module, of the optimiser) of the newest whole checkpoint, and a sentence for each newer
-    one that is damaged. The state is None if there is none."""
+    """(state, tensors of the module, tensors of the optimiser, sentences) of the newest undamaged checkpoint. The state
+    is None if there is none. There is a sentence for each newer, damaged one."""
     damaged: list[str] = []
     for path in sorted(folder.glob("step-*[0-9]"), reverse=True):
         try:
@@ -108,7 +120,7 @@ def read_checkpoint(
 
 
 def remove_after(folder: Path, step: int) -> None:
-    """Remove the checkpoints behind `step`, which are damaged if a run goes on from there."""
+    """Remove the checkpoints after `step`: they are damaged if a run resumes from it."""
     for path in folder.glob("step-*[0-9]"):
         if int(path.name.removeprefix("step-")) > step:
             shutil.rmtree(path)
@@ -120,7 +132,7 @@ def _checksum(file: Path) -> str:
 
 
 def _unshared(module: nn.Module) -> dict[str, Tensor]:
-    """The state without second names of the same tensor, which a joint objective has for its encoder."""
+    """The module's tensors by name, each once: a joint objective has several names for its encoder's."""
     seen: dict[tuple[int, tuple[int, ...]], str] = {}
     out = {}
     for name, tensor in module.state_dict().items():

@@ -14,12 +14,19 @@ SEEN_BEFORE = 3  # steps, until the longest of them says something
 
 @dataclass
 class Clock:
-    """`started`: `time.monotonic()` at the start of the command; `accumulate`: batches that a step takes; `reserve`:
-    seconds that a run by minutes keeps for its ending; `before`: active seconds of earlier starts of this run;
-    `first_step`, `first_seconds`: where the budget begins: after the end of the run that `--extend` continues.
+    """The active time and the progress of a run.
 
-    Only active time counts: not that between two starts, nor a gap between two steps in which the machine slept. The
-    clock is monotonic, so that setting the time of day changes nothing.
+    Time between two starts does not count, nor a gap between two steps in which the machine slept. The clock is
+    monotonic: setting the time of day changes nothing.
+
+    budget: of the run.
+    started: `time.monotonic()` at the start of the command.
+    batches_per_epoch: batches in one pass over the data.
+    accumulate: batches per step.
+    reserve: seconds that a run by minutes keeps for its ending.
+    before: active seconds of earlier starts of this run.
+    first_step: step at which the budget begins, after the end of the run that `--extend` continues.
+    first_seconds: active seconds at that step.
     """
 
     budget: Budget
@@ -42,25 +49,25 @@ class Clock:
 
     @property
     def steps(self) -> int | None:
-        """Steps of a budget that counts them or epochs."""
+        """Steps of a budget by steps or epochs; None for a budget by minutes."""
         if self.budget.minutes is not None:
             return None
         batches = (self.budget.epochs or 0.0) * self.batches_per_epoch
         return self.budget.steps or max(1, round(batches / self.accumulate))
 
     def epochs(self, step: int) -> float:
-        """Passes over the data that so many steps are."""
+        """Passes over the data after `step` steps."""
         return step * self.accumulate / self.batches_per_epoch
 
     def progress(self, step: int) -> float:
-        """Spent part of the budget, 1 when it is used up."""
+        """Spent share of the budget, 0 to 1."""
         if self.steps is not None:
             return min(1.0, max(0.0, (step - self.first_step) / self.steps))
         budget = (self.budget.minutes or 0.0) * 60
         return min(1.0, max(0.0, (self.seconds - self.first_seconds) / max(1e-9, budget - self.reserve)))
 
     def tick(self) -> None:
-        """Called after each step, so that a gap is known for what it is."""
+        """Called after each step, to notice gaps in which the machine slept."""
         now = time.monotonic()
         if self._seen:
             gap = now - self._last

@@ -1,4 +1,4 @@
-"""What a look at the first images and their views says against training on them."""
+"""Doubts about the images: what the first images and their views say against training on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The energy that a training takes, by codecarbon, measured offline and kept in the run."""
+"""The energy of a training, measured offline by codecarbon and kept in the run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ MEASURED = ("intel_rapl", "intel_power_gadget", "windows_emi")  # what codecarbo
 
 
 def check_energy(asked: bool) -> None:
-    """Raise `SelfsightError` if it is asked for and cannot be given: codecarbon missing, a country or price unknown."""
+    """Raise `SelfsightError` if energy is `asked` for and cannot be measured: codecarbon is missing, or the country or
+    price is invalid."""
     if not asked:
         return
     if not installed("codecarbon"):
@@ -40,7 +41,13 @@ def check_energy(asked: bool) -> None:
 
 
 class Measured(Protocol):
-    """What codecarbon tells, as far as it is kept."""
+    """Codecarbon's figures, as far as they are used.
+
+    energy_consumed: kWh.
+    emissions: kg of CO2.
+    cpu_model: name of the processor.
+    gpu_model: name of the GPU.
+    """
 
     energy_consumed: float
     emissions: float
@@ -49,7 +56,13 @@ class Measured(Protocol):
 
 
 class Kept(TypedDict, total=False):
-    """What `energy.json` holds."""
+    """The content of `energy.json`.
+
+    energy_kwh: kWh of all starts that measured.
+    co2_kg: kg of CO2.
+    cost: in the currency of the price.
+    method: how it was measured.
+    """
 
     energy_kwh: float
     co2_kg: float
@@ -58,11 +71,11 @@ class Kept(TypedDict, total=False):
 
 
 class Energy:
-    """Within it, the energy of this process is measured, if asked; `energy.json` sums up all starts that asked.
+    """Context in which the energy of this process is measured, if asked. `energy.json` sums up all starts that asked.
 
-    By the counters of processor and GPU where the machine lets them be read, else from a constant for its kind of
-    processor: `method` says which. CO2 only if SELFSIGHT_COUNTRY names a country (ISO 3166, three letters): nothing
-    is looked up. Cost only if SELFSIGHT_KWH_PRICE gives the price of a kWh. A kill loses about a minute.
+    It reads the counters of processor and GPU if the machine allows it, else it estimates from the kind of processor;
+    `method` says which. CO2 needs SELFSIGHT_COUNTRY (ISO 3166, three letters), as nothing is looked up. Cost needs
+    SELFSIGHT_KWH_PRICE, the price of a kWh. A kill loses about a minute.
     """
 
     def __init__(self, run: Folder, asked: bool) -> None:
@@ -95,7 +108,7 @@ class Energy:
             console().print("The energy of this start could not be measured or written.", style="yellow")
 
     def keep(self, data: Measured) -> None:
-        """Add codecarbon's figures of this start to those of the starts before it, in `energy.json`."""
+        """Add the figures of this start to those of earlier starts in `energy.json`."""
         with self.lock:
             if data.energy_consumed <= self.most:
                 return
@@ -110,7 +123,7 @@ class Energy:
 
 
 class _Listener:
-    """What codecarbon tells its figures to: now and then, and at the end."""
+    """Receives codecarbon's figures, now and then and at the end."""
 
     def __init__(self, energy: Energy) -> None:
         self.energy = energy
@@ -126,7 +139,7 @@ class _Listener:
 
 
 def _method(tracker: Any, data: Measured) -> str:
-    """How the figures came about, in words: codecarbon estimates in silence where it cannot measure."""
+    """How the figures were measured, in words. Codecarbon does not say when it only estimates."""
     parts = {type(part).__name__: part for part in tracker._hardware}
     name = data.cpu_model or "unknown"
     if "AppleSiliconChip" in parts or getattr(parts.get("CPU"), "_mode", "") in MEASURED:
@@ -143,7 +156,7 @@ def _country() -> str:
 
 
 def _price() -> float:
-    """Of a kWh, 0 if it is not given."""
+    """The price of a kWh; 0 if it is not given."""
     text = os.environ.get("SELFSIGHT_KWH_PRICE", "").strip()
     try:
         return float(text or 0)
@@ -152,5 +165,5 @@ def _price() -> float:
 
 
 def read_energy(run: os.PathLike[str]) -> Kept | None:
-    """What `Energy` kept in a run folder, None if nothing was measured."""
+    """The energy that the run in this folder took; None if it was not measured."""
     return cast(Kept | None, read_json(Path(run, "energy.json")))

@@ -37,8 +37,13 @@ ROOM = 0.9  # of the free memory may be used
 
 @dataclass(frozen=True)
 class Memory:
-    """state: bytes of weights, gradients and the optimiser; curve: of what n items keep, highest power of n first;
-    free: bytes that are free now. Each of `processes` has its share of a batch."""
+    """The memory of a training step.
+
+    state: bytes of weights, gradients and optimiser.
+    curve: polynomial of the bytes that n items keep, highest power of n first.
+    free: bytes that are free now.
+    processes: each has its share of a batch.
+    """
 
     state: int
     curve: tuple[float, ...]
@@ -46,12 +51,12 @@ class Memory:
     processes: int = 1
 
     def needed(self, batch_size: int) -> int:
-        """Bytes at the height of a step, of one process."""
+        """Bytes that one process needs at the peak of a step."""
         own = batch_size // self.processes
         return self.state + int(MARGIN * max(0.0, float(np.polyval(self.curve, own))))
 
     def largest_batch(self) -> int:
-        """The largest multiple of eight items a process whose step fits, 0 if none does."""
+        """The largest batch that fits, a multiple of eight items per process; 0 if none does."""
         step = 8 * self.processes
         size = step
         while self.needed(size) <= ROOM * self.free and size < 2**20:
@@ -60,7 +65,7 @@ class Memory:
 
 
 def memory_of(objective: Objective, batches: Batches, normalise: Geometry, recipe: Recipe, device: str) -> Memory:
-    """What a step keeps in memory, counted on a copy of the objective with a few items: nothing large is allocated."""
+    """The memory of a step, counted on a copy of the objective with a few items, so that nothing large is allocated."""
     weights = sum(p.numel() * p.element_size() for p in objective.parameters())
     state = weights * (4 if recipe.optimiser == "adamw" else 3)
     sizes = sorted({min(n, len(batches.ids)) for n in PROBED_ITEMS})
@@ -78,7 +83,7 @@ def _first(batches: Batches, count: int) -> Batch:
 
 
 def _saved_bytes(trial: Objective, batch: Batch, normalise: Geometry, recipe: Recipe, device: str) -> int:
-    """Bytes of the views and of all that autograd keeps of a forward pass for the backward one."""
+    """Bytes of the views, and of all that autograd keeps from the forward pass for the backward pass."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -99,14 +104,14 @@ def _saved_bytes(trial: Objective, batch: Batch, normalise: Geometry, recipe: Re
 
 
 def check_memory(memory: Memory, recipe: Recipe) -> None:
-    """Raise `SelfsightError`, with a batch that fits, where a step would need more memory than there is."""
+    """Raise `SelfsightError`, naming a batch that fits, if a step would need more memory than there is."""
     if memory.needed(recipe.batch_size) > ROOM * memory.free:
         raise MachineError(out_of_memory(memory, recipe))
 
 
 @contextmanager
 def memory_told(memory: Memory, recipe: Recipe) -> Iterator[None]:
-    """Raise `SelfsightError`, with a batch that fits, where what is within runs out of memory all the same."""
+    """Context in which running out of memory raises `SelfsightError`, naming a batch that fits."""
     try:
         with memory_errors():
             yield
@@ -128,9 +133,9 @@ def out_of_memory(memory: Memory, recipe: Recipe) -> str:
 def seconds_a_step(
     objective: Objective, batches: Batches, normalise: Geometry, recipe: Recipe, accelerator: Accelerator
 ) -> float:
-    """Median seconds of a few real steps, and of the evidence that is taken now and then. Changes `objective`.
+    """Seconds per step: the median of a few real ones, with the share of the evidence that is taken now and then.
 
-    Where images are decoded on the way that is part of a step; else its batch is at hand.
+    Decoding counts where images are decoded during training. Changes `objective`.
     """
     device = str(accelerator.device)
     task = Pretraining(objective, batches, normalise, recipe, accelerator, recipe.encoder_apart)
@@ -153,7 +158,7 @@ def seconds_a_step(
 
 
 def _now(device: str) -> float:
-    """The time when all that was asked of the device is done."""
+    """The time after the device has finished all its work."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
     return time.monotonic()

@@ -1,4 +1,4 @@
-"""The one training loop: of a pretraining, and of whatever else gives it a `Task`."""
+"""The one training loop: for pretraining and for any other `Task`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,12 @@ BAD_STEPS = 10  # in a row, after which a run stops
 
 
 class Step(NamedTuple):
-    """What a step gave: figures, the loss among them, as single numbers; the norm of its gradients; and what was not
-    finite, None if all was."""
+    """The result of a step.
+
+    figures: scalars by name, the loss among them.
+    norm: of its gradients.
+    broken: what was not finite; None if everything was.
+    """
 
     figures: dict[str, Tensor]
     norm: float
@@ -40,7 +44,8 @@ class Step(NamedTuple):
 class Task(Protocol):
     """What the loop trains: a pretext task around its encoder, or a head.
 
-    module: what is stepped and saved. optimiser: of its parameters.
+    module: what is stepped and saved.
+    optimiser: of its parameters.
     """
 
     @property
@@ -49,32 +54,41 @@ class Task(Protocol):
     optimiser: torch.optim.Optimizer
 
     def begin(self, step: int) -> None:
-        """The weights are in place, and `step` is the next one: of the same step come the same data."""
+        """Called once the weights are in place. `step` is the next one; the same step always gets the same data."""
 
     def schedule(self, progress: float) -> dict[str, float]:
-        """Set what depends on the progress; columns of a row of metrics about it."""
+        """Set what depends on `progress`. Returns columns for a row of metrics."""
 
     def gradients(self, progress: float) -> Step:
-        """Leave the gradients of a step in the parameters, which have none."""
+        """Compute the gradients of a step into the parameters, which have none yet."""
 
     def after_step(self, progress: float) -> None:
-        """The optimiser has stepped."""
+        """Called after the optimiser's step."""
 
     def evidence(self) -> dict[str, float]:
-        """Further columns about the last step."""
+        """Further columns for a row of metrics, about the last step."""
 
     def remedy(self, cause: str, learnt: bool) -> str:
-        """What to do where steps are not finite, in sentences. cause: what was not, as `Step.broken` names it. learnt:
-        whether any step before them was."""
+        """Advice, in sentences, where steps are not finite.
+
+        cause: what was not finite, as `Step.broken` names it.
+        learnt: whether any earlier step was finite.
+        """
 
     def draw(self, folder: Path, step: int) -> tuple[str, ...]:
-        """Draw pictures NAME.png in `folder`, before the first step (0) or after the last one; their names."""
+        """Draw pictures NAME.png in `folder`, before the first step (0) or after the last one. Returns their names."""
 
 
 @dataclass
 class State:
-    """Where a training is, as its checkpoints say: the steps done, active seconds, steps skipped, bad ones in a row up
-    to now, and means since the last row of metrics."""
+    """The state of a training, as in its checkpoints.
+
+    step: steps done.
+    seconds: active ones.
+    skipped: steps skipped.
+    bad: steps in a row up to now that were not finite.
+    means: since the last row of metrics.
+    """
 
     step: int = 0
     seconds: float = 0.0
@@ -97,7 +111,11 @@ class State:
 
 
 class Done(NamedTuple):
-    """How many steps were done, those among them that were skipped because something was not finite."""
+    """The end of a training.
+
+    step: steps done, skipped ones included.
+    skipped: steps skipped because something was not finite.
+    """
 
     step: int
     skipped: int
@@ -106,8 +124,8 @@ class Done(NamedTuple):
 def fit(task: Task, run: Folder, clock: Clock, accelerator: Accelerator, recorder: Recorder, seed: int) -> Done:
     """Train until the clock's budget is spent, from the last checkpoint of the run if there is one.
 
-    Raises `Stopped` after saving when the user interrupts, and `SelfsightError` after ten steps in a row that were not
-    finite.
+    Returns the steps done and skipped. Raises `Stopped`, after saving, when the user interrupts, and `TrainingError`
+    after ten steps in a row that were not finite.
     """
     main, saved = accelerator.is_main_process, time.monotonic()
     state = _resume(run, task, clock, main)
@@ -158,7 +176,7 @@ def fit(task: Task, run: Folder, clock: Clock, accelerator: Accelerator, recorde
 
 
 def take_step(task: Task, progress: float) -> tuple[dict[str, float], Step]:
-    """One step of a task that has begun, unless something is not finite; (what its schedule says, the step)."""
+    """Take one step of `task`, unless something is not finite. Returns (columns of its schedule, the step)."""
     rates = task.schedule(progress)
     task.optimiser.zero_grad(set_to_none=True)
     step = task.gradients(progress)
@@ -169,7 +187,7 @@ def take_step(task: Task, progress: float) -> tuple[dict[str, float], Step]:
 
 
 def _resume(run: Folder, task: Task, clock: Clock, main: bool) -> State:
-    """The state of the last checkpoint that can be read, with its weights put in place; or that of a beginning."""
+    """The state of the last readable checkpoint, with its weights restored, or of a new training."""
     found, damaged = load_checkpoint(run.checkpoints, task.module, task.optimiser)
     state = State.of(found or {})
     if damaged and not found:
@@ -187,8 +205,8 @@ def _resume(run: Folder, task: Task, clock: Clock, main: bool) -> State:
 
 
 def _seed_of_step(seed: int, step: int, process: int) -> int:
-    """Of what draws from torch's generator inside a model (dropout, stochastic depth): a function of the step, so that
-    a resumed run draws the same."""
+    """The seed of torch's generator for a step, as dropout and stochastic depth use it. It is a function of the step,
+    so that a resumed run draws the same."""
     return ((seed * 1_000_003 + step) * 4096 + process) % 2**63
 
 
@@ -200,11 +218,11 @@ def _not_finite(cause: str, step: int, run: Folder, remedy: str) -> str:
 
 
 class Stopped(KeyboardInterrupt):
-    """The user stopped the run; it is saved."""
+    """Raised when the user stopped the run, after it was saved."""
 
 
 class Interrupts:
-    """Within it, Ctrl-C and SIGTERM wait for the end of the step; a second Ctrl-C is immediate."""
+    """Context in which Ctrl-C and SIGTERM wait for the end of the step. A second Ctrl-C stops at once."""
 
     caught = False
 

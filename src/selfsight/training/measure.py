@@ -22,7 +22,8 @@ WHITENING_ITEMS = 4096  # with 1,000 to 10,000, k-NN and probes on CIFAR-10 diff
 
 
 def measure_normalisation(canvases: Canvases, items: int = 256) -> Geometry:
-    """Mean and deviation per channel over `items` canvases, spread evenly over the collection."""
+    """The geometry with mean and standard deviation per channel, over `items` canvases spread evenly over the
+    collection."""
     low, high = canvases.unit
     channels = canvases.format.channels
     count, total, squares = 0, np.zeros(channels), np.zeros(channels)
@@ -61,8 +62,8 @@ def _squares(
 def view_features(
     encoder: Encoder, batches: Batches, normalise: Geometry, views: int, places: np.ndarray, step: int
 ) -> Tensor:
-    """Pooled features [V, N, D] float32 of `views` crops at the encoder's size of the items at `places`, `step` of them
-    at a time."""
+    """Pooled features [V, N, D], float32, of `views` crops, at the encoder's size, of the items at `places` of the
+    order. `step` items are encoded at a time."""
     plan = ViewPlan((ViewGroup(views, encoder.geometry.size, scale=(0.3, 1.0)),))
 
     def inputs() -> Iterator[tuple[int, Tensor]]:
@@ -78,7 +79,7 @@ def view_features(
 
 
 def seconds_to_whiten(encoder: Encoder, batches: Batches, normalise: Geometry, margin: float = 1.3) -> float:
-    """Seconds that whitening and saving will take, from a measured batch, with a margin for who must end on time."""
+    """Seconds that whitening and saving will take, from one measured batch, times `margin`."""
     items = min(BATCH, len(batches.ids))
     canvas_features(encoder, batches, normalise, items)  # the first pass is slower than the rest
     began = time.monotonic()

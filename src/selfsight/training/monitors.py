@@ -28,8 +28,8 @@ def effective_rank(embeddings: Tensor) -> float:
 def uniformity(z: Tensor) -> float:
     """log of the mean of exp(-2 |a - b|^2) over pairs of different rows of normalised `z` [B, D].
 
-    Wang and Isola, ICML 2020, section 4.1.2, with t = 2. 0 when all are equal; -4 where all are orthogonal, about which
-    many dimensions come. Raises `ValueError` for one row.
+    Wang and Isola, ICML 2020, section 4.1.2, with t = 2. 0 when all are equal. -4 when all are orthogonal, as random
+    rows of many dimensions nearly are. Raises `ValueError` for one row.
     """
     if len(z) < 2:
         raise ValueError("uniformity needs at least two embeddings")
@@ -40,11 +40,11 @@ def uniformity(z: Tensor) -> float:
 
 
 def neighbour_stability(one: Tensor, other: Tensor) -> float:
-    """How far two views agree on which items are near an item: 1 wholly, 0 as much as by chance.
+    """How far two views agree on which items are near an item: 1 fully, 0 as much as by chance.
 
-    The share that the k nearest items of each item in `one` and in `other` (both [B, D], normalised) have in common,
-    less its chance k / (B - 1), over 1 less that. k is a quarter of the batch, at most 10. What is tied for
-    the last places shares them, so that embeddings which are all equal give 0. Raises `ValueError` under three items.
+    With s the share of the k nearest items that `one` and `other` (both [B, D], normalised) have in common, and c = k /
+    (B - 1) its chance level, it is (s - c) / (1 - c). k is a quarter of the batch, at most 10. Items tied for the last
+    places share them, so embeddings that are all equal give 0. Raises `ValueError` for fewer than three items.
     """
     batch = len(one)
     if batch < 3:
@@ -56,7 +56,7 @@ def neighbour_stability(one: Tensor, other: Tensor) -> float:
 
 
 def _nearest(z: Tensor, k: int) -> Tensor:
-    """Weights [B, B]: 1 for the k items most like each item, a share of the places left for those tied for them."""
+    """Weights [B, B]: 1 for the k items nearest to each item; items tied for the last places share these."""
     cosine = (z @ z.T).fill_diagonal_(float("-inf"))
     last = cosine.topk(k, dim=1).values[:, -1:]
     above = cosine > last + TIED
@@ -66,12 +66,15 @@ def _nearest(z: Tensor, k: int) -> Tensor:
 
 
 def assignment_entropies(assignments: Tensor) -> tuple[float, float]:
-    """(mean entropy of the rows over log K, entropy of the mean row over log of the smaller of N and K, at most 1) of
-    probabilities [N, K]: so many clusters are as many as N items can be given to.
+    """(assignment entropy, cluster entropy) of probabilities [N, K], each from 0 to 1.
 
-    The first is 0 where each item is put into one cluster with certainty, 1 where the rows are uniform; the second is
-    0 where all items share one cluster, 1 where clusters are used evenly. Their difference is what a cluster tells
-    of an item (Caron et al., DINO, ICCV 2021, section 5.3, tell both collapses of a teacher by its entropy).
+    assignment entropy: mean entropy of the rows over log K. 0: each item is in one cluster for certain. 1: rows are
+        uniform.
+    cluster entropy: entropy of the mean row over log min(N, K), at most 1. 0: all items share one cluster. 1: clusters
+        are used evenly.
+
+    Their difference is what a cluster tells of an item. Caron et al., DINO, ICCV 2021, section 5.3, tell both collapses
+    of a teacher by its entropy.
     """
     rows = assignments.float()
     each = torch.special.entr(rows).sum(1).mean()
@@ -82,17 +85,23 @@ def assignment_entropies(assignments: Tensor) -> tuple[float, float]:
 
 @torch.no_grad()
 def evidence(embeddings: Tensor, assignments: Tensor | None = None) -> dict[str, float]:
-    """What can be seen without labels in `embeddings` [V, B, D], and in `assignments` [N, K] if there are any. What
-    compares views is left out where there is one.
+    """{name: figure} of what `embeddings` [V, B, D] show without labels, and `assignments` [N, K] if there are any.
+    Figures that compare views are left out where V = 1.
 
-    effective_rank: of one view's batch; rank_share: that over the most there could be, min(B - 1, D).
-    centre_norm: length of the mean of normalised embeddings, 1 when all point one way (Jha et al. 2024).
-    spread: mean standard deviation per dimension of normalised embeddings times sqrt(D), 1 when they fill the
-    sphere, 0 when collapsed (Chen and He 2021). scale: standard deviation per dimension before normalising, which a
-    loss of distances can shrink to nought without turning one embedding. agreement: mean cosine of two views of an
-    item. contrast: agreement minus the mean cosine of different items. alignment: mean squared distance of two views
-    of an item; uniformity: see there (Wang and Isola 2020); the lower, the better. neighbour_stability: of the first
-    two views, from three items on. assignment_entropy, cluster_entropy: see `assignment_entropies`.
+    effective_rank: of one view's batch. rank_share: effective rank over its largest possible value, min(B - 1, D).
+    centre_norm: length of the mean of normalised embeddings; 1 when all point one way (Jha et al. 2024). spread: mean
+    standard deviation per dimension of normalised embeddings, times sqrt(D); 1 when they fill the sphere, 0
+        when collapsed (Chen and He 2021).
+    scale: standard deviation per dimension before normalising. A loss of distances can shrink it to zero without
+    turning
+        a single embedding.
+    agreement: mean cosine of two views of an item.
+    contrast: agreement minus the mean cosine of different items.
+    alignment: mean squared distance of two views of an item; the lower, the better (Wang and Isola 2020).
+    uniformity: see `uniformity`; the lower, the better.
+    neighbour_stability: of the first two views, for three items or more.
+    assignment_entropy: see `assignment_entropies`.
+    cluster_entropy: see `assignment_entropies`.
     """
     views, batch, dim = embeddings.shape
     with torch.autocast(embeddings.device.type, enabled=False):

@@ -14,7 +14,7 @@ from selfsight.errors import SelfsightError, meant
 
 
 class LARS(torch.optim.Optimizer):
-    """SGD with momentum whose step for each weight is scaled to the weight's norm.
+    """SGD with momentum in which each weight's step is scaled to the weight's norm.
 
     You, Gitman and Ginsburg, "Large Batch Training of Convolutional Networks", 2017, equation 6:
     local rate = eta |w| / (|g| + weight_decay |w|). Groups without weight decay (biases, norms) take
@@ -61,21 +61,26 @@ def check_optimiser(name: str) -> None:
 
 
 class Group(TypedDict):
-    """Parameters of one weight decay (0 for biases and norms)."""
+    """Parameters with one weight decay.
+
+    params: the parameters.
+    weight_decay: theirs; 0 for biases and norms.
+    """
 
     params: list[nn.Parameter]
     weight_decay: float
 
 
 def make_optimiser(groups: Iterable[Group], name: str, learning_rate: float) -> torch.optim.Optimizer:
-    """The optimiser called `name` over those groups that have parameters; what else a group says stays in the
-    optimiser's. Raises `SelfsightError` for a name that there is not."""
+    """The optimiser called `name` for the `groups` that have parameters. Other keys of a group stay in the optimiser's
+    group. Raises `SelfsightError` for an unknown name."""
     check_optimiser(name)
     return OPTIMISERS[name]([group for group in groups if group["params"]], learning_rate)
 
 
 def learning_rate_factor(progress: float, warmup: float) -> float:
-    """Linear from 0 to 1 over the first `warmup` of the budget, then half a cosine down to 0.
+    """The learning rate at `progress` as a share of its peak: linear from 0 to 1 over the first `warmup` of the budget,
+    then half a cosine down to 0.
 
     Loshchilov and Hutter, "SGDR", ICLR 2017, equation 5, without restarts.
     """

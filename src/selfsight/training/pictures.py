@@ -1,5 +1,5 @@
-"""The contact sheet: what the objective really sees. The neighbour gallery: what the encoder finds alike. What an
-objective that hides pixels makes of them."""
+"""Pictures of a run: a contact sheet of views, a gallery of nearest neighbours, and reconstructions of hidden
+pixels."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ASKED = 1024  # items among which neighbours are looked for
 
 
 def contact_sheet(batches: Batches, plan: ViewPlan, normalise: Geometry, seed: int, path: Path) -> None:
-    """Draw the first batch's first items, one a row: the canvas, then its views. Written to `path`."""
+    """Draw the first items of the first batch into `path`, one per row: the canvas, then its views."""
     batch = batches.gather(np.arange(min(batches.batch_size, ITEMS)), 0)
     rows = [[tile] for tile in _canvas_tiles(batch, normalise)]
     for view in make_views(batch, plan, normalise, seed):
@@ -37,7 +37,7 @@ def contact_sheet(batches: Batches, plan: ViewPlan, normalise: Geometry, seed: i
 
 
 def neighbour_gallery(encoder: Encoder, batches: Batches, normalise: Geometry, path: Path) -> None:
-    """Draw a few items, one a row, each before the items whose features are nearest to its own. Written to `path`."""
+    """Draw a few items into `path`, one per row, each followed by the items with the nearest features."""
     count = min(ASKED, len(batches.ids))
     features = canvas_features(encoder, batches, normalise, count).numpy()
     asked = spread(count, ITEMS)
@@ -49,8 +49,8 @@ def neighbour_gallery(encoder: Encoder, batches: Batches, normalise: Geometry, p
 
 
 def reconstructions(objective: Objective, batches: Batches, normalise: Geometry, seed: int, path: Path) -> None:
-    """Draw, for an objective that fills in what it hides, a few views, one a row: whole, hidden, filled in; in the
-    colours of the images. Written to `path`; nothing for other objectives."""
+    """Draw a few views into `path`, one per row: whole, masked, reconstructed. Nothing is written for an objective that
+    reconstructs no pixels."""
     members = cast(list[Objective], objective.members if isinstance(objective, Joint) else [objective])
     hiding = next((m for m in members if hasattr(m, "reconstruct")), None)
     if hiding is None:
@@ -72,7 +72,7 @@ def _canvas_tiles(batch: Batch, normalise: Geometry) -> list[Image.Image]:
 
 
 def _draw(rows: list[list[Image.Image]], path: Path) -> None:
-    """Rows of tiles, the first of each a little apart."""
+    """Write rows of tiles to `path`, the first tile of each row a little apart."""
     step = TILE + GAP
     sheet = Image.new("RGB", (step * len(rows[0]) + 3 * GAP, step * len(rows) + GAP), "white")
     for y, row in enumerate(rows):
@@ -82,7 +82,8 @@ def _draw(rows: list[list[Image.Image]], path: Path) -> None:
 
 
 def _tile(picture: torch.Tensor) -> Image.Image:
-    """[C, H, W] in [0, 1] as an RGB tile, aspect kept; grey and first three of other channels."""
+    """`picture` [C, H, W] in [0, 1] as an RGB tile of the same aspect: one channel as grey, of several the first
+    three."""
     pixels = (picture.numpy() * 255).round().astype(np.uint8)
     image = Image.fromarray(pixels[0] if len(pixels) < 3 else pixels[:3].transpose(1, 2, 0)).convert("RGB")
     factor = TILE / max(image.size)

@@ -42,9 +42,9 @@ def train(
     watches: Sequence[Watch] = (),
     track: Sequence[str] = (),
 ) -> Done:
-    """Train `objective` by a recipe until the clock's budget is spent, from the last checkpoint if there is one.
+    """Train `objective` by `recipe` until the clock's budget is spent, from the last checkpoint if there is one.
 
-    For `show`, `watches` and `track` see `Recorder`; it raises what `fit` raises.
+    Returns the steps done and skipped. `show`, `watches` and `track` are as in `Recorder`; errors are as in `fit`.
     """
     # An extension's heads have learnt before.
     by = replace(recipe, freeze_fraction=0.0) if clock.first_step else recipe
@@ -55,8 +55,11 @@ def train(
 
 
 class Pretraining:
-    """A `Task` of the loop. encoder_apart: whether the encoder's weights have a learning rate of their own; that stays
-    in an extension, as the optimiser's state has groups for it."""
+    """A `Task` of the loop.
+
+    encoder_apart: whether the encoder has its own learning rate. It stays so in an extension, as the optimiser's state
+        has groups for it.
+    """
 
     def __init__(
         self,
@@ -77,18 +80,18 @@ class Pretraining:
         self.stepper = Stepper(self.module, accelerator, recipe.accumulate, recipe.clip)
 
     def begin(self, step: int) -> None:
-        """Batches from this step on, for a module that trains."""
+        """Begin the stream of batches at `step`, with the module in training mode."""
         self.stepper.begin()
         self.stream = self.batches.steps(step * self.recipe.accumulate)
 
     def schedule(self, progress: float) -> dict[str, float]:
-        """Set the rates in force; what a row of metrics says of them."""
+        """Set the learning rates for `progress`. Returns their columns for a row of metrics."""
         rate = schedule(self.optimiser, self.module, progress, self.recipe)
         slow = self.recipe.learning_rate * encoder_factor(progress, self.recipe)
         return ({"encoder_learning_rate": slow} if self.apart else {}) | {"learning_rate": rate}
 
     def gradients(self, progress: float) -> Step:
-        """Leave the gradients of a step's batches in the parameters, but for those of a frozen encoder."""
+        """Compute the gradients of a step's batches into the parameters, except those of a frozen encoder."""
         self.frozen.before(progress)
         return self.stepper.gradients(lambda: self._forward(progress), lambda: self.frozen.drop_gradients(progress))
 
@@ -109,19 +112,19 @@ class Pretraining:
         return Forward(loss.total, loss.parts, suspects)
 
     def after_step(self, progress: float) -> None:
-        """What moves without a gradient."""
+        """Move what moves without a gradient."""
         self.module.after_step(progress)
 
     def evidence(self) -> dict[str, float]:
-        """What the embeddings of the last step say, and the pace since the last row."""
+        """Columns for a row of metrics: figures of the last step's embeddings, and the pace since the last row."""
         return {**evidence(self.seen.embeddings, self.seen.assignments), **self.pace.lap()}
 
     def remedy(self, cause: str, learnt: bool) -> str:
-        """What to change, as far as the cause shows."""
+        """Advice that fits the cause, as from the function `remedy`."""
         return remedy(self.recipe, cause, learnt)
 
     def draw(self, folder: Path, step: int) -> tuple[str, ...]:
-        """Draw what the objective sees, or what it has learnt; the names."""
+        """Draw what the objective sees, or what it has learnt. Returns the names of the pictures."""
         objective, seen, seed = self.module, (self.batches, self.normalise), self.recipe.seed
         if step == 0:
             contact_sheet(self.batches, objective.views, self.normalise, seed, folder / "views.png")
@@ -148,15 +151,19 @@ def remedy(recipe: Recipe, cause: str, learnt: bool) -> str:
 
 
 class ScheduledGroup(Group):
-    """number: which of the objective's groups it is, or a part of. encoder: whether all of it is the encoder's."""
+    """A group of the optimiser, all or part of one of the objective's groups.
+
+    number: of the objective's group.
+    encoder: whether all of it belongs to the encoder.
+    """
 
     number: int
     encoder: bool
 
 
 def groups_of(objective: Objective, weight_decay: float, encoder_apart: bool = False) -> list[ScheduledGroup]:
-    """The objective's groups for an optimiser, no weight decay on biases and norms. With `encoder_apart` each group is
-    two, of which the second holds what belongs to the encoder."""
+    """The objective's groups for an optimiser, without weight decay on biases and norms. With `encoder_apart` each
+    becomes two groups; the second holds the encoder's parameters."""
     encoder = {id(p) for p in objective.encoder.parameters()} if encoder_apart else set()
     groups: list[ScheduledGroup] = []
     for number, g in enumerate(objective.parameter_groups(0.0)):
@@ -168,8 +175,9 @@ def groups_of(objective: Objective, weight_decay: float, encoder_apart: bool = F
 
 
 def encoder_factor(progress: float, recipe: Recipe) -> float:
-    """The encoder's learning rate as a part of the peak one: 0 while it is frozen, then `encoder_lr_scale` of the
-    schedule's. It rises to that over another warm-up, as its gradients are new to the optimiser too."""
+    """The encoder's learning rate at `progress`, as a share of the peak rate: 0 while it is frozen, then
+    `encoder_lr_scale` times the schedule. It rises over a warm-up of its own, as its gradients are new to the
+    optimiser."""
     if progress < recipe.freeze_fraction:
         return 0.0
     rise = (
@@ -181,7 +189,7 @@ def encoder_factor(progress: float, recipe: Recipe) -> float:
 
 
 def schedule(optimiser: torch.optim.Optimizer, objective: Objective, progress: float, recipe: Recipe) -> float:
-    """Set each group's rate and decay for `progress`; returns the base rate in force."""
+    """Set each group's learning rate and decay for `progress`. Returns the base rate."""
     rate = recipe.learning_rate * learning_rate_factor(progress, recipe.warmup)
     slow = recipe.learning_rate * encoder_factor(progress, recipe)
     groups = objective.parameter_groups(progress)

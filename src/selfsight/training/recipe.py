@@ -22,7 +22,12 @@ REAL = ("learning_rate", "weight_decay", "warmup", "clip", "freeze_fraction", "e
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: exactly one of minutes (of the whole command), epochs, steps."""
+    """How long to train. Exactly one is given.
+
+    minutes: of the whole command.
+    epochs: passes over the data.
+    steps: optimiser steps.
+    """
 
     minutes: float | None = None
     epochs: float | None = None
@@ -39,14 +44,26 @@ class Budget:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Resolved values. `reasons` says, for each value that was not asked for, why it was chosen.
+    """Every value of a pretraining.
 
-    weights: what `--weights` names, or "random".
-    freeze_fraction: the part of the budget (of the first one, where a run is extended) in which the encoder stands
-    still and only the networks around it learn.
-    encoder_lr_scale: the encoder's learning rate after that, as a part of theirs.
-    batch_norm_policy: what the encoder's batch norms do; "batch" takes the statistics of each batch and remembers them
-    for use, "kept" leaves them as they were.
+    objective: name of the pretext task, or a sum such as "dino+0.5*mae". objective_options: its options by name.
+    encoder: timm's name. encoder_args: of the timm model. weights: what `--weights` names, or "random". channels: of
+    the images. size: side of the encoder's input in pixels. canvas_side: shorter side of a canvas in pixels. canvases:
+    "resident" (decoded beforehand) or "stream" (decoded during training). views: the view plan. batch_size: items per
+    batch, over all processes. accumulate: batches per step. optimiser: its name. learning_rate: at its peak.
+    weight_decay: of all parameters but biases and norms. warmup: share of the budget in which the learning rate rises.
+    freeze_fraction: share of the budget (of the first one, if a run is extended) in which the encoder is frozen and
+    only
+        the networks around it learn.
+    encoder_lr_scale: the encoder's learning rate after that, as a share of the others'. batch_norm_policy: of the
+    encoder's batch norms. "batch" uses the statistics of each batch and remembers them, "kept"
+        leaves the running statistics as they were.
+    clip: largest norm of a step's gradient; 0 for no limit.
+    precision: "bf16" or "no".
+    threads: of torch.
+    seed: of everything that is random.
+    budget: how long to train.
+    reasons: {value: why it was chosen}, for values that were not asked for.
     """
 
     objective: str
@@ -100,8 +117,8 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Recipe:
-        """The recipe that `to_dict` wrote, of this format or an older one. Raises `SelfsightError` naming what does
-        not fit."""
+        """The recipe from what `to_dict` wrote, in this format or an older one. Raises `SelfsightError` naming what
+        does not fit."""
         values = renamed(values)
         if "pretrained" in values:
             values = {"freeze_fraction": 0.0, "encoder_lr_scale": 1.0, "batch_norm_policy": "batch", **values}
@@ -125,12 +142,12 @@ def check_numbers(values: Mapping[str, object]) -> None:
 
 
 def renamed(values: Mapping[str, object]) -> dict[str, object]:
-    """A recipe's values, or its reasons, by the names of today."""
+    """`values` (or reasons) of a recipe by their present names."""
     return {RENAMED.get(name, name): value for name, value in values.items()}
 
 
 def typed(values: Mapping[str, object]) -> dict[str, object]:
-    """Some or all of a recipe's plain values as a YAML file holds them, made into what `Recipe` takes."""
+    """`values` of a recipe, some or all, from their plain form in YAML to the types of `Recipe`."""
     values = renamed(values)
     if "pretrained" in values:  # before format 3
         before = f"timm:{values.get('encoder')}" if values["pretrained"] else "random"
@@ -151,7 +168,7 @@ def typed(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def check_keys(values: Mapping[str, object], of: type, called: str) -> None:
-    """Raise `SelfsightError` for a key that is no field of the dataclass `of`."""
+    """Raise `SelfsightError` for a key that is not a field of the dataclass `of`."""
     known = [f.name for f in fields(of)]
     for name in values:
         if name not in known:
@@ -169,7 +186,7 @@ def _group(values: dict[str, Any]) -> ViewGroup:
 
 
 def plain(values: Mapping[str, object]) -> dict[str, object]:
-    """Tuples to lists, all the way down: what YAML and JSON both give back unchanged."""
+    """`values` with tuples as lists at every level, which YAML and JSON both give back unchanged."""
     return {str(k): _plain(v) for k, v in values.items()}
 
 

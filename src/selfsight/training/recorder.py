@@ -1,4 +1,4 @@
-"""What is kept of a training while it goes on: rows of metrics, alarms, pictures."""
+"""The record of a training in progress: rows of metrics, alarms, pictures."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ Watch = Callable[[float, float], dict[str, float]]
 
 
 class Recorder:
-    """Takes the figures of each step and writes a row of metrics where the loop asks for one.
+    """Takes the figures of each step, and writes a row of metrics when the loop asks for one.
 
-    show: called with each row. watches: give further figures for a row, from its progress and that of the row before
-    (-1 if there is none). track: names of trackers, which get `config` too. main: whether this process writes. alarm:
-    looks at each row, if there is one.
+    show: called with each row.
+    watches: functions of (progress, progress of the row before, -1 if none) that give further figures for a row.
+    track: names of trackers.
+    config: for the trackers.
+    main: whether this process writes.
+    alarm: looks at each row, if given.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class Recorder:
         self.alarm, self.means, self.last = alarm, Means(), -1.0
 
     def opened(self, step: int, means: Sums) -> Recorder:
-        """Go on at `step`, with the `means` of a checkpoint; to be used as a context."""
+        """This recorder, to be used as a context, at `step` and with the `means` of a checkpoint."""
         self.means.go_on(means, self.device)
         for row in self.run.read_metrics():
             if self.alarm:
@@ -61,9 +64,14 @@ class Recorder:
         self.metrics.__exit__(kind, value, trace)
 
     def write(self, row: Mapping[str, float], seen: Mapping[str, float], after: Mapping[str, float]) -> None:
-        """A row of metrics: `row` (at least step and progress), the means since the last one, what was `seen` of the
-        last step, what the watches give, and what comes `after` them. Every process has to call it. Raises `ValueError`
-        for a mean that has the name of another figure."""
+        """Write a row of metrics. Every process has to call it.
+
+        row: first columns, at least step and progress; then come the means since the last row.
+        seen: figures of the last step; then come those of the watches.
+        after: last columns.
+
+        Raises `ValueError` for a mean with the name of another figure.
+        """
         means = shared_means(self.means.lap())
         if taken := sorted(means.keys() & {*row, *seen}):
             raise ValueError(f"A part of the loss is called {taken[0]}, as a figure of every row is. Rename it.")
@@ -96,22 +104,22 @@ class Means:
         self.count = 0
 
     def add(self, figures: dict[str, Tensor]) -> None:
-        """Add those of a step."""
+        """Add the figures of a step."""
         self.count += 1
         for name, value in figures.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.float()
 
     def lap(self) -> dict[str, Tensor]:
-        """The means since the last lap; at least one step was added."""
+        """The means since the last lap. At least one step must have been added."""
         means = {name: value / self.count for name, value in self.sums.items()}
         self.sums, self.count = {}, 0
         return means
 
     def state(self) -> Sums:
-        """For a checkpoint."""
+        """The sums, for a checkpoint."""
         return {"count": self.count, "sums": {name: float(value) for name, value in self.sums.items()}}
 
     def go_on(self, state: Sums, device: torch.device) -> None:
-        """From a checkpoint's state, or from nothing."""
+        """Go on from the sums of a checkpoint."""
         self.count = state.get("count", 0)
         self.sums = {name: torch.tensor(value, device=device) for name, value in state.get("sums", {}).items()}

@@ -25,7 +25,8 @@ from selfsight.objectives.shared import MEASURED, quarters, restyled
 from selfsight.training.recipe import Budget, Recipe, check_numbers
 
 SMALL = 64  # images below this many pixels are enlarged for the encoder
-BATCH = 256
+BATCH = 256  # items per step, and the batch that `RATES` are for
+# A ResNet for a CPU: three stages of one block
 NARROW = {"layers": [1, 1, 1, 0], "channels": [64, 128, 256, 256]}
 RATES = {"adamw": 2e-3, "sgd": 0.06, "lars": 0.3}
 WEIGHT_DECAYS = {"adamw": 0.05, "sgd": 5e-4, "lars": 1e-4}
@@ -72,8 +73,10 @@ def rules() -> dict[str, Rule]:
 
 
 def resolve(asked: Mapping[str, object], facts: Facts) -> Recipe:
-    """The recipe with every value in `asked` taken as it is and the rest chosen by the rules. `view_style` and
-    `positives` among them say what becomes of the views: see `restyled`."""
+    """The recipe with every value in `asked` as it is, and the rest chosen by the rules.
+
+    `asked` may also hold `view_style` and `positives`, which change the views (see `restyled`).
+    """
     values: dict[str, Any] = dict(asked)
     style, positives = values.pop("view_style", "full"), values.pop("positives", "image")
     reasons: dict[str, str] = {}
@@ -105,7 +108,7 @@ def _encoder(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
         )
     if facts.device == "cuda":
         return "resnet50", "a GPU has room for it, and most published figures are of it"
-    return "resnet18", f"narrowed to three stages of one block: learns most a minute on a CPU ({MEASURED})"
+    return "resnet18", f"narrowed to three stages of one block: learns most per minute on a CPU ({MEASURED})"
 
 
 def _size(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
@@ -129,7 +132,7 @@ def _size(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
 
 
 def _encoder_args(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
-    """Of an encoder that was chosen by these rules; one that was asked for is as timm has it."""
+    """Arguments of an encoder that these rules chose. An encoder that was asked for is left as timm has it."""
     if takes_any_size(chosen["encoder"]):
         small = {} if facts.device == "cuda" else {"embed_dim": 128, "depth": 6, "num_heads": 4}
         patch, pool = min(16, chosen["size"] // 8), find(chosen["objective"]).pool
@@ -163,7 +166,7 @@ def _precision(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
 
 
 def _canvas_side(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
-    """Enough pixels that no view is enlarged, never more than the images have."""
+    """Large enough that no view is enlarged, but no larger than the images."""
     smallest = min(group.scale[0] for group in chosen["views"].groups) ** 0.5
     side = min(facts.side, max(round(chosen["views"].largest / smallest), chosen["size"]))
     return side, "so that the smallest part still fills a view"
@@ -195,7 +198,7 @@ def _batch_norm_policy(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
 
 
 def _canvases(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
-    """Decoded beforehand if that fits the disk and a fifth of the time there is, else on the way."""
+    """Decoded beforehand if that fits the disk and a fifth of the time, else during training."""
     need, side = facts.size_of(chosen["canvas_side"]), chosen["canvas_side"]
     if need > facts.free / 2:
         return "stream", f"{need / 1e9:.1f} GB of canvases is more than half of the {facts.free / 1e9:.1f} GB free"
@@ -207,7 +210,7 @@ def _canvases(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
 
 
 def _threads(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
-    # Threads of both kinds starve each other.
+    # Threads that decode and threads that compute slow each other down.
     if chosen["canvases"] == "stream" and facts.device == "cpu" and facts.cores > 1:
         threads = min(facts.threads, facts.cores - facts.cores // 2)
         return threads, f"the other {facts.cores // 2} of {facts.cores} cores decode"
@@ -225,7 +228,7 @@ def _learning_rate(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
 
 
 def facts_of(items: Collection, format: PixelFormat, processes: int = 1, start: Weights | None = None) -> Facts:
-    """Facts of the usable items of a collection and of this machine, which `processes` share."""
+    """The facts about the usable items of a collection and about this machine, which `processes` share."""
     rows = items.usable
     sides = np.minimum(rows["height"].to_numpy(), rows["width"].to_numpy())
     device = kind_of(best_device())
@@ -246,7 +249,7 @@ def facts_of(items: Collection, format: PixelFormat, processes: int = 1, start: 
 
 
 def seconds_to_decode(items: Collection, format: PixelFormat, side: int, sample: int = 64) -> float:
-    """Seconds to make every canvas, from a measured few; none where they are made."""
+    """Seconds to make all canvases of shorter side `side`, measured on `sample` items; 0 if they are made already."""
     if (folder_of(items, format, side) / "about.json").exists():
         return 0.0
     rows = items.usable

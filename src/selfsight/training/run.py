@@ -1,4 +1,4 @@
-"""The folder that a training leaves behind, and that of a pretraining."""
+"""The folder of a training, and of a pretraining."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ from selfsight.training.recipe import FORMAT_VERSION, Recipe, plain
 
 
 class Event(NamedTuple):
-    """Something that happened to a run. time: local, ISO 8601. step: the steps done before it."""
+    """Something that happened to a run.
+
+    time: local, ISO 8601.
+    step: steps done before it.
+    kind: "resumed", "skipped", "alarm", ….
+    text: what happened.
+    """
 
     time: str
     step: int
@@ -32,8 +38,13 @@ class Event(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """An item that could not be read. uri: "" in runs of older versions. at: "import" or "decoding", when it was found
-    out."""
+    """An item that could not be read.
+
+    id: of the item.
+    uri: of the item; "" in runs of older versions.
+    reason: why.
+    at: when this was found out, "import" or "decoding".
+    """
 
     id: str
     uri: str
@@ -43,9 +54,12 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class Folder:
-    """What every training leaves behind: `run.log`, `metrics.jsonl`, `checkpoints/`, `set_aside.json`, `energy.json`,
-    `finished.json`.
-    last: of a subclass, the file that it writes last, with which the training is finished."""
+    """The folder that every training writes: `run.log`, `metrics.jsonl`, `checkpoints/`, `set_aside.json`,
+    `energy.json`, `finished.json`.
+
+    path: of the folder.
+    last: set by a subclass, the file that is written last. Where it exists, the training is finished.
+    """
 
     path: Path
     last: ClassVar[str]
@@ -60,7 +74,7 @@ class Folder:
 
     @property
     def begun(self) -> bool:
-        """Whether there is something to go on with."""
+        """Whether there is something to resume."""
         return self.finished or any(self.checkpoints.glob("step-*"))
 
     @property
@@ -68,11 +82,11 @@ class Folder:
         return (self.path / self.last).exists()
 
     def write_set_aside(self, items: Iterable[LeftOut]) -> None:
-        """Keep which items were not learnt from, and why."""
+        """Write `set_aside.json`: the items that were not learnt from, and why."""
         write_whole(self.path / "set_aside.json", json.dumps([item._asdict() for item in items], indent=1))
 
     def read_set_aside(self) -> list[LeftOut]:
-        """What `write_set_aside` kept last; nothing where it never did. Older versions kept {id: reason}."""
+        """The items in `set_aside.json`; empty if there is none. Older versions wrote {id: reason}."""
         file = self.path / "set_aside.json"
         kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
         if isinstance(kept, dict):
@@ -80,26 +94,27 @@ class Folder:
         return [LeftOut(**item) for item in kept]
 
     def finish(self, steps: int, seconds: float) -> None:
-        """Keep what the training took in all, and say so in the log; to be called before `last` is written."""
+        """Write `finished.json` with the steps and active seconds of the whole training, and log it. Call it before
+        `last` is written."""
         write_whole(self.path / "finished.json", json.dumps({"steps": steps, "seconds": seconds}))
         self.log("finished", f"after {duration(seconds)}", steps)
 
     @property
     def seconds(self) -> float:
-        """Active seconds of the whole command, over all its starts: import, decoding, training and the ending. Of one
-        that is not finished, or that an older version finished, up to the last row of metrics."""
+        """Active seconds of the whole command over all its starts: import, decoding, training and the ending. For an
+        unfinished run, or one that an older version finished, up to the last row of metrics."""
         kept = read_json(self.path / "finished.json") if self.finished else None
         values = kept or (self.read_metrics() or [{}])[-1]
         return float(cast(float, values.get("seconds", 0.0)))
 
     @property
     def in_use(self) -> bool:
-        """Whether a living process of this machine trains it."""
+        """Whether a process of this machine trains it now."""
         return holder(self.path / "lock") is not None
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keep other processes of this machine out of the run. Raises `SelfsightError` if one is in it."""
+        """Context that keeps other processes of this machine out of the run. Raises `MachineError` if one trains it."""
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             with locked(self.path / "lock"):
@@ -111,16 +126,16 @@ class Folder:
 
     @contextmanager
     def machine_errors(self) -> Iterator[None]:
-        """Raise `SelfsightError` where what is within meets a full disk, a folder that may not be written, …: what it
-        is, and what is left of the run."""
+        """Context in which a full disk, a read-only folder or the like raises `MachineError`, with the cause and what
+        is left of the run."""
         try:
             yield
         except (OSError, SafetensorError) as error:
             kept = any(self.checkpoints.glob("*"))
             way = (
-                f"The run in {self.path} is kept up to its last checkpoint: mend that, and give"
+                f"The run in {self.path} is kept up to its last checkpoint. Remove the cause and give"
                 if kept
-                else "Mend that, and give"
+                else "Remove the cause and give"
             )
             raise MachineError(f"{in_words(error)}. {way} the same command to go on.") from None
 
@@ -145,7 +160,8 @@ class Folder:
         return [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may have cut the last one
 
     def go_back_to(self, step: int) -> None:
-        """Drop what was written of later steps, which a resumed run does again: rows of metrics, alarms, skips."""
+        """Remove what was written after `step`, as a resumed run does these steps again: rows of metrics, alarms,
+        skips."""
         rows = [row for row in self.read_metrics() if row["step"] <= step]
         write_whole(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
         last = {"alarm": step, "skipped": step - 1}  # a step that is skipped is named by those before it
@@ -154,21 +170,23 @@ class Folder:
             write_whole(self.path / "run.log", "".join(map(_line, events)))
 
     def clear(self) -> None:
-        """Remove what an attempt left that did no step: another one, perhaps of other data, measures anew."""
+        """Remove what an attempt without a step left. The next attempt, perhaps with other data, measures again."""
         for name in ("run.log", "metrics.jsonl", "set_aside.json", "energy.json", "finished.json"):
             (self.path / name).unlink(missing_ok=True)
 
 
 class Run(Folder):
-    """That of a pretraining: `recipe.yaml`, `environment.json`, `encoder/`, `views.png`; where it began with weights
-    `start/`, the encoder as it was, and `adaptation.json`; and what later verbs add: `evaluation.json`,
-    `report.html`."""
+    """The folder of a pretraining.
+
+    It adds `recipe.yaml`, `environment.json`, `views.png` and `encoder/`. A run from given weights also has `start/`,
+    the encoder before training, and `adaptation.json`. Later verbs add `evaluation.json` and `report.html`.
+    """
 
     last = "encoder/config.json"
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Run:
-        """An existing run. Raises `SelfsightError` where there is none."""
+        """The run in the folder `path`. Raises `SelfsightError` if there is none."""
         run = cls(Path(path))
         if not run.recipe_file.exists():
             raise SelfsightError(f"{path} is not a run: it has no recipe.yaml. Runs are made by: selfsight pretrain")
@@ -180,16 +198,17 @@ class Run(Folder):
 
     @property
     def start(self) -> Path:
-        """The encoder that a run with weights began with."""
+        """The folder of the encoder before training, of a run from given weights."""
         return self.path / "start"
 
     @property
     def adaptation_file(self) -> Path:
-        """What training made of the features of the starting weights, see `Adaptation`."""
+        """The file that `Adaptation` writes."""
         return self.path / "adaptation.json"
 
     def write_recipe(self, asked: Mapping[str, object], recipe: Recipe, data: Mapping[str, object]) -> None:
-        """Save what was asked, what was resolved and why, and which data: `data` pins the collection."""
+        """Write `recipe.yaml`: the request, the resolved values with their reasons, and `data`, which pins the
+        collection."""
         self.path.mkdir(parents=True, exist_ok=True)
         content = {"format_version": FORMAT_VERSION, "asked": plain(asked), "data": dict(data)}
         content["resolved"] = {k: v for k, v in recipe.to_dict().items() if k != "reasons"}
@@ -197,7 +216,7 @@ class Run(Folder):
         write_whole(self.recipe_file, yaml.safe_dump(content, sort_keys=False))
 
     def read_recipe(self) -> tuple[dict[str, Any], Recipe, dict[str, Any]]:
-        """(asked, recipe, data) as written."""
+        """(asked, recipe, data) from `recipe.yaml`."""
         try:
             content = yaml.safe_load(self.recipe_file.read_text(encoding="utf-8"))
             check_version(content["format_version"], FORMAT_VERSION, self.path)
@@ -210,11 +229,11 @@ class Run(Folder):
         return asked, Recipe.from_dict(values), data
 
     def write_normalisation(self, values: dict[str, tuple[float, ...]]) -> None:
-        """Keep window, mean and std of the images, so that a resumed run sees them the same."""
+        """Store window, mean and std of the images, so that a resumed run uses the same."""
         write_whole(self.path / "normalisation.json", json.dumps(values))
 
     def read_normalisation(self) -> dict[str, tuple[float, ...]] | None:
-        """{window, mean, std} of the images as training sees them; None where nothing was measured yet."""
+        """{window, mean, std} of the images as training sees them; None if nothing was measured yet."""
         file = self.path / "normalisation.json"
         if not file.exists():
             return None

@@ -1,4 +1,4 @@
-"""One start of a run, from what was settled to the encoder that is kept: what is around the loop."""
+"""One start of a run, from the settled recipe to the saved encoder: everything around the loop."""
 
 from __future__ import annotations
 
@@ -46,10 +46,12 @@ SHOWN = {
 
 
 class Session:
-    """A claimed run, about to be trained. Every process has one; what is written is written by the main one.
+    """A claimed run, about to be trained. Every process has one, and only the main process writes.
 
-    started: `time.monotonic()` at the start of the command. watched: labelled images, only to show k-NN accuracy on
-    them while it trains. Raises `SelfsightError` where a step would need more memory than there is.
+    started: `time.monotonic()` at the start of the command.
+    watched: labelled images, used only to show k-NN accuracy during training.
+
+    Raises `SelfsightError` if a step would need more memory than there is.
     """
 
     def __init__(
@@ -82,8 +84,11 @@ class Session:
             self.clock.reserve = self._seconds_to_end()
 
     def train(self, trackers: Sequence[str] = ()) -> Done:
-        """Train until the budget is spent. Raises `Stopped` where the user stops it, and `SelfsightError` where memory
-        is used up, steps are not finite, or there was no time for one."""
+        """Train until the budget is spent. Returns the steps done and skipped.
+
+        Raises `Stopped` if the user stops it, and `SelfsightError` if memory is used up, steps are not finite, or there
+        was no time for a single step.
+        """
         run, recipe, clock = self.run, self.recipe, self.clock
         if self.main:
             device = str(self.accelerator.device)
@@ -114,8 +119,8 @@ class Session:
             self.run.log("note", f"{text}.", 0)
 
     def keep(self, done: Done) -> None:
-        """Whiten the encoder, if it can be, and save it: the run is finished then. Raises `SelfsightError` for one that
-        has learnt to give no numbers."""
+        """Whiten the encoder, if possible, and save it, which finishes the run. Raises `SelfsightError` if its features
+        are not finite."""
         if not self.main:
             return
         run, recipe = self.run, self.recipe
@@ -124,7 +129,7 @@ class Session:
         features = canvas_features(self.encoder, self.batches, self.normalise)
         if not torch.isfinite(features).all():
             raise TrainingError(
-                f"The encoder of {run.path} gives values that are not finite, and is not kept. Start anew, in another "
+                f"The encoder of {run.path} gives values that are not finite, and is not kept. Start again, in another "
                 f"folder, with a --learning-rate below {recipe.learning_rate:.2g}."
             )
         if not whiten(self.encoder, features):
@@ -136,19 +141,20 @@ class Session:
         shutil.rmtree(run.path / "encoder.before", ignore_errors=True)  # of the run that was extended
 
     def _adaptation(self) -> Adaptation:
-        """What is to be compared with the starting weights, which are read anew: the encoder may be further on."""
+        """The comparison with the starting weights. They are read again, as the encoder may have been trained
+        already."""
         start = read_folder(self.run.start).to(self.accelerator.device)
         return Adaptation(start, self.encoder, self.batches, self.normalise)
 
     def _seconds_to_end(self) -> float:
-        """What a run by minutes has to keep for its ending."""
+        """Seconds that a run by minutes has to keep for its ending."""
         adapted = 2 * self.adaptation.seconds if self.adaptation else 0
         return seconds_to_whiten(self.encoder, self.batches, self.normalise) + adapted
 
     @contextmanager
     def _set_aside(self) -> Iterator[None]:
-        """Items that failed to decode in an earlier start are known within; those of all processes are kept after it,
-        if all of them come to its end: else they would wait for each other there."""
+        """Context that knows the items which failed to decode in earlier starts. At its end the failures of all
+        processes are stored, but only if every process got there, as they wait for each other."""
         canvases, ended = self.canvases, False
         canvases.set_aside |= {item.id: item.reason for item in self.run.read_set_aside() if item.at == "decoding"}
         try:
@@ -164,7 +170,7 @@ class Session:
 
 
 def set_aside(canvases: Canvases) -> list[LeftOut]:
-    """The items that cannot be learnt from, in the order of their paths: set aside at import, or while decoding."""
+    """The items set aside at import or while decoding, in the order of their paths."""
     items, failed = canvases.collection, canvases.set_aside
     columns = (items.set_aside[name].to_pylist() for name in ("id", "uri", "reason"))
     found = [LeftOut(item, uri, reason, "import") for item, uri, reason in zip(*columns, strict=True)]
@@ -175,7 +181,7 @@ def set_aside(canvases: Canvases) -> list[LeftOut]:
 
 
 def _normalisation(run: Run, canvases: Canvases, recipe: Recipe) -> Geometry:
-    """That of the starting weights, or measured; kept at the first start, so that a resumed run sees the same."""
+    """The normalisation: of the starting weights, or measured. It is stored at the first start, for resumed runs."""
     if kept := run.read_normalisation():
         return canvases.geometry(kept["mean"], kept["std"])
     normalise = normalisation_of(recipe, canvases)

@@ -1,4 +1,4 @@
-"""From what a user asked to the recipe of a run: chosen now, or taken from where it was begun."""
+"""From a user's request to the recipe of a run: chosen now, or as the run was begun."""
 
 from __future__ import annotations
 
@@ -50,8 +50,13 @@ OPAQUE = {"LA": "L", "RGBA": "RGB"}
 
 @dataclass(frozen=True)
 class Settled:
-    """The recipe of a run, the form of its pixels, and the step and second at which its budget begins: 0, or the end
-    of the run that `--extend` continues."""
+    """A settled recipe.
+
+    recipe: of the run.
+    format: of its pixels.
+    first_step: step at which the budget begins: 0, or the end of the run that `--extend` continues.
+    first_seconds: active seconds at that step.
+    """
 
     recipe: Recipe
     format: PixelFormat
@@ -60,8 +65,8 @@ class Settled:
 
 
 def asked_of(choices: Mapping[str, object]) -> dict[str, object]:
-    """The choices that a user made, with minutes, epochs and steps as one budget. Raises `SelfsightError` for a name
-    that there is not, before any image is read."""
+    """The choices that a user made, with minutes, epochs and steps as one budget. Raises `SelfsightError` for an
+    unknown name, before any image is read."""
     asked: dict[str, Any] = {k: v for k, v in choices.items() if v is not None}
     if "objective" in asked:
         find(asked["objective"])
@@ -80,14 +85,14 @@ def check_enough(source: str, items: Collection) -> None:
 
 
 def check_weights(asked: Mapping[str, object], recipe_file: str | None = None) -> None:
-    """Read the weights that were asked for, or that the recipe names, and forget them again. Raises `SelfsightError`
-    where they cannot be had, before any image is read."""
+    """Read the weights that were asked for, or that the recipe file names, and discard them. Raises `SelfsightError` if
+    they cannot be read, before any image is."""
     if weights := _start({**_left_of(recipe_file, asked)[0], **asked}):
         read(weights)
 
 
 def _start(asked: dict[str, Any]) -> Weights | None:
-    """The weights that are named among the values of a recipe; None if none are, or random ones."""
+    """The weights that `asked`, values of a recipe, names; None if it names none, or random ones."""
     source = asked.get("weights") or RANDOM
     return None if source == RANDOM else find_weights(str(source), asked.get("encoder"))
 
@@ -95,7 +100,8 @@ def _start(asked: dict[str, Any]) -> Weights | None:
 def choose(
     asked: Mapping[str, object], recipe_file: str | None, items: Collection, processes: int = 1
 ) -> tuple[Recipe, PixelFormat]:
-    """The recipe for a collection: what was asked, then what the file says, then what the rules give."""
+    """(recipe, pixel format) for a collection. Each value is as asked, else from the recipe file, else from the
+    rules."""
     given, reasons = _left_of(recipe_file, asked)
     reasons = {k: INHERITED + v.removeprefix(INHERITED) for k, v in reasons.items() if k in given.keys() - asked.keys()}
     values: dict[str, Any] = {**given, **asked}
@@ -142,10 +148,10 @@ def settle(
     items: Collection,
     processes: int,
 ) -> Settled:
-    """The recipe of `run`: of its beginning if it was begun, else chosen now and written.
+    """The recipe of `run`: the stored one if the run was begun, else chosen now and stored.
 
-    Raises `SelfsightError` if the run is finished (and is not to be extended), if it was begun with another
-    request, with other images or with another number of processes.
+    Raises `SelfsightError` if the run is finished and not to be extended, or was begun with another request, other
+    images or another number of processes.
     """
     wanted = plain({k: asdict(v) if isinstance(v, Budget) else v for k, v in asked.items()} | {"recipe": recipe_file})
     if recipe_file:
@@ -167,14 +173,14 @@ def settle(
 
 
 def _digest(given: Mapping[str, object]) -> str:
-    """Hash of a recipe file's values, under the names of format 3: runs that were begun with it go on."""
+    """Hash of a recipe file's values. It uses the names of format 3, so that older runs go on."""
     first = {today: before for before, today in RENAMED.items()}
     values = {first.get(name, name): value for name, value in given.items()}
     return hashlib.blake2b(repr(values).encode(), digest_size=8).hexdigest()
 
 
 def settled_before(run: Run) -> Settled:
-    """What `settle` wrote in another process."""
+    """The result of `settle` in another process, from the run's folder."""
     _, recipe, data = Run.open(run.path).read_recipe()
     kept, begin = data["format"], data.get("begin", {})
     format = PixelFormat(kept["mode"], kept["depth"], tuple(kept["window"]))
@@ -182,15 +188,15 @@ def settled_before(run: Run) -> Settled:
 
 
 def differing(before: Mapping[str, object], now: Mapping[str, object], apart: Set[str] = frozenset()) -> list[str]:
-    """The names, sorted, of what is asked now that was not asked before with the same value, or the other way round;
-    None is as if it was not asked. What is named in `apart` may differ."""
+    """The sorted names whose values differ between two requests. None counts as not asked. Names in `apart` may
+    differ."""
     return sorted(k for k in (before.keys() | now.keys()) - apart if before.get(k) != now.get(k))
 
 
 def _go_on(
     run: Run, asked: Mapping[str, Any], wanted: Mapping[str, object], data: Mapping[str, object], extend: bool
 ) -> Settled:
-    """Of a run that was begun: its own recipe, if the request, the images and the processes are the same."""
+    """The stored recipe of a run that was begun, if the request, the images and the processes are the same."""
     before, recipe, pinned = run.read_recipe()
     extending = extend and run.finished
     apart = {"budget", "extend"} if extending else set()
@@ -223,8 +229,8 @@ def _go_on(
 
 
 def _extend(run: Run, wanted: Mapping[str, object], recipe: Recipe, pinned: Mapping[str, object]) -> None:
-    """Make an unfinished run of a finished one, with a budget that begins where it ended. A kill in between leaves
-    one that ends at once, as it did before."""
+    """Turn a finished run into an unfinished one, with a budget that begins where it ended. A kill in between leaves a
+    run that ends at once."""
     state, *_ = read_checkpoint(run.checkpoints)
     if state is None:
         raise DataError(f"No checkpoint of {run.path} can be read. Start in another -o.")
@@ -236,8 +242,8 @@ def _extend(run: Run, wanted: Mapping[str, object], recipe: Recipe, pinned: Mapp
 
 
 def _left_of(recipe_file: str | None, asked: Mapping[str, object]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The values of a recipe file, and the reasons of those that rules chose. What was chosen to fit a value that the
-    user now overrides is left out."""
+    """(values of a recipe file, reasons of the values that rules chose). Values chosen to fit another value that the
+    user now overrides are left out."""
     given, reasons = _given(recipe_file) if recipe_file else ({}, {})
     chosen_by_rules = set(reasons)
     by_hand = "encoder_args" in given and "encoder_args" not in reasons
@@ -252,7 +258,7 @@ def _left_of(recipe_file: str | None, asked: Mapping[str, object]) -> tuple[dict
 
 
 def _given(recipe_file: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The values of a recipe.yaml of a run, of `plan`, or written by hand, and its reasons, if it has any."""
+    """(values, reasons) of a recipe file, from a run, from `plan` or written by hand. Reasons may be empty."""
     try:
         content = yaml.safe_load(Path(recipe_file).read_text(encoding="utf-8"))
         reasons = renamed(content.get("reasons") or {})

@@ -11,8 +11,11 @@ from selfsight.console import Sparse, console
 
 
 class Show:
-    """Called with each row of metrics. title: printed before the first one. shown: how a figure is written, by its
-    name, in this order ({"loss": "loss {:.3f}", …}); one that a row does not have is left out."""
+    """Shows each row of metrics that it is called with.
+
+    title: printed before the first row.
+    shown: {figure: its format}, in order, such as {"loss": "loss {:.3f}"}. Figures that a row lacks are left out.
+    """
 
     def __init__(self, title: str, shown: Mapping[str, str]) -> None:
         self.console, self.shown = console(), shown

@@ -1,5 +1,5 @@
-"""A step of whatever is trained, a pretext task or a head: gradients of several batches added up over processes, and
-nothing changed where something is not finite."""
+"""A training step: gradients of several batches, averaged over processes. Nothing changes if something is not
+finite."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ T = TypeVar("T")
 
 
 class Forward(NamedTuple):
-    """What the forward pass of a batch gave. total: a float32 scalar to minimise; parts: its named terms, detached;
-    suspects: tensors that may be to blame where it is not finite, in the order in which they are looked at, by what one
-    value of them is called."""
+    """The result of the forward pass of a batch.
+
+    total: float32 scalar to minimise. parts: its terms by name, detached. suspects: tensors that may be to blame if the
+    total is not finite, by what one of their values is called, in the order
+        in which they are checked.
+    """
 
     total: Tensor
     parts: Mapping[str, Tensor]
@@ -30,8 +33,11 @@ class Forward(NamedTuple):
 
 
 class Stepper:
-    """Gradients of `module`, which is on the accelerator's device. accumulate: forward passes a step, whose losses are
-    averaged. clip: the longest that a step's gradient may be, 0 for any."""
+    """Computes the gradients of `module`, which is on the accelerator's device.
+
+    accumulate: forward passes per step, whose losses are averaged.
+    clip: largest norm of a step's gradient; 0 for no limit.
+    """
 
     def __init__(self, module: nn.Module, accelerator: Accelerator, accumulate: int = 1, clip: float = 0.0) -> None:
         self.module, self.accelerator, self.accumulate, self.clip = module, accelerator, accumulate, clip
@@ -39,17 +45,17 @@ class Stepper:
         self.statistics = [buffer for norm in norms for buffer in norm.buffers()]
 
     def begin(self) -> None:
-        """From here on the module trains, and `model` is it as forward passes call it: wrapped for several processes,
-        which share their batch norms' statistics."""
+        """Begin training. From here on `model` is the module to call: wrapped for several processes, with shared batch
+        norm statistics."""
         with together():
             self.model: nn.Module = self.accelerator.prepare(synchronise(self.module).train())
 
     def gradients(self, forward: Callable[[], Forward], drop: Callable[[], None] = lambda: None) -> Step:
-        """Leave the gradients of a step in the parameters. Where something is not finite in any process, running
-        statistics are as before, and there is nothing to step along.
+        """Compute the gradients of a step into the parameters. If something is not finite in any process, `Step.broken`
+        names it, running statistics are as before, and the gradients must not be used.
 
-        forward: called for each of the step's batches. drop: called in the end, to take gradients out before their
-        norm is measured.
+        forward: called for each batch of the step.
+        drop: called at the end, to remove gradients before their norm is measured.
         """
         before = [buffer.clone() for buffer in self.statistics]
         finite = torch.tensor(True, device=self.accelerator.device)
@@ -72,7 +78,7 @@ class Stepper:
 
 
 def _cause(module: nn.Module, found: Forward) -> str:
-    """The first thing on the way of the data that is not finite."""
+    """The first value, in the order of computation, that is not finite, in words."""
 
     def finite(tensor: Tensor) -> bool:
         return bool(torch.isfinite(tensor).all())
@@ -99,14 +105,14 @@ class Pace:
         self.views, self.waited = 0, 0.0
 
     def wait_for(self, stream: Iterator[T]) -> T:
-        """The next batch, its waiting counted."""
+        """The next batch of `stream`. The time it takes counts as waiting."""
         asked = time.monotonic()
         batch = next(stream)
         self.waited += time.monotonic() - asked
         return batch
 
     def lap(self) -> dict[str, float]:
-        """views_per_second and waiting (a fraction of the time) since the last lap."""
+        """{views_per_second, waiting} since the last lap; waiting is a share of the time."""
         seconds = max(1e-9, time.monotonic() - self.since)
         row = {"views_per_second": self.views / seconds, "waiting": self.waited / seconds}
         self.since, self.views, self.waited = time.monotonic(), 0, 0.0

@@ -1,4 +1,4 @@
-"""Where figures and pictures of a run go: `metrics.jsonl` and TensorBoard always, other trackers if asked for."""
+"""Trackers of a run's figures and pictures: `metrics.jsonl` and TensorBoard always, others if asked for."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ENVIRONMENT = {
 
 
 def check(names: Sequence[str]) -> None:
-    """Raise `SelfsightError` for a tracker that is not known or not installed, before anything long is begun."""
+    """Raise `SelfsightError` for a tracker that is unknown or not installed, before anything long begins."""
     for name in names:
         if name not in NAMES:
             raise SelfsightError(f"No tracker is called {name!r}. There are: {', '.join(NAMES)}.{meant(name, NAMES)}")
@@ -49,18 +49,19 @@ def check(names: Sequence[str]) -> None:
 
 
 def installed(package: str) -> bool:
-    """Whether it can be imported. A folder of that name, such as the `wandb/` that W&B leaves behind, is no package."""
+    """Whether `package` can be imported. A folder of that name, such as W&B's `wandb/`, is not a package."""
     spec = find_spec(package)
     return spec is not None and spec.origin is not None
 
 
 class Metrics:
-    """Writes rows of figures and pictures. Only the main process has one that writes.
+    """Writes rows of figures, and pictures. Only the main process has one that writes.
 
     Other trackers are Accelerate's. Nothing leaves the machine unless the environment says so: W&B is offline unless
-    WANDB_MODE is set, MLflow and Trackio write into the run folder unless MLFLOW_TRACKING_URI or TRACKIO_DIR is.
-    A tracker that fails on the way is given up and noted in `run.log`: training goes on. One that cannot start raises
-    `SelfsightError`.
+    WANDB_MODE is set; MLflow and Trackio write into the run folder unless MLFLOW_TRACKING_URI or TRACKIO_DIR is set.
+
+    A tracker that cannot start raises `SelfsightError`. One that fails later is dropped and noted in `run.log`, and
+    training goes on.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Metrics:
         self.board = SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1)
 
     def write(self, row: dict[str, float]) -> None:
-        """One row, on disk when this returns."""
+        """Write one row, on disk when this returns."""
         self.step = int(row["step"])
         self.file.write(json.dumps(row) + "\n")
         self.file.flush()
@@ -98,7 +99,7 @@ class Metrics:
         self._each(lambda name, other: other.log(figures, step=self.step))
 
     def picture(self, name: str, path: Path, step: int) -> None:
-        """A PNG that the run has written."""
+        """Hand a PNG of the run to the trackers."""
         import numpy as np
         from PIL import Image
 
@@ -120,7 +121,7 @@ class Metrics:
             raise MachineError(f"--track {name} cannot be started: {_words(error)}.") from None
 
     def _default(self, name: str, value: str) -> bool:
-        """Set an environment variable for the time of this run, if the user has not; whether it was set."""
+        """Set an environment variable for this run, unless the user has set it. Returns whether it was set here."""
         if name in os.environ:
             return False
         os.environ[name] = value
@@ -165,7 +166,7 @@ class Metrics:
 
 
 def _make(name: str, run: Folder, default: Callable[[str, str], bool]) -> Any:
-    """Accelerate's tracker of this name, not yet started; of a resumed run the one that it had."""
+    """Accelerate's tracker `name`, not yet started. A resumed run goes on in the tracker's earlier run."""
     from accelerate.tracking import MLflowTracker, TrackioTracker, WandBTracker
 
     for variable, value in ENVIRONMENT.items():
@@ -189,7 +190,7 @@ def _make(name: str, run: Folder, default: Callable[[str, str], bool]) -> Any:
 
 
 def _show(tracker: str, other: Any, name: str, path: Path, pixels: Any, step: int) -> None:
-    """Hand a picture to a tracker. Accelerate does so for W&B only."""
+    """Hand a picture to a tracker. Accelerate itself can do so only for W&B."""
     if tracker == "wandb":
         other.log_images({name: [pixels]}, step=step)
     elif tracker == "mlflow":
@@ -210,7 +211,7 @@ def _end(tracker: str, other: Any) -> None:
 
 
 def _known(run: Folder) -> dict[str, str]:
-    """The trackers' own names of this run."""
+    """{tracker: its own name of this run}."""
     file = run.path / "trackers.json"
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
@@ -225,7 +226,7 @@ def _words(error: Exception) -> str:
 
 
 def _flat(values: Mapping[str, object], before: str = "") -> dict[str, str]:
-    """Nested values as {"a.b": text}: what every tracker takes."""
+    """Nested `values` as {"a.b": text}, which every tracker takes."""
     out: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, dict):

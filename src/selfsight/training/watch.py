@@ -1,4 +1,4 @@
-"""Online k-NN: what a few labelled images say of an encoder while it trains. Nothing learns from their labels."""
+"""Online k-NN: accuracy on a few labelled images during training. Nothing learns from their labels."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ TIMES = 10  # in a run, and once at its beginning
 
 
 def is_due(progress: float, before: float) -> bool:
-    """Whether what is measured `TIMES` in a run is to be measured at `progress`, the last row having been at `before`
-    (-1 if there was none; 1 where a finished run is extended)."""
+    """Whether a figure that is measured `TIMES` per run is due at `progress`.
+
+    before: progress of the last row; -1 if there was none, 1 when a finished run is extended.
+    """
     return before < 0 or progress >= 1.0 or int(TIMES * progress) != int(TIMES * before)
 
 
 def online_knn(encoder: Encoder, items: Collection) -> Callable[[float, float], dict[str, float]]:
-    """A function of (progress, progress of the row before) that gives {"knn": accuracy} whenever another tenth
-    of the run is done, and nothing else.
+    """A function of (progress, progress of the row before) that returns {"knn": accuracy} at each tenth of the run,
+    else {}.
 
-    The label of every second of up to `MOST` labelled images is guessed from those of the others. Raises
-    `SelfsightError` if there are fewer than two classes or four images with a label.
+    Of up to `MOST` labelled images every second one is classified by the others. Raises `SelfsightError` for fewer than
+    two classes or four images with a label.
     """
     given = Labels.of(items).labelled()
     if given.doubt:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-# In the order of `selfsight --help`; the groups come behind them. A trailing underscore is for a keyword of Python.
+# In the order of `selfsight --help`; the groups come after them. A trailing underscore is for a keyword of Python.
 VERBS = (
     *("import_", "objectives", "plan", "pretrain", "compare", "embed", "odd", "evaluate", "report", "demo"),
     *("runs", "cache", "forget"),
@@ -54,7 +54,11 @@ EXAMPLES = {
 
 @dataclass(frozen=True)
 class Verb:
-    """name: as Python writes it. group: the package under `verbs` that it is in, or nothing."""
+    """A verb.
+
+    name: as Python writes it.
+    group: the package under `verbs` that it is in; "" for none.
+    """
 
     name: str
     group: str = ""

@@ -15,8 +15,13 @@ from selfsight.verbs.arguments import checked
 
 @dataclass(frozen=True)
 class Entry(Result):
-    """name: in the cache folder. kind: collections, canvases or torchvision. source: where its images are, None if it
-    cannot tell."""
+    """An entry of the cache folder.
+
+    name: in the cache folder.
+    kind: collections, canvases or torchvision.
+    source: where its images are; None if it does not say.
+    bytes: its size.
+    """
 
     name: str
     kind: str
@@ -26,7 +31,12 @@ class Entry(Result):
 
 @dataclass(frozen=True)
 class Features(Result):
-    """A place where features lie: a folder beside a collection, or what `embed -o` wrote. collection: whose items."""
+    """A place where features lie.
+
+    path: a folder beside a collection, or a file that `embed -o` wrote.
+    collection: of the items.
+    bytes: its size.
+    """
 
     path: str
     collection: str
@@ -35,8 +45,14 @@ class Features(Result):
 
 @dataclass(frozen=True)
 class Cached(Result):
-    """folder: the cache folder. entries: all of them, of `list`. features: of `list`, every place that is known, in the
-    cache folder or not. cleared, kept: of `clear`; kept are those with decisions of people."""
+    """The result of `cache`. Entries and features come from `list`, the rest from `clear`.
+
+    folder: the cache folder.
+    entries: in it.
+    features: every known place of features, in the cache folder or not.
+    cleared: entries that were deleted.
+    kept: entries that hold decisions of people.
+    """
 
     if_any: ClassVar = ("entries", "features", "cleared", "kept")
     folder: str

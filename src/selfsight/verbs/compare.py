@@ -25,7 +25,16 @@ CRITERIA = {"rankme": 1, "lidar": 1, "alpha_req": 0, "neighbour_stability": 1}
 
 @dataclass(frozen=True)
 class Compared(Result):
-    """A run, its criteria, the k-NN accuracy if there is a probe, and the mean of its ranks, 1 for the best."""
+    """A run and its criteria.
+
+    run: as it was given.
+    rankme: in how many directions features vary.
+    lidar: in how many directions features tell images apart.
+    alpha_req: how fast the spectrum falls; best near 1.
+    neighbour_stability: how far two views agree on the nearest images, 0 to 1.
+    knn: k-NN accuracy on the probe; None without one.
+    mean_rank: over the criteria; 1 for the best.
+    """
 
     if_any: ClassVar = ("knn",)
     run: str
@@ -39,8 +48,12 @@ class Compared(Result):
 
 @dataclass(frozen=True)
 class Comparison(Result):
-    """images: where they are. runs: best first. correlations: of each criterion, and of the mean rank, with k-NN; None
-    without a probe or with two runs."""
+    """A ranking of runs.
+
+    images: where they are.
+    runs: best first.
+    correlations: of each criterion, and of the mean rank, with k-NN; None without a probe or with two runs.
+    """
 
     if_any: ClassVar = ("correlations",)
     images: str

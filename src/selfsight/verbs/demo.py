@@ -23,7 +23,13 @@ resolved:
 
 @dataclass(frozen=True)
 class Demo(Result):
-    """evaluation: what `evaluate` measured. report, run, images: where they are."""
+    """The result of the demo.
+
+    evaluation: what `evaluate` measured.
+    report: path of the page.
+    run: folder of the run.
+    images: folder of the images.
+    """
 
     evaluation: Evaluation
     report: str

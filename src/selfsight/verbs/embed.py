@@ -27,9 +27,11 @@ NOT_CARRIED = ("status", "reason")  # the same for every row, as only items that
 class Embedding(Result):
     """Features of images, one row per image.
 
-    table: the columns of the collection, but for `status` and `reason`, and `features`; its metadata are `root`, what
-    the uris are relative to, and of patches `grid`, their rows and columns. set_aside: how many items cannot be read.
-    reasons: why. file: where the table was written, None if it was not.
+    table: `features` and the columns of the collection except `status` and `reason`. Its metadata hold `root` (what the
+        uris are relative to) and, with patches, `grid` (their rows and columns).
+    set_aside: how many items cannot be read.
+    reasons: why, with the number of items for each.
+    file: where the table was written; None if it was not.
     """
 
     table: pa.Table
@@ -93,7 +95,7 @@ def embed(
     out
         File to write: .parquet, .npy (with a .items.csv of the other columns beside it), .csv or .lance.
     tokens
-        pooled: one vector an image. patches: one vector a patch, in reading order.
+        pooled: one vector per image. patches: one vector per patch, in reading order.
     collection
         Where to keep the table of items, instead of the cache folder.
     device
@@ -114,7 +116,7 @@ def embed(
     items = open_source(source, collection)
     if "features" in items.columns:
         raise SelfsightError(
-            "The collection has a column features, which is the name that embed needs. Import it under another name: "
+            "The collection already has a column features, and embed writes one. Import it under another name: "
             "--columns NAME=features."
         )
     if out is not None:

@@ -27,8 +27,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Where forgotten items still are, or may be. kind: "collection", with those of its items that have their ids or
-    are exact copies; "features", a table that `embed -o` wrote; "run", which may have learnt from them."""
+    """Where forgotten items still are, or may be.
+
+    kind: "collection", "features" (a table that `embed -o` wrote) or "run" (which may have learnt from them).
+    path: of it.
+    items: of a collection, the items with their ids or with the same content.
+    """
 
     kind: str
     path: str
@@ -37,7 +41,12 @@ class Elsewhere:
 
 @dataclass(frozen=True)
 class Forgotten(Result):
-    """forgotten: the items that are gone. items: how many are left. elsewhere: what else is known to hold them."""
+    """The result of `forget`.
+
+    forgotten: the items that are gone.
+    items: how many are left.
+    elsewhere: what else is known to hold the forgotten items.
+    """
 
     forgotten: list[Item]
     items: int
@@ -121,7 +130,7 @@ def _named(items: Collection, wanted: list[str]) -> dict[str, str]:
 
 
 def _meant(items: Collection, name: str) -> list[str]:
-    """The ids or paths that may be meant by a name that is no item's."""
+    """The ids or paths that `name`, which names no item, may mean."""
     if re.fullmatch(r"[0-9a-f]{32}", name):
         return [name]
     try:

@@ -35,11 +35,30 @@ class SetAside:
 
 @dataclass(frozen=True)
 class Imported(Result):
-    """What there is. pixels: the form in which the items meet; other_channels: those that do not go with it. set_aside:
-    how many cannot be read, with their reasons and names. others: files that are no images, by suffix. formats, labels,
-    splits, sites, boxes: how many items of each. groups, sequences, masks: how many. blanks: cells that mean "not
-    known", such as "label NA". empty_columns: those that were asked for and that no item has. notes: what else to know
-    before these items and labels are believed."""
+    """The result of `import`.
+
+    collection: its path.
+    source: of the images.
+    items: how many can be read.
+    pixels: the form that all items are brought into.
+    other_channels: items whose channels do not fit that form, by mode.
+    set_aside: how many items cannot be read.
+    reasons: why, with the number of items for each.
+    set_aside_items: which.
+    others: files that are not images, by suffix.
+    formats: items by file format.
+    labels: items by label.
+    splits: items by split.
+    sites: items by site.
+    groups: how many groups.
+    sequences: how many sequences.
+    boxes: how many boxes, by class.
+    masks: how many items have a mask.
+    blanks: cells that mean "not known", such as "label NA", with their number.
+    empty_columns: columns that were asked for and that no item has.
+    notes: what else to know before these items and labels are believed.
+    seconds: that it took.
+    """
 
     collection: str
     source: str
@@ -151,10 +170,10 @@ def _copy(source: str, out: Path, options: Options, strict: bool) -> Collection:
     from selfsight.data.importers import check_outside, open_source
 
     if options.columns:
-        raise SelfsightError("A collection brings its own columns. Leave --columns out, or import its source anew.")
+        raise SelfsightError("A collection brings its own columns. Leave --columns out, or import its source again.")
     items = open_source(source, strict=strict)
     if out.exists() and not (Collection.exists(out) and Collection.open(out).about.location == items.about.location):
-        raise SelfsightError(f"{out} exists and is no part of {source}. Give another -o.")
+        raise SelfsightError(f"{out} exists and is not a part of {source}. Give another -o.")
     if out.resolve() == items.path.resolve():
         raise SelfsightError(f"{out} is the collection itself. Give another -o.")
     check_outside(str(out), items.about.location)

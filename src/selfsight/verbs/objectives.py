@@ -57,11 +57,11 @@ class Objectives(Result):
 
 @checked
 def objectives(name: str | None = None) -> Objectives:
-    """List the pretext tasks that `pretrain --objective` takes: what kind each is, which encoders it works with, what
-    an image costs beside SimCLR's, and when to use it. With a name: its paper and formula, its views and its options.
+    """List the pretext tasks that `pretrain --objective` takes: their kind, the encoders they work with, their cost,
+    and when to use them. With a name: its paper and formula, its views and its options.
 
-    Costs are counted, not timed: floating-point operations of a step forward and back, by the default recipe for RGB
-    images of 64 px on a CPU, an image. Any weighted sum works too: --objective dino+0.5*mae
+    Costs are multiples of SimCLR's. They are counted, not timed: floating-point operations per image, forward and
+    back, by the default recipe for RGB images of 64 px on a CPU. Any weighted sum works too: --objective dino+0.5*mae
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def show(result: Objectives) -> None:
     rows = result.objectives
     row = rows[0]
     if row.about is not None:
-        console.print(f"{row.name} ({row.family}; encoders: {row.encoders}; {row.cost:.1f} x SimCLR an image)")
+        console.print(f"{row.name} ({row.family}; encoders: {row.encoders}; {row.cost:.1f} x SimCLR per image)")
         about = re.sub(r"(?<!\n)\n(?!\n)", " ", row.about)  # lines break where the terminal ends
         console.print(f"\n{about}\n\nWhen: {row.when}\nViews: {'; '.join(row.views or [])}")
         console.print("Options:\n" + indent(row.meaning or "", "  "))
@@ -162,4 +162,4 @@ def show(result: Objectives) -> None:
         for row in members:
             table.add_row(row.name, row.encoders, f"{row.cost:.1f}", row.when)
     console.print(table)
-    console.print("\nCost: operations an image beside SimCLR's. All about one: selfsight objectives dino")
+    console.print("\nCost: operations per image, as a multiple of SimCLR's. All about one: selfsight objectives dino")

@@ -26,8 +26,12 @@ PRINTED = 10
 class OddPicture(Result):
     """One of the pictures that are least like the others.
 
-    rank: 1 is the least like the others. score: mean cosine distance to its 10 nearest others. id, uri: the item.
-    page: its page or frame in a file that holds several. copies: how many more items are exact copies of it.
+    rank: 1 is the least like the others.
+    score: mean cosine distance to its 10 nearest others.
+    id: of the item.
+    uri: path of the item, relative to the source.
+    page: page or frame in a file that holds several.
+    copies: how many more items are exact copies of it.
     """
 
     if_any: ClassVar = ("page",)
@@ -48,9 +52,12 @@ class OddPicture(Result):
 class OddPictures(Result):
     """What is least like the others.
 
-    pictures: the 48 highest scores, highest first. median: the score of a usual picture, to compare with. items: how
-    many were compared. set_aside: how many items cannot be read. reasons: why. sheet: the PNG that shows the pictures,
-    None if none was asked for.
+    pictures: the 48 highest scores, highest first.
+    median: the score of a usual picture, to compare with.
+    items: how many were compared.
+    set_aside: how many items cannot be read.
+    reasons: why, with the number of items for each.
+    sheet: the PNG that shows the pictures; None if none was asked for.
     """
 
     pictures: list[OddPicture]

@@ -21,9 +21,20 @@ OVERHEAD_SECONDS = 1.5  # of a run, beside what is measured: the contact sheet, 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a pretraining would take: steps and epochs of its budget, seconds in all, of a step, before the first and
-    after the last; bytes of memory beside the program's own, of decoded pixels and of checkpoints; the largest batch
-    that fits; the device."""
+    """The cost of a pretraining.
+
+    seconds: in all.
+    steps: of the budget.
+    epochs: of the budget.
+    seconds_a_step: per step.
+    seconds_before: before the first step.
+    seconds_after: after the last step.
+    memory_bytes: beside the program's own.
+    largest_batch: that fits.
+    canvas_bytes: of decoded pixels on disk.
+    checkpoint_bytes: of checkpoints on disk.
+    device: that computes.
+    """
 
     seconds: float
     steps: int
@@ -40,7 +51,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Plan(Result):
-    """items: how many images can be read. values: of the recipe, with `reasons`. recipe: the file written."""
+    """The result of `plan`.
+
+    source: of the images.
+    items: how many images can be read.
+    values: of the recipe.
+    reasons: for the values that were not asked for.
+    estimate: of the cost.
+    recipe: the file written; None for none.
+    """
 
     source: str
     items: int
@@ -73,7 +92,7 @@ def plan(source: str, *, out: str | None = None, **choices: Unpack[Choices]) -> 
     from selfsight.training.settle import asked_of, check_enough, check_weights, choose, write_recipe
 
     if out is not None and (Path(out).is_dir() or not Path(out).parent.is_dir()):
-        raise SelfsightError(f"{out} is no file that can be written. Give a name such as -o recipe.yaml")
+        raise SelfsightError(f"{out} is not a file that can be written. Give a name such as -o recipe.yaml")
     recipe_file, collection = choices.pop("recipe", None), choices.pop("collection", None)
     choices.pop("device", None)  # of this machine, not of the recipe
     asked = asked_of(dict(choices))

@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The last measurements, without labels, and the k-NN accuracy of --probe; None what was not measured."""
+    """The last figures of a run; None if one was not measured. docs/evidence.md explains them.
+
+    loss: mean over the last steps.
+    effective_rank: directions in which embeddings vary.
+    centre_norm: length of the mean embedding, 0 to 1.
+    spread: 1 where embeddings fill the sphere, 0 where they are all equal.
+    agreement: mean cosine of two views of an image.
+    contrast: agreement minus the mean cosine of different images.
+    knn: accuracy on --probe.
+    drift: from the features of the starting weights, 0 to 1.
+    """
 
     loss: float | None
     effective_rank: float | None
@@ -39,9 +49,22 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Pretrained(Result):
-    """run: its folder. seconds: of the whole command, over all its starts. items: how many it learnt from; set_aside:
-    how many cannot be read, with their reasons; set_aside_items: which. skipped: steps that were not finite. alarms,
-    notes: of its log. licence: of the encoder, with that of its starting weights."""
+    """The result of `pretrain`.
+
+    run: its folder.
+    steps: that were done.
+    seconds: of the whole command, over all its starts.
+    items: how many it learnt from.
+    set_aside: how many items cannot be read.
+    reasons: why, with the number of items for each.
+    set_aside_items: which.
+    skipped: steps that were not finite.
+    alarms: in its log.
+    notes: in its log.
+    evidence: the last figures.
+    starting_weights: where it began; None for random weights.
+    licence: of the encoder, inherited from its starting weights; None for random ones.
+    """
 
     run: str
     steps: int

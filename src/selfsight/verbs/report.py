@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report(Result):
-    """report: the file. verdict: on the run, in a word and a sentence, with its figures. items: how many images the run
-    learnt from."""
+    """The result of `report`.
+
+    report: the file.
+    verdict: on the run.
+    items: how many images the run learnt from.
+    """
 
     report: str
     verdict: Verdict

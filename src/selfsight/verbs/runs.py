@@ -19,9 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Described(Result):
-    """A run. state: finished, training, stopped or damaged; of a damaged one the rest is None. weights: "random", or
-    what it started from. licence: theirs, which is the encoder's too, None where it is not known yet. seconds: of the
-    whole command, over all its starts."""
+    """A run. Of a damaged run, the fields after `state` are None.
+
+    run: its folder.
+    bytes: its size.
+    state: finished, training, stopped or damaged.
+    objective: its pretext task.
+    encoder: timm's name.
+    items: how many it learns from.
+    weights: that it started from, or "random".
+    licence: of these weights, and so of the encoder; None if it is not known yet.
+    steps: that were done.
+    seconds: of the whole command, over all its starts.
+    """
 
     run: str
     bytes: int
@@ -41,7 +51,11 @@ class Described(Result):
 
 @dataclass(frozen=True)
 class Runs(Result):
-    """runs: those found, of `list`. removed: of `remove`, as they were."""
+    """The result of `runs`.
+
+    runs: that `list` found.
+    removed: that `remove` deleted, as they were.
+    """
 
     if_any: ClassVar = ("runs", "removed")
     runs: list[Described] | None = None
@@ -109,8 +123,8 @@ def _check_only_a_run(run: Run) -> None:
     more = strangers(run.path, RUN)
     if more:
         raise SelfsightError(
-            f"{run.path} also holds {', '.join(more[:3])}{', …' if len(more) > 3 else ''}, which no run writes. "
-            "Nothing was removed: move that away first, or delete the folder yourself."
+            f"{run.path} also holds files that are not a run's: {', '.join(more[:3])}{', …' if len(more) > 3 else ''}. "
+            "Nothing was removed: move them away first, or delete the folder yourself."
         )
 
 

@@ -79,7 +79,7 @@ def test_each_kind_is_known_and_found_again(
         ("{0..999}{0..999}.txt", "stands for 1,000,000 files"),
         ("there.*", "matches files of several kinds"),
         ("{one,two}.png", "matches 2 files. Give their folder"),
-        ("there.doc", r"there\.doc is no file that selfsight reads. Give a folder"),
+        ("there.doc", r"there\.doc is not a file that selfsight reads. Give a folder"),
         ("pipe", "pipe is neither a file nor a folder"),
         ("hf:", "hf: does not exist"),
     ],

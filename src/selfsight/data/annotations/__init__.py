@@ -1,1 +1,1 @@
-"""Formats of annotations, one a file: boxes and masks as files hold them, read and written."""
+"""Formats of annotations, one per file: boxes and masks as files hold them, read and written."""

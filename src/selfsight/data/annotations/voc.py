@@ -1,4 +1,4 @@
-"""Pascal VOC: an XML file an image; edges are numbers of pixels, the first being 1 and the last one belonging to it."""
+"""Pascal VOC: one XML file per image. Edges are numbers of pixels, counted from 1, and the last pixel is inside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YOLO: a text file an image; a line is class, centre and size as parts of the image, and maybe a confidence."""
+"""YOLO: one text file per image. A line is class, centre and size as parts of the image, and maybe a confidence."""
 
 from __future__ import annotations
 

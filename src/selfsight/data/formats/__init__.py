@@ -1,1 +1,1 @@
-"""From an open file to pixels: one family of formats a file."""
+"""From an open file to pixels: one family of formats per file."""

@@ -1,4 +1,4 @@
-"""Arrays in .npy files: images, stacks of pages, and channels before or behind the rows and columns."""
+"""Arrays in .npy files: images, stacks of pages, and channels before or after the rows and columns."""
 
 from __future__ import annotations
 
@@ -153,8 +153,8 @@ def _layout(shape: tuple[int, ...]) -> tuple[int, tuple[int, ...], int | None]:
 
 
 def _channel_axis(shape: tuple[int, ...]) -> int | None:
-    """2 for (H, W, C), 0 for (C, H, W): channels are few, and fewer than rows and columns. Many channels behind rows
-    and columns of like length are those of a hyperspectral cube; in front they cannot be told from pages."""
+    """2 for (H, W, C), 0 for (C, H, W): channels are few, and fewer than rows and columns. Many channels after rows
+    and columns of similar length make a hyperspectral cube; before them they cannot be told from pages."""
     first, second, third = shape
     short, long = sorted((first, second))
     if 0 < third < short and (third <= _FEW or (2 * third <= short and long <= 2 * short)):

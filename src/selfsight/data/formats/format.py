@@ -28,12 +28,14 @@ class Unreadable(Exception):
 class Header:
     """One image of a file, as its header describes it.
 
-    format: name of the file type, as Pillow spells it where it knows it. width, height: of the upright
-    image. mode: "L", "LA", "RGB", "RGBA", "CMYK" as Pillow names them, or the number of channels in
-    digits ("2", "5") where they are no colours. depth: 8 or 16 bits unsigned, or 32 for everything
-    else (signed, wider, float), which is read as float32. frame: which page or frame, None in a file
-    that holds one image. exif_orientation: of EXIF or TIFF, 1 to 8, how the stored image was turned upright.
-    note: what is odd about a file that is used all the same, "" for nothing.
+    format: name of the file type, as Pillow spells it if it knows it. width: of the upright image. height: of the
+    upright image. mode: "L", "LA", "RGB", "RGBA", "CMYK" as Pillow names them, or the number of channels in digits
+    ("2", "5") where they
+        are not colours.
+    depth: 8 or 16 bits unsigned, or 32 for everything else (signed, wider, float), which is read as float32.
+    frame: which page or frame; None in a file of one image.
+    exif_orientation: of EXIF or TIFF, 1 to 8: how the stored image was turned upright.
+    note: what is odd about a file that is used all the same; "" for nothing.
     """
 
     format: str

@@ -179,7 +179,7 @@ def _jpeg_xl(data: bytes) -> _Opened:
 
 
 def _jpeg_xl_codestream(data: bytes) -> int:
-    """Where the codestream goes on behind its two first bytes: in a container, in its first box of code."""
+    """Where the codestream goes on after its two first bytes: in a container, in its first box of code."""
     if data.startswith(_JXL_STREAM):
         return 2
     at = 0

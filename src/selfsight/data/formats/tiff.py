@@ -1,4 +1,4 @@
-"""TIFF, by tifffile and imagecodecs: every page an image; the planes of ImageJ, OME and LSM files are put together."""
+"""TIFF, by tifffile and imagecodecs. Every page is an image; planes of ImageJ, OME and LSM files are put together."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def _open(file: BinaryIO) -> _Opened:
         tiff = _tiff(file, off | special)
     items = _series_items(tiff, size)
     if items is None:
-        # Pages that were read as parts of a series are read anew, as pages of their own.
+        # Pages that were read as parts of a series are read again, as pages of their own.
         tiff = _tiff(file, off | {f"is_{kind}": False for kind in _SERIES if kind != "lsm"})
         chosen = [i for i, kind in enumerate(kinds) if not kind & (_REDUCED | _MASK)]
         items = [_Item(None, (i,)) for i in chosen or [0]]
@@ -270,7 +270,7 @@ def _series_items(tiff: TiffFile, size: int) -> list[_Item] | None:
         raise
     except Exception:  # a damaged description says nothing of the pages
         return None
-    # ImageJ writes large stacks with one page, behind which the other images follow without pages.
+    # ImageJ writes large stacks with one page, after which the other images follow without pages.
     told = (tiff.imagej_metadata or {}).get("images", 1)
     page = tiff.pages.first
     if isinstance(told, int) and told > 1 and len(tiff.pages) == 1 and page.is_contiguous:

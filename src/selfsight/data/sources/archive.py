@@ -245,7 +245,7 @@ class TarSource(_Archive):
             yield Entry(f"rest of {shard or os.path.basename(self.location)}", reason=reason)
 
     def _images(self, index: _TarIndex, key: str, numbers: list[int]) -> tuple[set[int], dict[str, str]]:
-        """The members of a sample that are no mask of another, and {"mask": path of the mask} if there is one."""
+        """(the members of a sample that are not masks of another, {"mask": path of the mask} if there is one)."""
         uris = {number: index.names[number] for number in numbers}
         suffixes = known_suffixes() - {""}
         pictures = [n for n, uri in uris.items() if suffix_of(uri) in suffixes and self.options.wanted(uri)]

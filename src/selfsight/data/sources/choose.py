@@ -119,7 +119,7 @@ def _of_files(location: str, paths: list[str], root: str, options: Options) -> S
         raise DataError(
             f"{paths[0]} is compressed, so that its images cannot be read one by one. Unpack it: tar -xf {paths[0]}"
         )
-    raise SelfsightError(f"{paths[0]} is no file that selfsight reads. {ACCEPTED}")
+    raise SelfsightError(f"{paths[0]} is not a file that selfsight reads. {ACCEPTED}")
 
 
 def _kind(path: str) -> str:
@@ -135,7 +135,7 @@ def _kind(path: str) -> str:
 
 
 def _matching(pattern: str) -> list[str] | None:
-    """The files that a pattern matches: braces in their order, wildcards sorted. None if it is no pattern.
+    """The files that a pattern matches: braces in their order, wildcards sorted. None if it is not a pattern.
 
     Raises `SelfsightError` if one of the alternatives in braces matches nothing.
     """

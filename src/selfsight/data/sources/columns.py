@@ -226,5 +226,5 @@ def read_boxes(data: bytes, suffix: str) -> Boxes:
         raise ValueError("too large for a file of boxes")
     readers = {".txt": yolo.read, ".xml": voc.read}
     if suffix not in readers:
-        raise ValueError(f"{suffix} is no format of boxes")
+        raise ValueError(f"{suffix} is not a format of boxes")
     return readers[suffix](data)

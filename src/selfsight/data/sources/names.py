@@ -12,7 +12,7 @@ from selfsight.data.formats.format import families
 
 _FRESH = 65_536  # hashes gathered before they are sorted in
 
-# A folder of images beside a folder of masks: the masks are no items.
+# A folder of images beside a folder of masks: the masks are not items.
 _IMAGES = frozenset(("images", "image", "imgs", "img", "jpegimages"))
 _MASKS = frozenset(("mask", "masks", "segmentation", "segmentations", "segmentationclass", "segmentationobject"))
 _MASKS |= {"groundtruth", "groundtruths", "ground_truth", "ground_truths"}

@@ -24,11 +24,14 @@ BLANKS = ("NA", "N/A", "#N/A", "<NA>", "NaN", "null")
 class Options:
     """How a source is to be listed; kept with the collection, so that it can be listed and opened again.
 
-    include, exclude: patterns of `fnmatch` on the path relative to the source, where `*` also crosses
-    folders; a file is listed if it matches any of `include` (or there is none) and none of `exclude`.
-    columns: what the columns of the collection are filled from, see `sources.columns`. root: the folder that
-    the paths of a manifest are relative to. rate: frames a second to take of videos, None for all. blanks: what a
-    cell of a known column says, in any case, where it holds nothing.
+    include: patterns of `fnmatch` on paths relative to the source; `*` crosses folders. A file must match one of them,
+    if
+        there are any.
+    exclude: patterns that a file must not match.
+    columns: what the columns of the collection are filled from, see `sources.columns`.
+    root: folder that the paths of a manifest are relative to.
+    rate: frames per second to take of videos; None for all.
+    blanks: texts, in any case, by which a cell of a known column says that it holds nothing.
     """
 
     include: tuple[str, ...] = ()
@@ -67,9 +70,11 @@ class Options:
 class Entry:
     """One file of a source, as its listing shows it.
 
-    uri: its path relative to the source, with `/`, unique. bytes, modified_ns: size and time of the last
-    change, by which an unchanged file is known; None where the source cannot say. columns: what the source says of
-    it. reason: why it is set aside without being opened ("" if it is not).
+    uri: its path relative to the source, with `/`; unique.
+    bytes: its size, to recognise an unchanged file; None where the source cannot say.
+    modified_ns: time of its last change, likewise.
+    columns: what the source says of it.
+    reason: why it is set aside without being opened; "" if it is not.
     """
 
     uri: str
@@ -90,10 +95,11 @@ class Member(io.BytesIO):
 class Source(ABC):
     """A listing and an opener. Safe to use from several threads.
 
-    location: what finds it again (an absolute path, or a name). name: what its item ids are made from, the
-    same wherever it lies. others: how many files that are no images were seen, by suffix, filled by `entries`.
-    brings: columns beside the known ones that nobody asked for and that `entries` filled. contradicted: {uri: which
-    row gives it which label} of items that have none because rows differ, filled by `entries`.
+    kind: of source. location: an absolute path or a name, by which it is found again. name: what item ids are made
+    from; the same wherever the source lies. options: how it is listed. others: how many files are not images, by
+    suffix; filled by `entries`. brings: columns beside the known ones that nobody asked for and that `entries` filled.
+    contradicted: {uri: which row gives it which label} of items without a label because rows differ; filled by
+    `entries`.
     """
 
     kind: str
@@ -127,7 +133,7 @@ class Source(ABC):
     def entries(self) -> Iterator[Entry]:
         """The files, in an order that does not change while the files do not. Reads none of the images.
 
-        Starts `others` anew. A file that is there but cannot be taken is an `Entry` with a reason.
+        Resets `others`. A file that is there but cannot be taken is an `Entry` with a reason.
         """
 
     @abstractmethod

@@ -14,7 +14,7 @@ Listed: TypeAlias = tuple[str, str | None, str]  # a path, its label (None for n
 def contradictions(rows: Callable[[], Iterable[Listed]]) -> dict[str, dict[str | None, str]]:
     """{path: {label: the first row that says so}} of the paths to which rows give different labels.
 
-    rows: gone over once, and once more if there is such a path. About 16 bytes a row, besides what is found.
+    rows: gone over once, and once more if there is such a path. About 16 bytes per row, besides what is found.
     """
     paths, labels = array("q"), array("q")
     for path, label, _ in rows():
