@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
 
+from selfsight.console import Sparse
 from selfsight.data.manifest import HEAD, RUN, strangers
 from selfsight.training import loop
 from selfsight.training.clock import Clock
@@ -213,7 +214,9 @@ def test_a_head_goes_on_behind_a_batch_that_is_not_finite(tmp_path: Path):
 
 def test_a_head_shows_figures_of_its_own_in_its_own_words(capsys: pytest.CaptureFixture[str]):
     shown = {"accuracy": "{:.1%} right", "kappa": "kappa {:.2f}", "loss": "loss {:.3f}"}
+    times = iter((0.0, 5.0))
     with Show("classes into head", shown) as show:
+        show.sparse = Sparse(lambda: next(times))  # a line is due
         show({"step": 7, "progress": 0.25, "loss": 1.23456, "accuracy": 0.8767, "spread": 0.5})
     assert capsys.readouterr().err == "classes into head\n 25%  step 7  87.7% right  loss 1.235\n"
 
