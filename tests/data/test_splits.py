@@ -23,6 +23,13 @@ def test_a_group_is_on_one_side_and_a_fifth_is_for_testing(tmp_path: Path):
     assert note == f"train and test are split by group: {count[0]} values in train, {count[1]} in test, none in both"
 
 
+def test_images_without_a_label_are_left_out_and_counted(tmp_path: Path):
+    groups = [f"p{i}" for i in range(10)] * 2
+    train, test, note = train_and_test(collection(tmp_path, label=[None, *"babababab"] * 2, group=groups), "group")
+    assert len(train) + len(test) == 18 and None not in train.values + test.values
+    assert note.endswith(", none in both; 2 images without a label are left out")
+
+
 def test_another_column_takes_the_place_of_the_groups(tmp_path: Path):
     groups, sites = [f"p{i}" for i in range(70)], [f"s{i % 7}" for i in range(70)]
     train, test, _ = train_and_test(collection(tmp_path, label=list("ab" * 35), group=groups, site=sites), "site")

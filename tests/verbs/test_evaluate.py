@@ -113,6 +113,21 @@ def test_one_collection_is_split_by_a_column(tmp_path: Path, encoder: str) -> No
             selfsight.evaluate(encoder, **wrong)
 
 
+def test_a_file_where_a_folder_belongs_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(selfsight.SelfsightError, match=r"taken is a file\. Give a folder for evaluation\.json"):
+        selfsight.evaluate("none", train="none", test="none", out=str(tmp_path / "taken"))
+
+
+def test_a_class_of_the_test_side_only_is_not_said_of_the_whole_source(tmp_path: Path, encoder: str) -> None:
+    folder = stripes(tmp_path / "images", 4, 0)
+    lines = [f"{p.relative_to(folder)},{p.parent.name},train" for p in sorted(folder.rglob("*.png"))]
+    lines[0] = lines[0].replace(",bright,train", ",grey,test")
+    (folder / "t.csv").write_text("\n".join(["path,label,split", *lines]))
+    with pytest.raises(selfsight.SelfsightError, match=r"^The test side of .*t\.csv has classes that its train side"):
+        selfsight.evaluate(encoder, data=str(folder / "t.csv"), split_by="split", shots="all", seeds=1)
+
+
 def test_a_control_is_whitened_by_the_images_of_both_folders() -> None:
     rng = np.random.default_rng(0)
     few, many = rng.normal(size=(8, 6)), rng.normal(size=(200, 6)) * (9, 1, 1, 1, 1, 1)
@@ -203,6 +218,7 @@ def test_shots_that_mean_nothing(text: str) -> None:
 def test_shots_are_text_or_a_number_or_a_list() -> None:
     assert parse_shots("1, 5,all") == parse_shots([1, 5, "all"]) == parse_shots(("1", 5, "all")) == ["1", "5", "all"]
     assert parse_shots(5) == parse_shots([5]) == ["5"]
+    assert parse_shots("all,30,5,30") == ["5", "30", "all"]  # the last is the most, which the conclusion is about
     for wrong in (0, [-1], [], ["1,5"], True):
         with pytest.raises(selfsight.SelfsightError, match="--shots"):
             parse_shots(wrong)

@@ -190,6 +190,15 @@ def test_a_patient_withdraws(patients: Path):
         selfsight.forget(str(patients), group="P0025")
 
 
+def test_a_picture_that_was_of_the_group_by_mistake_stays(patients: Path):
+    table = Path("study/items.csv")
+    table.write_text(table.read_text().replace("P0025 77.png,P0025", "P0025 77.png,P2"))
+    selfsight.import_("study/items.csv", out="study.lance", columns="path=file,group=patientid")
+    result = selfsight.forget(str(patients), group="P0025")
+    assert sorted(item.uri for item in result.forgotten) == ["pics/Nord/P0025 75.png", "pics/Nord/P0025 76.png"]
+    assert sorted(Collection.open(patients).table["group"].to_pylist()) == ["P1", "P1", "P2", "P2"]
+
+
 def test_a_group_of_what_has_none(album: Path):
     with pytest.raises(
         selfsight.SelfsightError, match="imported without groups: give selfsight import --columns group="

@@ -292,13 +292,16 @@ class Collection:
         return found | self.decisions.remembered(ids)
 
     def of_group(self, group: str) -> dict[str, str]:
-        """{id: uri} of a group, in this version of the table or an older one: with the rows of files that are gone."""
+        """{id: uri} of a group, in this version of the table or an older one: with the rows of files that are gone, but
+        without items that are in another group now."""
         found: dict[str, str] = {}
+        here = self.table.select(["id", "group"])
+        moved = set(here.filter(pc.not_equal(here["group"], group))["id"].to_pylist())  # no group now: not moved
         for version in self._dataset.versions():
             for batch in open_lance(self.path, version["version"]).to_batches(columns=["id", "uri", "group"]):
                 rows = batch.filter(pc.equal(batch["group"], group))
                 found |= zip(rows["id"].to_pylist(), rows["uri"].to_pylist(), strict=True)
-        return found
+        return {item: uri for item, uri in found.items() if item not in moved}
 
     def holding(self, ids: set[str], contents: set[str]) -> dict[str, str]:
         """{id: uri} of the items that have one of these ids or one of these hashes of a content."""

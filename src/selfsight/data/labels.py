@@ -223,7 +223,10 @@ def common_classes(train: Labels, test: Labels) -> list[str]:
     if strange := sorted(set(asked) - set(known)):
         spelt = {_spelling(name): f" (it has {name})" for name in known}
         named = ", ".join(name + spelt.get(_spelling(name), "") for name in strange)
-        raise DataError(f"{test.location} has classes that {train.location} has not: {named}.")
+        tested, taught = test.location, train.location
+        if tested == taught:  # one collection was split
+            tested, taught = f"The test side of {tested}", "its train side"
+        raise DataError(f"{tested} has classes that {taught} has not: {named}.")
     for labels in (train, test):
         labels.numbers(known)
     return known

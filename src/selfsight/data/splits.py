@@ -39,7 +39,9 @@ def train_and_test(items: Collection, column: str, seed: int = 0) -> tuple[Label
     kept, held = labels.hold_out(TEST_SHARE, seed)
     sides = labels.take(kept), labels.take(held)
     train, test = (len({value for value in side.groups if value}) for side in sides)
-    return *sides, f"train and test are split by {column}: {train} values in train, {test} in test, none in both"
+    note = f"train and test are split by {column}: {train} values in train, {test} in test, none in both"
+    left = len(labels) - sum(len(side) for side in sides)
+    return *sides, note + (f"; {left} images without a label are left out" if left else "")
 
 
 def _as_named(items: Collection, column: str, named: list[str]) -> tuple[Labels, Labels, str]:

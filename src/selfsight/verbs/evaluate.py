@@ -85,6 +85,8 @@ def evaluate(
     counts = parse_shots(shots)
     if seeds < 1:
         raise SelfsightError(f"--seeds must be at least 1, not {seeds}.")
+    if out is not None and Path(out).is_file():
+        raise SelfsightError(f"{out} is a file. Give a folder for evaluation.json and evaluation.csv: -o FOLDER")
     sides, notes = _sides(train, test, data, split_by)
     classes = common_classes(*(side.labels for side in sides))
     format = measure_format(sides[0].items)
@@ -114,7 +116,7 @@ def evaluate(
 
 
 def parse_shots(shots: str | int | Sequence[str | int]) -> list[str]:
-    """`1,5,all`, 5 or [1, 5, "all"] to ["1", "5", "all"]. Raises `SelfsightError` for anything else."""
+    """`1,5,all`, 5 or ["all", 5, 1] to ["1", "5", "all"], fewest first. Raises `SelfsightError` for another."""
     given = shots.split(",") if isinstance(shots, str) else [shots] if isinstance(shots, int) else shots
     parts = [part for part in (str(part).strip() for part in given) if part]
     for part in parts:
@@ -122,7 +124,8 @@ def parse_shots(shots: str | int | Sequence[str | int]) -> list[str]:
             raise SelfsightError(f"--shots takes numbers above 0 and `all`, separated by commas, not {part!r}.")
     if not parts:
         raise SelfsightError("--shots is empty. Give for example 1,5,30,all.")
-    return parts
+    numbers = sorted({int(part) for part in parts if part != "all"})
+    return [*map(str, numbers), *(["all"] if "all" in parts else [])]
 
 
 def _sides(train: str | None, test: str | None, data: str | None, split_by: str | None) -> tuple[list[Side], list[str]]:
