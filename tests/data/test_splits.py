@@ -48,7 +48,7 @@ def test_a_column_of_splits_says_which_is_which(tmp_path: Path):
 
 def test_columns_that_make_no_split(tmp_path: Path):
     items = collection(tmp_path, label=list("abab"), split=["train"] * 4, site=["one"] * 4)
-    with pytest.raises(SelfsightError, match=r"has no column patient\. Its columns: .*'site'.*--split-by"):
+    with pytest.raises(SelfsightError, match=r"has no column patient\. It has .*'site'.*--columns patient=patient$"):
         train_and_test(items, "patient")
     with pytest.raises(SelfsightError, match=r"The column group of .* is empty"):
         train_and_test(items, "group")

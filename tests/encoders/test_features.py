@@ -20,7 +20,7 @@ from selfsight.data.labels import Labels
 from selfsight.encoders import features as module
 from selfsight.encoders.encoder import Encoder, Features
 from selfsight.encoders.features import encode, gathered, item_features, pooled, pooled_labelled
-from selfsight.errors import SelfsightError
+from selfsight.errors import DataError, SelfsightError
 from selfsight.files import append_lance, as_vectors
 
 
@@ -151,6 +151,18 @@ def test_an_interruption_keeps_what_was_done(images: Callable[..., Path], monkey
     hook.remove()
     known, _ = collection.features.read(Key(encoder.digest, "pooled", encoder.geometry), collection.usable)
     assert known.sum() == 4
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_encoder_whose_features_are_not_finite_is_refused_and_nothing_kept(
+    images: Callable[..., Path], value: float
+):
+    collection, encoder = open_source(images(3)), tiny_encoder()
+    encoder.net.conv1.weight.data[0, 0, 0, 0] = value
+    with pytest.raises(DataError, match=r"gives features of \S+ or its neighbours that are NaN or infinite"):
+        pooled(encoder, collection)
+    known, _ = collection.features.read(Key(encoder.digest, "pooled", encoder.geometry), collection.usable)
+    assert not known.any()
 
 
 @dataclass

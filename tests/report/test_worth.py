@@ -111,9 +111,17 @@ def test_an_evaluation_of_an_older_version_says_that_it_has_no_intervals() -> No
 def test_whether_there_are_enough_labels(half: tuple[float, float, float], word: str) -> None:
     more = {"1": Interval(0.35, 0.3, 0.4), "half": Interval(*half)}
     assert enough(replace(EVALUATION, more=more)) == (
-        f"1 label per class gives 35.0 points less than all 60 [30.0, 40.0]. Half of the labels give "
-        f"{100 * half[0]:.1f} points less [{100 * half[1]:.1f}, {100 * half[2]:.1f}]: {word}."
+        f"All 60 labels give, in points: +35.0 [30.0, 40.0] over 1 label per class, "
+        f"{100 * half[0]:+.1f} [{100 * half[1]:.1f}, {100 * half[2]:.1f}] over half of them. So {word}."
     )
+
+
+def test_where_one_image_or_group_was_tested_nothing_is_concluded() -> None:
+    untold = {count: Interval(0.1, None, None) for count in COUNTS}
+    assert conclusion(replace(EVALUATION, gains={"random": untold})) == [
+        "One test image, or one group of them, cannot tell what pretraining gains. Measure on more."
+    ]
+    assert enough(replace(EVALUATION, more=untold)) == ""
 
 
 def test_points_have_a_sign_and_nought_has_none_below() -> None:
@@ -151,7 +159,7 @@ def test_the_terminal_says_what_the_page_says(capsys: pytest.CaptureFixture[str]
     flowing = " ".join(said.split())
     for sentence in (
         *conclusion(EVALUATION),
-        "Recall: crack 60.0 % (5 images), good 95.0 % (15 images).",
+        "Recall: crack 60.0 % (of 5), good 95.0 % (of 15).",
         "Note: a & b.",
     ):
         assert sentence in flowing

@@ -25,8 +25,8 @@ def train_and_test(items: Collection, column: str, seed: int = 0) -> tuple[Label
     rows = items.usable
     if column not in rows.column_names:
         raise SelfsightError(
-            f"{items.about.location} has no column {column}. Its columns: {listed(rows.column_names)}. Name one with "
-            "--split-by, and keep it at import: selfsight import --columns"
+            f"The collection of {items.about.location} has no column {column}. It has {listed(rows.column_names)}. "
+            f"Name one of these, or bring it in: selfsight import --columns {column}={column}"
         )
     values = [None if value in (None, "") else str(value) for value in rows[column].to_pylist()]
     if not any(values):

@@ -18,7 +18,7 @@ from selfsight.data.formats.format import Unreadable
 from selfsight.data.geometry import Geometry
 from selfsight.data.labels import Labels
 from selfsight.encoders.encoder import Encoder, Features
-from selfsight.errors import SelfsightError, in_words
+from selfsight.errors import DataError, SelfsightError, in_words
 
 BATCH = 256
 KEEP_EVERY = 16 * BATCH  # items, after which features are kept whatever happens next
@@ -136,7 +136,8 @@ def item_features(
     """Features of `rows` (default: all usable ones), decoded by the encoder's geometry and not stored.
 
     Yields batches (row numbers, features as from `encode`, {row number: reason} of rows that cannot be decoded), file
-    by file, not in the order of the rows. Where the last rows all fail, their batch has reasons and no features.
+    by file, not in the order of the rows. Where the last rows all fail, their batch has reasons and no features. Raises
+    `DataError` for an encoder whose features are not finite.
 
     shard: (i, n) takes every n-th row in the order of ids, from the i-th on.
     """
@@ -151,6 +152,11 @@ def item_features(
                 yield chosen[numbers].tolist(), encoder.geometry.to_input(pixels)
 
     for numbers, features in encode(encoder, inputs(), kind):
+        if not all(np.isfinite(part).all() for part in features):
+            raise DataError(
+                f"The encoder gives features of {rows['uri'][numbers[0]]} or its neighbours that are NaN or infinite: "
+                "its weights are damaged. Load them again from their source, or pretrain again."
+            )
         yield numbers, features, dict(failed)
         failed.clear()
     if failed:

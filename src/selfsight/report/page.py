@@ -83,7 +83,8 @@ def _evaluation(run: Run) -> Evaluation | None:
     try:
         return Evaluation.of(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{path} cannot be read. Make it again with: selfsight evaluate {run.path}") from None
+        again = evaluate_command(str(run.path))
+        raise DataError(f"{path} cannot be read. Remove it, and measure again: {again}") from None
 
 
 def _collection(data: dict[str, Any]) -> tuple[Collection | None, list[str]]:

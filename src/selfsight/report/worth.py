@@ -160,6 +160,8 @@ def conclusion(evaluation: Evaluation) -> list[str]:
     found = {control: _by_sign(gains) for control in CONTROLS if (gains := evaluation.gains.get(control))}
     if "random" not in found:
         return ["This evaluation has no intervals. Measure again to get them."]
+    if all(gain.low is None for gain in evaluation.gains["random"].values()):
+        return ["One test image, or one group of them, cannot tell what pretraining gains. Measure on more."]
     better, same, worse = found["random"]
     said = []
     if better:
@@ -220,22 +222,18 @@ def _with(gains: Mapping[str, Interval], lost: bool = False) -> str:
 def enough(evaluation: Evaluation) -> str:
     """Whether there are enough labels: what all of them give over fewer, and what that says of more. "" where it was
     not measured."""
-    more, about = evaluation.more, evaluation.about
-    said = [
-        f"{_labels(count)} give{'s' if count == '1' else ''} {_point(gain.value)} points less than all "
-        f"{about.train_items:,} [{_point(gain.low)}, {_point(gain.high)}]"
-        for count, gain in more.items()
-        if count != "half" and gain.value is not None and gain.low is not None and gain.high is not None
-    ]
-    text = f"{'; '.join(said)}. " if said else ""
-    half = more.get("half")
-    if half is None or half.value is None or half.low is None or half.high is None:
-        return text.strip()
-    span = f"{_point(half.value)} points less [{_point(half.low)}, {_point(half.high)}]"
+    more = {count: gain for count, gain in evaluation.more.items() if gain.low is not None and gain.high is not None}
+    if not more:
+        return ""
+    half = more.pop("half", None)
+    over = [f"{points(gain)} over {_labels(count)}" for count, gain in more.items()]
+    if half is None or half.low is None or half.high is None:
+        return f"All {evaluation.about.train_items:,} labels give, in points: {', '.join(over)}."
+    over.append(f"{points(half)} over half of them")
     if half.high < LITTLE:
         word = "as many again would bring little"
     elif half.low > 0:
         word = "more labels are likely to help"
     else:
         word = "whether more would help is not certain"
-    return f"{text}Half of the labels give {span}: {word}."
+    return f"All {evaluation.about.train_items:,} labels give, in points: {', '.join(over)}. So {word}."

@@ -190,7 +190,10 @@ def _short_of(counts: list[str], classes: list[str], labels: np.ndarray) -> list
     for count in counts:
         if count != "all" and int(count) > sizes.min():
             small = [c for c, size in zip(classes, sizes, strict=True) if size < int(count)]
-            notes.append(f"{count} labels per class: {', '.join(small)} has fewer, all of its labels are used")
+            few = "has fewer, all of its" if len(small) == 1 else "have fewer, all of their"
+            notes.append(
+                f"{count} label{'' if count == '1' else 's'} per class: {', '.join(small)} {few} labels are used"
+            )
     return notes
 
 
@@ -304,7 +307,8 @@ def show(result: Evaluation) -> None:
 
     console, about = results(), result.about
     accuracies, gained, recall = accuracy_table(result), gain_table(result), recall_table(result)
-    table = Table(title=f"Accuracy in % on {about.test_items:,} test images, {len(about.classes)} classes")
+    images = "1 test image" if about.test_items == 1 else f"{about.test_items:,} test images"
+    table = Table(title=f"Accuracy in % on {images}, {len(about.classes)} classes")
     for column in ["", *(row.title for row in accuracies.rows)]:
         table.add_column(column, justify="right" if column else "left")
     for i, title in enumerate(accuracies.columns):
@@ -316,9 +320,12 @@ def show(result: Evaluation) -> None:
     console.print(table)
     for sentence in filter(None, [*conclusion(result), enough(result)]):
         console.print(sentence)
-    lowest = [f"{row.title} {row.cells[1].text} % ({row.cells[0].text} images)" for row in recall.rows[:LOWEST]]
-    console.print(f"{'Lowest recall' if len(recall.rows) > LOWEST else 'Recall'}: {', '.join(lowest)}.")
+    tested = [row for row in recall.rows if row.cells[0].text != "0"]
+    lowest = [f"{row.title} {row.cells[1].text} % (of {row.cells[0].text})" for row in tested[:LOWEST]]
+    if lowest:
+        console.print(f"{'Lowest recall' if len(tested) > LOWEST else 'Recall'}: {', '.join(lowest)}.")
     for note in about.notes:
         console.print(f"Note: {note}.")
     console.print("Balanced to AUROC, and recall, are of the linear probe with all labels.", style="dim")
-    console.print(f"± is the standard deviation over {about.seeds} draws of the labels.", style="dim")
+    if about.seeds > 1:
+        console.print(f"± is the standard deviation over {about.seeds} draws of the labels.", style="dim")
