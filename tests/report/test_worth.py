@@ -94,6 +94,20 @@ def test_nothing_but_the_commonest_class_is_told() -> None:
     assert conclusion(replace(EVALUATION, gains=gains, commonest=commonest)) == told[:-1]
 
 
+def test_half_of_the_labels_say_nothing_where_all_do_no_better_than_the_commonest_class() -> None:
+    gains = {
+        "random": EVALUATION.gains["random"],
+        "commonest": {"5": Interval(*PROVEN), "all": Interval(0.0, 0.0, 0.0)},
+    }
+    blind = replace(EVALUATION, more={"half": Interval(0.0, 0.0, 0.0)}, gains=gains)
+    assert enough(blind) == (
+        "Half of the labels give 0.0 points less [0.0, 0.0]: all do no better than the commonest class, so this says "
+        "nothing of more labels."
+    )
+    gains["commonest"]["all"] = Interval(*PROVEN)
+    assert enough(blind).endswith(": as many again would bring little.")
+
+
 def test_an_evaluation_of_an_older_version_says_that_it_has_no_intervals() -> None:
     older = Evaluation.of({name: value for name, value in MEASURED.items() if name != "gains"})
     assert conclusion(older) == ["This evaluation has no intervals. Measure again to get them."]

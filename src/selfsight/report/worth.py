@@ -233,7 +233,11 @@ def enough(evaluation: Evaluation) -> str:
         return text.strip()
     span = f"{_point(half.value)} points less [{_point(half.low)}, {_point(half.high)}]"
     if half.high < LITTLE:
-        word = "as many again would bring little"
+        word = (
+            "all do no better than the commonest class, so this says nothing of more labels"
+            if (gain := evaluation.gains.get("commonest", {}).get("all")) and gain.sign <= 0
+            else "as many again would bring little"
+        )
     elif half.low > 0:
         word = "more labels are likely to help"
     else:
