@@ -309,7 +309,7 @@ def test_on_the_command_line(album: Path, tmp_path: Path):
     done = run(str(album), SECRET, "--json", "--yes")
     assert json.loads(done.stdout)["items"] == 6
     assert run(str(album), "late.png", "--yes").stdout.startswith(
-        "Forgot 1 items, 5 are left.\nYour files are as they were."
+        "Forgot 1 item, 5 are left.\nYour files are as they were."
     )
     done = run(str(album), "late.png", "--yes")
     assert done.returncode == 2 and "has no item late.png" in done.stderr

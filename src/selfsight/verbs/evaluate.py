@@ -187,7 +187,9 @@ def _short_of(counts: list[str], classes: list[str], labels: np.ndarray) -> list
     for count in counts:
         if count != "all" and int(count) > sizes.min():
             small = [c for c, size in zip(classes, sizes, strict=True) if size < int(count)]
-            notes.append(f"{count} labels per class: {', '.join(small)} has fewer, all of its labels are used")
+            names = ", ".join(f"'{c}'" if "," in c else c for c in small)
+            fewer = "has fewer, all of its" if len(small) == 1 else "have fewer, all of their"
+            notes.append(f"{count} labels per class: {names} {fewer} labels are used")
     return notes
 
 
@@ -313,7 +315,10 @@ def show(result: Evaluation) -> None:
     console.print(table)
     for sentence in filter(None, [*conclusion(result), enough(result)]):
         console.print(sentence)
-    lowest = [f"{row.title} {row.cells[1].text} % ({row.cells[0].text} images)" for row in recall.rows[:LOWEST]]
+    lowest = [
+        f"{row.title} {row.cells[1].text} % ({row.cells[0].text} image{'' if row.cells[0].text == '1' else 's'})"
+        for row in recall.rows[:LOWEST]
+    ]
     console.print(f"{'Lowest recall' if len(recall.rows) > LOWEST else 'Recall'}: {', '.join(lowest)}.")
     for note in about.notes:
         console.print(f"Note: {note}.")

@@ -227,7 +227,9 @@ def _runs(beside: Path) -> list[tuple[str, Path]]:
 
 def show(result: Forgotten) -> None:
     """Print what is gone, what is not, and what else holds it."""
-    print(f"Forgot {len(result.forgotten):,} items, {result.items:,} are left.")
+    print(
+        f"Forgot {len(result.forgotten):,} item{'' if len(result.forgotten) == 1 else 's'}, {result.items:,} are left."
+    )
     print("Your files are as they were. Runs that were trained on these items, and their reports, are not changed.")
     for other in result.elsewhere:
         path = shlex.quote(other.path)
