@@ -264,7 +264,12 @@ def test_a_private_page_holds_no_name_path_or_picture(run: Path, page: Path, tmp
     items = Collection.open(data["collection"])
     about = {
         "classes": ["mild", "severe"],
-        "notes": [f"{items.about.location}/P0007 75.png cannot be read", "P0007 leaks"],
+        "notes": [
+            f"{items.about.location}/P0007 75.png cannot be read",
+            "P0007 leaks",
+            "2 of 3 groups of test, such as P0007, are in train too; the figures flatter",
+            "train and test are split by group: 3 values in train, 1 in test, none in both",
+        ],
     }
     (kept / "evaluation.json").write_text(json.dumps(MEASURED | {"about": MEASURED["about"] | about}))
     Run.open(kept).log("tracker", f"wandb is given up: {kept}/wandb cannot be written.", 60)
@@ -285,7 +290,9 @@ def test_a_private_page_holds_no_name_path_or_picture(run: Path, page: Path, tmp
     assert {*uris, "even (29)", "P0007", items.about.location, str(kept.parent)} <= found()
     assert found(names=False) == found(private=True) == set()
     text = " ".join(Seen((tmp_path / "page.html").read_text("utf-8")).text.split())
-    for words in ("2 notes on these figures may name files", "1 3 files could be meant", "1 holds text, not an image",
+    for words in ("2 notes on these figures may name files", "train and test are split by group: 3 values in train",
+                  "2 of 3 groups of test are in train too; the figures flatter",
+                  "1 3 files could be meant", "1 holds text, not an image",
                   "Their names are left out", "selfsight embed IMAGES --model RUN"):  # fmt: skip
         assert words in text
     html = (tmp_path / "page.html").read_text("utf-8")

@@ -7,8 +7,19 @@ from typing import Any
 
 import pytest
 
-from selfsight.probing.evaluation import Evaluation, Interval
-from selfsight.report.worth import Cell, accuracy_table, conclusion, enough, gain_table, points, recall_table
+from selfsight.probing.evaluation import Accuracy, Evaluation, Interval
+from selfsight.report.charts import label_curve
+from selfsight.report.worth import (
+    FLATTERED,
+    ROWS,
+    Cell,
+    accuracy_table,
+    conclusion,
+    enough,
+    gain_table,
+    points,
+    recall_table,
+)
 from selfsight.verbs.evaluate import show
 
 COUNTS = ("1", "5", "all")
@@ -90,8 +101,46 @@ def test_nothing_but_the_commonest_class_is_told() -> None:
         "With all labels this encoder is not measurably better than always the commonest class, which is right on "
         "75.0 %: look at balanced accuracy and recall."
     )
+    assert told[0] == (
+        "This encoder gains +12.3 points over random weights with 1 label per class and all labels, but that is not of "
+        "use yet."
+    )
+    assert told[2] == "2.7 passes over the images are few: try --minutes 20."
     gains["commonest"]["all"] = Interval(*PROVEN)
-    assert conclusion(replace(EVALUATION, gains=gains, commonest=commonest)) == told[:-1]
+    useful = conclusion(replace(EVALUATION, gains=gains, commonest=commonest))
+    assert useful == [
+        "Pretraining helps with 1 label per class and all labels: +12.3 points over random weights.",
+        told[1],
+    ]
+
+
+def test_figures_that_flatter_say_so_first() -> None:
+    notes = ["1440 images are in both train and test, byte for byte; the figures flatter"]
+    told = conclusion(replace(EVALUATION, about=replace(EVALUATION.about, notes=notes)))
+    assert told == [FLATTERED, *conclusion(EVALUATION)]
+
+
+def test_the_label_curve_goes_to_the_right() -> None:
+    """433 labels of 16 classes, most of them of one: the mean per class, 27, is fewer than 30, which were drawn."""
+    few = {count: Accuracy(0.5, 0.1) for count in ("1", "30", "all")}
+    about = replace(EVALUATION.about, train_items=433, classes=[str(i) for i in range(16)])
+    figure = label_curve(replace(EVALUATION, encoder=replace(EVALUATION.encoder, few_shot=few), about=about), ROWS)
+    assert figure["data"][0]["x"] == [1.0, 30.0, 45.0]
+    assert figure["layout"]["xaxis"]["ticktext"][-1] == "all 433"
+
+
+def test_half_of_the_labels_say_nothing_where_all_do_no_better_than_the_commonest_class() -> None:
+    gains = {
+        "random": EVALUATION.gains["random"],
+        "commonest": {"5": Interval(*PROVEN), "all": Interval(0.0, 0.0, 0.0)},
+    }
+    blind = replace(EVALUATION, more={"half": Interval(0.0, 0.0, 0.0)}, gains=gains)
+    assert enough(blind) == (
+        "All 60 labels give, in points: +0.0 [0.0, 0.0] over half of them. They do no better than the commonest class, "
+        "so this says nothing of more labels."
+    )
+    gains["commonest"]["all"] = Interval(*PROVEN)
+    assert enough(blind).endswith("over half of them. So as many again would bring little.")
 
 
 def test_an_evaluation_of_an_older_version_says_that_it_has_no_intervals() -> None:

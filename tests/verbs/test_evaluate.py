@@ -53,7 +53,7 @@ def test_contract(tmp_path: Path, encoder: str) -> None:
         assert list(side.few_shot) == ["1", "5", "30", "all"]
     assert result.encoder.knn["top1"] == 1.0  # brightness is plain to see
     assert result.encoder.few_shot["30"].std == 0.0  # all 12 of each class in every draw
-    assert any("30 labels per class: bright, dark" in note for note in result.about.notes)
+    assert any("30 labels per class: bright, dark have fewer, all of their" in note for note in result.about.notes)
     kept = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert kept == result.to_dict() and Evaluation.of(kept) == result
     assert list(kept) == ["encoder", "random", "pixels", "about", "commonest", "gains", "more"]

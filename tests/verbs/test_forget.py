@@ -242,10 +242,14 @@ def test_what_else_holds_it_is_listed(album: Path, tmp_path: Path, capsys: pytes
     for name in names:
         source = str(album) if name.startswith("album") else "far/part.lance"
         selfsight.embed(source, model="encoder", out=f"out/{name}")
+    for name in ("album", "part"):
+        selfsight.odd(str(album) if name == "album" else "far/part.lance", model="encoder", out=f"out/odd-{name}")
+    selfsight.report("deep/er/run", out="out/page.html")
     late, secret = id_of(album, "late.png"), id_of(album, SECRET)
     result = selfsight.forget(str(album), SECRET, "late.png")
     held = {(other.kind, Path(other.path).relative_to(tmp_path).as_posix()) for other in result.elsewhere}
-    assert held == {("collection", "far/copy.lance"), ("run", "deep/er/run")} | {
+    pictures = {("pictures", "out/odd-album"), ("pictures", "out/page.html")}
+    assert held == pictures | {("collection", "far/copy.lance"), ("run", "deep/er/run")} | {
         ("features", f"out/{name}") for name in names if name.startswith("album")
     }
     copied = id_of(Path("far/copy.lance"), "same.png")
@@ -318,7 +322,7 @@ def test_on_the_command_line(album: Path, tmp_path: Path):
     done = run(str(album), SECRET, "--json", "--yes")
     assert json.loads(done.stdout)["items"] == 6
     assert run(str(album), "late.png", "--yes").stdout.startswith(
-        "Forgot 1 items, 5 are left.\nYour files are as they were."
+        "Forgot 1 item, 5 are left.\nYour files are as they were."
     )
     done = run(str(album), "late.png", "--yes")
     assert done.returncode == 2 and "has no item late.png" in done.stderr

@@ -173,7 +173,11 @@ def _short(values: np.ndarray) -> list[float]:
 
 def label_curve(evaluation: Evaluation, titles: dict[str, str]) -> Figure | None:
     """Accuracy in % over labels per class, with bars of one standard deviation; None for fewer than two points."""
-    per_class = evaluation.about.train_items / max(1, len(evaluation.about.classes))
+    # All labels: at their mean per class, or beyond the largest number drawn, where common classes have many more.
+    drawn = [float(count) for count in evaluation.encoder.few_shot if count != "all"]
+    per_class = max(
+        evaluation.about.train_items / max(1, len(evaluation.about.classes)), *(1.5 * n for n in drawn), 0.0
+    )
     traces, places = [], set()
     for slot, (key, title) in enumerate(titles.items()):
         few = evaluation.sides[key].few_shot if key in evaluation.sides else {}
@@ -192,6 +196,9 @@ def label_curve(evaluation: Evaluation, titles: dict[str, str]) -> Figure | None
         return None
     ticks = sorted(places)
     xaxis = {"title": {"text": "labels per class"}, "type": "log", "tickvals": ticks}
-    xaxis["ticktext"] = [f"{x:,.0f}" for x in ticks]
+    every = f"all {evaluation.about.train_items:,}"
+    xaxis["ticktext"] = [
+        every if x == per_class and "all" in evaluation.encoder.few_shot else f"{x:,.0f}" for x in ticks
+    ]
     layout = {"xaxis": xaxis, "yaxis": {"title": {"text": "accuracy, %"}}, "showlegend": True}
     return {"data": traces, "layout": layout}

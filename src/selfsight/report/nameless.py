@@ -37,9 +37,20 @@ def others(counts: dict[str, int] | None) -> dict[str, int] | None:
 
 def evaluation(measured: Evaluation) -> Evaluation:
     """The evaluation with the number of its notes in place of them, as notes may name files and groups."""
-    count = len(measured.about.notes)
-    left = f"{count} note{'' if count == 1 else 's'} on these figures may name files: read evaluation.json of the run"
-    return replace(measured, about=replace(measured.about, model="", notes=[left] if count else []))
+    told = [text for note in measured.about.notes if (text := _told(note))]
+    if count := len(measured.about.notes) - len(told):
+        told.append(
+            f"{count} note{'' if count == 1 else 's'} on these figures may name files: read evaluation.json of the run"
+        )
+    return replace(measured, about=replace(measured.about, model="", notes=told))
+
+
+def _told(note: str) -> str:
+    """What a note says of the split of train and test, without names; "" for other notes."""
+    if note.startswith("train and test are ") or re.fullmatch(r"\d+ images? (is|are) in both train and test, .*", note):
+        return note
+    groups = re.match(r"(\d+ of \d+ groups of test), such as ", note)
+    return f"{groups[1]} are in train too; the figures flatter" if groups else ""
 
 
 def recipe(chosen: Recipe) -> Recipe:

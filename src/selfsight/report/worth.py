@@ -27,6 +27,7 @@ COLUMNS = (
 )
 FEW_PASSES = 20  # over the images; with fewer an encoder has hardly begun
 FIRST_MINUTES = 20  # what is advised at least
+FLATTERED = "Images or groups are both in train and in test, so these figures flatter: see the notes."
 LITTLE = 0.01  # of accuracy: labels that cannot bring more are not worth giving
 
 
@@ -163,14 +164,15 @@ def conclusion(evaluation: Evaluation) -> list[str]:
     if all(gain.low is None for gain in evaluation.gains["random"].values()):
         return ["One test image, or one group of them, cannot tell what pretraining gains. Measure on more."]
     better, same, worse = found["random"]
-    said = []
+    said = [FLATTERED] if any(note.endswith("figures flatter") for note in evaluation.about.notes) else []
     if better:
         where = f" with {_with(better)}" if same or worse else ""
-        values = [
-            _point(gain.value or 0.0, "+") for gain in sorted(better.values(), key=lambda gain: gain.value or 0.0)
-        ]
-        span = " to ".join(dict.fromkeys((values[0], values[-1])))
-        said.append(f"Pretraining helps{where}: {span} points over random weights.")
+        values = sorted(gain.value or 0.0 for gain in better.values())
+        span = " to ".join(dict.fromkeys(_point(value, "+") for value in (values[0], values[-1])))
+        if _only_the_commonest(evaluation):
+            said.append(f"This encoder gains {span} points over random weights{where}, but that is not of use yet.")
+        else:
+            said.append(f"Pretraining helps{where}: {span} points over random weights.")
     for control in found:
         _, same, worse = found[control]
         if worse:
@@ -178,17 +180,22 @@ def conclusion(evaluation: Evaluation) -> list[str]:
         if same:
             everywhere = len(same) == sum(map(len, found[control]))
             said.append(f"No measurable gain over {ROWS[control]}" + ("." if everywhere else f" with {_with(same)}."))
-        if control == "random" and not better:
+        if control == "random" and (not better or _only_the_commonest(evaluation)):
             said += _few_passes(evaluation)
     return said + _beside_the_commonest(evaluation)
 
 
+def _only_the_commonest(evaluation: Evaluation) -> bool:
+    """Whether the most labels that were given do no more than name the commonest class, as far as was measured."""
+    gains = list(evaluation.gains.get("commonest", {}).values())
+    return bool(gains) and gains[-1].sign <= 0
+
+
 def _beside_the_commonest(evaluation: Evaluation) -> list[str]:
-    """What a reader must know where the most labels that were given do no more than name the commonest class."""
-    *_, (count, gain) = [("", None), *evaluation.gains.get("commonest", {}).items()]
-    if gain is None or gain.sign > 0 or evaluation.commonest is None:
+    """What a reader must know where that is so."""
+    if not _only_the_commonest(evaluation) or evaluation.commonest is None:
         return []
-    share = percent(evaluation.commonest.linear.get("top1"))
+    count, share = list(evaluation.gains["commonest"])[-1], percent(evaluation.commonest.linear.get("top1"))
     return [
         f"With {_labels(count)} this encoder is not measurably better than always the commonest class, which is right "
         f"on {share} %: look at balanced accuracy and recall."
@@ -230,10 +237,12 @@ def enough(evaluation: Evaluation) -> str:
     if half is None or half.low is None or half.high is None:
         return f"All {evaluation.about.train_items:,} labels give, in points: {', '.join(over)}."
     over.append(f"{points(half)} over half of them")
-    if half.high < LITTLE:
-        word = "as many again would bring little"
+    if _only_the_commonest(evaluation):
+        word = "They do no better than the commonest class, so this says nothing of more labels."
+    elif half.high < LITTLE:
+        word = "So as many again would bring little."
     elif half.low > 0:
-        word = "more labels are likely to help"
+        word = "So more labels are likely to help."
     else:
-        word = "whether more would help is not certain"
-    return f"All {evaluation.about.train_items:,} labels give, in points: {', '.join(over)}. So {word}."
+        word = "So whether more would help is not certain."
+    return f"All {evaluation.about.train_items:,} labels give, in points: {', '.join(over)}. {word}"

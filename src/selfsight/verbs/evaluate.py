@@ -190,10 +190,10 @@ def _short_of(counts: list[str], classes: list[str], labels: np.ndarray) -> list
     for count in counts:
         if count != "all" and int(count) > sizes.min():
             small = [c for c, size in zip(classes, sizes, strict=True) if size < int(count)]
-            few = "has fewer, all of its" if len(small) == 1 else "have fewer, all of their"
-            notes.append(
-                f"{count} label{'' if count == '1' else 's'} per class: {', '.join(small)} {few} labels are used"
-            )
+            names = ", ".join(f"'{c}'" if "," in c else c for c in small)
+            fewer = "has fewer, all of its" if len(small) == 1 else "have fewer, all of their"
+            asked = f"{count} label{'' if count == '1' else 's'} per class"
+            notes.append(f"{asked}: {names} {fewer} labels are used")
     return notes
 
 

@@ -29,7 +29,8 @@ class Item:
 class Elsewhere:
     """Where forgotten items still are, or may be.
 
-    kind: "collection", "features" (a table that `embed -o` wrote) or "run" (which may have learnt from them).
+    kind: "collection"; "features", a table that `embed -o` wrote; "pictures", what `odd -o` or `report -o` drew; or
+    "run", which may have learnt from them.
     path: of it.
     items: of a collection, the items with their ids or with the same content.
     """
@@ -214,6 +215,7 @@ def _elsewhere(tables: list[Path], gone: dict[str, str], contents: set[str]) -> 
             held.add(path)
             out.append(Elsewhere("collection", str(path), [Item(item, uri) for item, uri in found.items()]))
     out += [Elsewhere("features", line.path) for line in written("features") if ids_in(Path(line.path)) & ids]
+    out += [Elsewhere("pictures", line.path) for line in written("pictures") if Path(line.collection) in held]
     return out + [Elsewhere("run", path) for path, table in _runs(tables[0].parent) if table.resolve() in held]
 
 
@@ -236,7 +238,9 @@ def _runs(beside: Path) -> list[tuple[str, Path]]:
 
 def show(result: Forgotten) -> None:
     """Print what is gone, what is not, and what else holds it."""
-    print(f"Forgot {len(result.forgotten):,} items, {result.items:,} are left.")
+    print(
+        f"Forgot {len(result.forgotten):,} item{'' if len(result.forgotten) == 1 else 's'}, {result.items:,} are left."
+    )
     print("Your files are as they were. Runs that were trained on these items, and their reports, are not changed.")
     for other in result.elsewhere:
         path = shlex.quote(other.path)
@@ -245,5 +249,7 @@ def show(result: Forgotten) -> None:
             print(f"{other.path} still holds {len(other.items):,} of them: selfsight forget {path} {ids}")
         elif other.kind == "features":
             print(f"{other.path} still holds features of them: delete it, or write it again with selfsight embed.")
+        elif other.kind == "pictures":
+            print(f"{other.path} may show them: delete it, or make it again.")
         else:
             print(f"{other.path} may have learnt from them: selfsight runs remove {path}")

@@ -119,6 +119,7 @@ def odd(source: str, *, model: str | Encoder, out: str | None = None, device: st
 
 def _written(result: OddPictures, items: Collection, rows: pa.Table, encoder: Encoder, out: Path) -> OddPictures:
     """The result with its sheet, drawn of `rows` into the folder `out`; odd.json is beside it."""
+    from selfsight.data.written import note
     from selfsight.files import write_whole
     from selfsight.report.pictures import thumbnails_of
     from selfsight.report.sheet import TILE, contact_sheet
@@ -132,6 +133,7 @@ def _written(result: OddPictures, items: Collection, rows: pa.Table, encoder: En
     result = replace(result, sheet=str(out / "odd.png"))
     write_whole(out / "odd.png", contact_sheet(list(thumbnails.values()), captions))
     write_whole(out / "odd.json", json.dumps(result.to_dict(), indent=2))
+    note("pictures", out, items.path)
     return result
 
 

@@ -198,6 +198,8 @@ def _result(run: Run, done: Done, canvases: Canvases) -> Pretrained:
 
 def show(result: Pretrained) -> None:
     """Print what was learnt from and what to type next."""
+    from selfsight.report.verdict import STEPS_NEEDED
+
     run, evidence = result.run, result.evidence
     took = f"{duration(result.seconds)}, import and decoding included"
     print(f"{run}: {result.steps:,} steps on {result.items:,} images in {took}.")
@@ -209,6 +211,8 @@ def show(result: Pretrained) -> None:
         print(f"Alarm: {text}")
     for text in result.notes:
         print(f"Note: {text}")
+    if result.steps < STEPS_NEEDED:
+        print(f"A verdict on training needs {STEPS_NEEDED} steps. Give more minutes, and --extend to go on from here.")
     if evidence.agreement is not None and evidence.contrast is not None and evidence.effective_rank is not None:
         print(
             f"Two views of an image agree by {evidence.agreement:.2f}, views of different images by "

@@ -59,6 +59,7 @@ def report(
     """
     from pathlib import Path
 
+    from selfsight.data.written import note
     from selfsight.errors import MachineError, SelfsightError
     from selfsight.files import write_whole
     from selfsight.report.page import build
@@ -73,6 +74,8 @@ def report(
     page, verdict, items = build(opened, thumbnails and not private, names and not private)
     try:
         write_whole(path, page)
+        if out:
+            note("pictures", path, Path(str(opened.read_recipe()[2]["collection"])))
     except OSError as error:
         raise MachineError(f"Cannot write {path}: {error.strerror}. Give another -o.") from None
     return Report(str(path), verdict, items)

@@ -214,6 +214,8 @@ def test_tables_of_excel_in_utf16(tmp_path: Path):
         ("id,label\n1,a\n", {}, r"t\.csv has no column for path=.* 'id', 'label'.*--columns path=COLUMN"),
         ("path,label\n1,a\n", {"path": "name"}, r"no column for path=name"),
         ("path,label\n1,a\n", {"group": "patient|person"}, r"no column for group=patient\|person"),
+        ("path,ward\na,b\n", {"ward": "group"}, r"for ward=group\. Your column comes last: --columns group=ward$"),
+        ("file\na\n", {"file": "path"}, r"for file=path\. Your column comes last: --columns path=file$"),
         ("\n\n", {}, r"t\.csv is empty"),
     ],
 )

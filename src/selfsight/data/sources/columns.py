@@ -168,7 +168,10 @@ def with_class_names(cells: Mapping[str, object], classes: Mapping[str, Sequence
 def missing_column(called: str, asked: str, header: Iterable[str]) -> str:
     """The sentence for a manifest without a column that was asked for."""
     name, _, spec = asked.partition("=")
+    header = list(header)
     close = meant(spec.partition("|")[0], header)
+    if name in header and name not in ("path", *KNOWN_COLUMNS) and spec in ("path", *KNOWN_COLUMNS):
+        return f"{called} has no column for {asked}. Your column comes last: --columns {spec}={name}"
     return (
         f"{called} has no column for {asked}. Its columns: {listed(header)}.{close} Choose with --columns {name}=COLUMN"
     )
