@@ -104,7 +104,9 @@ def test_an_option_that_cannot_be_is_one_sentence_before_any_image_is_decoded(
 def test_joint_options_for_views_that_there_are_not(photos: str):
     options = "{jigsaw: {groups: [[7, 1]]}, rotation: {groups: [[0, 1]]}}"
     Path("mine.yaml").write_text(f"resolved: {{objective: jigsaw+rotation, objective_options: {options}}}")
-    with pytest.raises(SelfsightError, match="The options of jigsaw ask for groups of views that the view plan lacks"):
+    with pytest.raises(
+        SelfsightError, match="The options of jigsaw name groups of views that the view plan does not have"
+    ):
         train(photos, "run", recipe="mine.yaml")
 
 

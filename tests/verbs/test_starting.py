@@ -140,7 +140,8 @@ def test_a_licence_is_inherited_over_generations_and_told(photos: str, capsys: p
         assert Run.open(run).read_recipe()[1].weights == ("closed" if run == "runs/child" else "runs/child")
         assert "Before and after" in page and "forbids commercial use" in page and f"started from {origin}" in page
     show_runs(selfsight.runs())
-    assert "(cc-by-nc-4.0)" in "".join(capsys.readouterr().out.split())
+    listed = "".join(capsys.readouterr().out.split())
+    assert "(fromclosed:cc-by-nc-4.0)" in listed and "(fromruns/child:cc-by-nc-4.0)" in listed
     show(train(photos, "runs/free", weights="hub"))
     assert "apache-2.0" in (said := capsys.readouterr().out) and "forbids" not in said and "unknown" not in said
     hub(Path("mystery"), None)
