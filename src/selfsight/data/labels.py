@@ -42,7 +42,9 @@ _NO_COLUMN = (
     "{} has no column label: the outermost folders are taken as classes. To name one: "
     "selfsight import --columns label=COLUMN"
 )
-_SPLITS = frozenset(("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval", "holdout"))
+# What splits are called; of those to measure on, the first that there is counts.
+TRAIN = ("train", "training")
+TEST = ("test", "testing", "val", "valid", "validation", "dev", "eval", "holdout")
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,7 @@ def doubts_about(names: Iterable[str], folders: bool) -> list[str]:
     """Why classes may not be what the user means, as sentences without their full stop: they are called train and test,
     or two differ in spelling only. folders: whether they are the names of the outermost folders."""
     classes, doubts = sorted(names), []
-    if classes and _SPLITS.issuperset(name.lower() for name in classes):
+    if classes and {*TRAIN, *TEST}.issuperset(name.lower() for name in classes):
         way = "To take the folders within as classes" if folders else "To name the column of the classes"
         columns = "split={0},label={1}" if folders else "label=COLUMN"
         are = "classes are called {}, like splits" if len(classes) > 1 else "only class is called {}, like a split"

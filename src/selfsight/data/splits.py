@@ -6,12 +6,11 @@ import numpy as np
 import pyarrow as pa
 
 from selfsight.data.collection import Collection
-from selfsight.data.labels import Labels
+from selfsight.data.labels import TEST, TRAIN, Labels
 from selfsight.data.sources.columns import listed
 from selfsight.errors import DataError, SelfsightError
 
 TEST_SHARE = 0.2
-TRAIN, TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation", "dev")
 
 
 def train_and_test(items: Collection, column: str, seed: int = 0) -> tuple[Labels, Labels, str]:

@@ -6,7 +6,7 @@ where all views have one size, every view does. The loss is equations 1, 2 and 6
 other views that have codes.
 
 There is no queue of earlier features (section 4.2); instead there are at most four prototypes per image of a batch. The
-projector ends with batch norm: without it nine tenths of an embedding soon were the same for all images.
+projector ends with batch norm: without it, nine tenths of an embedding were soon the same for all images.
 """
 
 from __future__ import annotations

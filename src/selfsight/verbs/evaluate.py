@@ -213,8 +213,8 @@ def _about(
     from selfsight.training.run import Run
 
     passes = minutes = None
-    if folder and (folder / "recipe.yaml").exists() and (rows := Run.open(folder).read_metrics()):
-        passes, minutes = rows[-1].get("epoch"), Run.open(folder).seconds / 60
+    if folder and (folder / "recipe.yaml").exists() and (rows := (run := Run.open(folder)).read_metrics()):
+        passes, minutes = rows[-1].get("epoch"), run.seconds / 60
     train, test = (len(part.labels) for part in measured)
     sizes = np.bincount(measured[1].labels, minlength=len(classes)).tolist()
     labels = hashlib.blake2b("".join(side.labels.digest for side in sides).encode(), digest_size=16).hexdigest()
