@@ -34,5 +34,5 @@ docs: setup
 	$(BIN)/zensical build --strict
 
 bench: setup
-	$(BIN)/python benchmarks/pretrain.py cifar10
-	$(BIN)/python benchmarks/pretrain.py steel
+	$(BIN)/python benchmarks/speedrun.py test cifar10 --seeds 0,1,2
+	$(BIN)/python benchmarks/speedrun.py test steel --seeds 0,1

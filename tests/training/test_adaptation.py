@@ -29,7 +29,7 @@ def state_of(module: torch.nn.Module) -> dict[str, Tensor]:
 # -- the frozen part of a budget --
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "sgd", "lars"])
+@pytest.mark.parametrize("optimiser", ["adamw", "muon", "sgd", "lars"])
 @pytest.mark.parametrize("name", ["simclr", "byol", "dino", "rotation"])
 def test_while_frozen_the_encoder_and_its_followers_stand_to_the_byte_and_heads_move(
     batches, tmp_path: Path, name: str, optimiser: str

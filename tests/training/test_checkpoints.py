@@ -40,7 +40,7 @@ def names(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+@pytest.mark.parametrize("name", ["adamw", "muon", "sgd", "lars"])
 def test_weights_and_moments_come_back_to_the_bit(tmp_path: Path, name: str):
     task, optimiser = make(name, 0)
     for _ in range(3):

@@ -51,7 +51,7 @@ def test_lars_moves_a_weight_of_nought_by_the_plain_step():
     assert w.tolist() == [-0.5, -1.0, -1.5]
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+@pytest.mark.parametrize("name", ["adamw", "muon", "sgd", "lars"])
 def test_biases_and_norms_are_not_decayed(name: str):
     task = SimCLR(tiny_encoder(), two_views(), hidden=8, width=8)
     optimiser = make_optimiser(groups_of(task, 0.1), name, 1e-3)
@@ -64,7 +64,7 @@ def test_biases_and_norms_are_not_decayed(name: str):
         if isinstance(module, nn.Conv2d | nn.Linear):
             wanted.add(f"{path}.weight")
     assert decayed == wanted
-    with pytest.raises(SelfsightError, match=r"'adam'.*adamw, sgd, lars"):
+    with pytest.raises(SelfsightError, match=r"'adam'.*adamw, muon, sgd, lars"):
         make_optimiser(groups_of(task, 0.1), "adam", 1e-3)
 
 
@@ -106,3 +106,20 @@ def test_schedule_scales_each_group_by_progress():
     assert schedule(optimiser, task, 0.55, recipe) == pytest.approx(1.0)
     got = [(g["lr"], g["weight_decay"]) for g in optimiser.param_groups]
     assert got[0] == pytest.approx((0.1, 0.3 * 1.55)) and got[1] == pytest.approx((0.45, 0.0))
+
+
+def test_a_step_of_muon_is_the_gradient_with_all_directions_made_equal():
+    """Against the singular value decomposition, whose singular values Newton and Schulz's steps bring near 1; its root
+    mean square is 0.2, as of AdamW's step (Liu et al., 2025)."""
+    torch.manual_seed(0)
+    weight, bias = nn.Parameter(torch.zeros(24, 8, 3, 3)), nn.Parameter(torch.zeros(24))
+    weight.grad, bias.grad = torch.randn(24, 8, 3, 3) * torch.logspace(-2, 0, 24)[:, None, None, None], torch.ones(24)
+    gradient = weight.grad.clone().flatten(1)
+    make_optimiser([{"params": [weight, bias], "weight_decay": 0.0}], "muon", 0.01).step()
+    step = -weight.detach().flatten(1)
+    left, _, right = torch.linalg.svd(gradient, full_matrices=False)
+    turned = left.T @ step @ right.T / (0.01 * 0.2 * 72**0.5)  # diagonal, if no direction was turned
+    assert 0.6 < turned.diag().min() and turned.diag().max() < 1.3
+    assert (turned - turned.diag().diag()).abs().max() < 0.06
+    # A first step of AdamW with Nesterov's momentum: (0.9 * 0.1 + 0.1) / 0.1 of the rate.
+    assert torch.allclose(bias.detach(), torch.full((24,), -0.019))

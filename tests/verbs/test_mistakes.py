@@ -36,7 +36,7 @@ def train(photos: str, out: str, **how: Any) -> dict[str, Any]:
 
 
 NAMES = [
-    ({"optimiser": "adam"}, "No optimiser is called 'adam'. There are: adamw, sgd, lars."),
+    ({"optimiser": "adam"}, "No optimiser is called 'adam'. There are: adamw, muon, sgd, lars."),
     ({"encoder": "resnet19"}, "timm has no model 'resnet19'"),
     ({"objective": "simple"}, "No objective is called 'simple'"),
     ({"objective": "simclr+nothing"}, "No objective is called 'nothing'"),

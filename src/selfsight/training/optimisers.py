@@ -45,8 +45,20 @@ class LARS(torch.optim.Optimizer):
                 w.sub_(state["momentum"])
 
 
+def _muon(groups: Iterable[Group], lr: float) -> torch.optim.Optimizer:
+    """Steps of matrices and convolutions made orthogonal, with the root mean square of AdamW's; for all other
+    parameters AdamW with Nesterov's momentum.
+
+    Jordan et al., "Muon", 2024; scaled as in Liu et al., "Muon is Scalable for LLM Training", 2025, equation 4.
+    """
+    from timm.optim import Muon
+
+    return Muon(groups, lr=lr, nesterov=True)
+
+
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": lambda groups, lr: torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95)),
+    "muon": _muon,
     "sgd": lambda groups, lr: torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True),
     "lars": lambda groups, lr: LARS(groups, lr=lr),
 }

@@ -38,7 +38,7 @@ class Choices(TypedDict, total=False):
     accumulate
         Batches whose gradients are added before a step.
     optimiser
-        adamw, sgd or lars.
+        adamw, muon, sgd or lars.
     learning_rate
         Peak rate, after warm-up.
     weight_decay
