@@ -21,15 +21,15 @@ from selfsight.machine import best_device, fastest_threads, has_bf16, kind_of, u
 from selfsight.objectives.facts import Chosen, Facts, Rule
 from selfsight.objectives.objective import find
 from selfsight.objectives.patches import patch_side
-from selfsight.objectives.shared import MEASURED, quarters, restyled
+from selfsight.objectives.shared import MEASURED, adamw, batch_of, quarters, restyled
 from selfsight.training.recipe import Budget, Recipe, check_numbers
 
 SMALL = 64  # images below this many pixels are enlarged for the encoder
 BATCH = 256  # items per step, and the batch that `RATES` are for
 # A ResNet for a CPU: three stages of one block
 NARROW = {"layers": [1, 1, 1, 0], "channels": [64, 128, 256, 256]}
-RATES = {"adamw": 2e-3, "sgd": 0.06, "lars": 0.3}
-WEIGHT_DECAYS = {"adamw": 0.05, "sgd": 5e-4, "lars": 1e-4}
+RATES = {"adamw": 2e-3, "muon": 1e-2, "sgd": 0.06, "lars": 0.3}
+WEIGHT_DECAYS = {"adamw": 0.05, "muon": 0.05, "sgd": 5e-4, "lars": 1e-4}
 
 
 def rules() -> dict[str, Rule]:
@@ -47,13 +47,10 @@ def rules() -> dict[str, Rule]:
         "encoder_args": _encoder_args,
         "views": quarters,
         "canvas_side": _canvas_side,
-        "batch_size": _batch_size,
+        "batch_size": batch_of(BATCH),
         "objective_options": lambda facts, chosen: ({}, "the objective's own defaults"),
         "accumulate": lambda facts, chosen: (1, "the batch fits"),
-        "optimiser": lambda facts, chosen: (
-            "adamw",
-            "robust to scale across objectives (Loshchilov and Hutter, ICLR 2019)",
-        ),
+        "optimiser": adamw,
         "learning_rate": _learning_rate,
         "weight_decay": lambda facts, chosen: (WEIGHT_DECAYS.get(chosen["optimiser"], 0.0), "usual for the optimiser"),
         "warmup": _warmup,
@@ -145,18 +142,6 @@ def _encoder_args(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
             }, f"{reason}; features are their mean, which is what this task trains"
         return small | {"patch_size": patch}, reason
     return (NARROW if facts.device != "cuda" else {}), "see encoder"
-
-
-def _batch_size(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
-    if facts.items < BATCH:
-        size = facts.items // facts.processes * facts.processes
-        return (
-            size,
-            f"all {size} items" if size == facts.items else f"all {facts.items} items, evenly over the processes",
-        )
-    size = BATCH // facts.processes * facts.processes
-    views = chosen["views"].count * size
-    return size, f"{chosen['views'].count} views each give {views:,} a step, which did best of those tried ({MEASURED})"
 
 
 def _precision(facts: Facts, chosen: Chosen) -> tuple[Any, str]:

@@ -33,12 +33,13 @@ from selfsight.training.run import Run
 # Values of a recipe that are chosen again where another one is overridden: the first ones always, as they mean nothing
 # without it; the second ones only if rules chose them, not a person.
 _PARTS = ("encoder", "encoder_args", "size", "views", "canvas_side", "objective_options")
+_STEPS = ("batch_size", "optimiser", "learning_rate", "weight_decay")
 DEPENDENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "weights": (
         ("encoder", "encoder_args"),
-        (*_PARTS, "channels", "freeze_fraction", "encoder_lr_scale", "batch_norm_policy"),
+        (*_PARTS, *_STEPS, "channels", "freeze_fraction", "encoder_lr_scale", "batch_norm_policy"),
     ),
-    "objective": (("objective_options", "views"), (*_PARTS, "learning_rate", "clip")),
+    "objective": (("objective_options", "views"), (*_PARTS, *_STEPS, "clip")),
     "encoder": (("encoder_args",), _PARTS[1:]),
     "size": (("views",), _PARTS),
     "optimiser": (("learning_rate", "weight_decay"), ()),
