@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.metadata import version
@@ -72,8 +72,8 @@ MUCH_FASTER = 1.5  # than more threads, before fewer are taken
 def fastest_threads(cores: int, bf16: bool, seconds: float = 0.5) -> int:
     """All of `cores`, or half of them or one where that runs a small convolution forward and back much sooner.
 
-    OpenMP's threads wait for each other many times a step. On a machine that something else keeps busy,
-    we have seen two threads run thirty times slower than one.
+    Threads wait for each other many times a step. Beside another busy program we have seen two run twenty times slower
+    than one (benchmarks/README.md, "Threads").
     """
     before = torch.get_num_threads()
     layers = [torch.nn.Sequential(torch.nn.Conv2d(64, 64, 3, padding=1), torch.nn.BatchNorm2d(64)) for _ in range(4)]
@@ -92,14 +92,34 @@ def fastest_threads(cores: int, bf16: bool, seconds: float = 0.5) -> int:
     return most_threads(rates)
 
 
-def most_threads(rates: Mapping[int, float]) -> int:
-    """The most threads, unless fewer are faster by more than `MUCH_FASTER`. rates: runs a second by number of threads.
+def thread_rates(numbers: Sequence[int], seconds: float = 0.025) -> dict[int, float]:
+    """Parallel regions a second by number of threads, each measured for `seconds`: a look during training.
+
+    It tells free cores from busy ones. `fastest_threads` tells more, but takes seconds beside a busy program.
+    """
+    before = torch.get_num_threads()
+    values = torch.ones(max(numbers) * 2**16)  # PyTorch hands each thread 2**15 or more
+    result, rates = torch.empty_like(values), {}
+    for threads in numbers:
+        torch.set_num_threads(threads)
+        torch.sin(values, out=result)  # wakes them
+        began, done = time.monotonic(), 0
+        while not done or time.monotonic() - began < seconds:
+            torch.sin(values, out=result)
+            done += 1
+        rates[threads] = done / (time.monotonic() - began)
+    torch.set_num_threads(before)
+    return rates
+
+
+def most_threads(rates: Mapping[int, float], faster: float = MUCH_FASTER) -> int:
+    """The most threads, unless fewer are more than `faster` times as fast. rates: runs a second by number of threads.
 
     The number of threads changes sums in their last bits, and so the weights: it must not hang on the noise of a
     measurement, or the same command gives another encoder.
     """
     best = max(rates.values())
-    return max(threads for threads, rate in rates.items() if best <= MUCH_FASTER * rate)
+    return max(threads for threads, rate in rates.items() if best <= faster * rate)
 
 
 def has_bf16(device: str) -> bool:
@@ -193,6 +213,11 @@ def environment(device: str) -> Environment:
 def usable_cores() -> int:
     """The cores that this process may use, which in a container or a batch job can be fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cores_of_process(processes: int) -> int:
+    """The cores for each of the `processes` of a run, which share those of each machine they run on."""
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", processes)))
 
 
 def _processor() -> str:

@@ -107,7 +107,8 @@ def set_aside(run: Run, collection: Collection | None) -> list[dict[str, str]]:
 
 
 def history(run: Run) -> dict[str, Any]:
-    """{sentence, events}: alarms, resumes, skipped steps, damaged checkpoints and extensions, oldest first.
+    """{sentence, events}: alarms, resumes, skipped steps, damaged checkpoints, extensions and changes of the number of
+    threads, oldest first.
 
     The sentence counts them. If there are more than `MOST_EVENTS`, the first and the last halves of these are kept.
     """
@@ -120,6 +121,7 @@ def history(run: Run) -> dict[str, Any]:
         "damaged": ("damaged checkpoint", "damaged checkpoints"),
         "extended": ("extension", "extensions"),
         "tracker": ("tracker given up", "trackers given up"),
+        "threads": ("change of the number of threads", "changes of the number of threads"),
     }
     said = [f"{counts[kind]:,} {words[counts[kind] > 1]}" for kind, words in names.items() if counts[kind]]
     sentence = f"{'; '.join(said) or 'No alarm, no stop, no skipped step'}."

@@ -22,6 +22,7 @@ from selfsight.training.checkpoints import Saved, Sums, load_checkpoint, remove_
 from selfsight.training.clock import Clock
 from selfsight.training.recorder import Recorder
 from selfsight.training.run import Folder
+from selfsight.training.threads import Threads, adjust
 
 CHECKPOINT_SECONDS = 60.0
 LOG_EVERY = 10  # steps
@@ -121,8 +122,18 @@ class Done(NamedTuple):
     skipped: int
 
 
-def fit(task: Task, run: Folder, clock: Clock, accelerator: Accelerator, recorder: Recorder, seed: int) -> Done:
+def fit(
+    task: Task,
+    run: Folder,
+    clock: Clock,
+    accelerator: Accelerator,
+    recorder: Recorder,
+    seed: int,
+    threads: Threads | None = None,
+) -> Done:
     """Train until the clock's budget is spent, from the last checkpoint of the run if there is one.
+
+    threads: what chooses their number on the way, if it may change.
 
     Returns the steps done and skipped. Raises `Stopped`, after saving, when the user interrupts, and `TrainingError`
     after ten steps in a row that were not finite.
@@ -149,7 +160,10 @@ def fit(task: Task, run: Folder, clock: Clock, accelerator: Accelerator, recorde
         progress, stop = agreed(clock.progress(state.step), interrupts.caught, accelerator.device)
         while progress < 1.0 and not stop:
             torch.manual_seed(_seed_of_step(seed, state.step, accelerator.process_index))
+            began = time.monotonic()
             rates, step = take_step(task, progress)
+            if threads and (change := adjust(threads, time.monotonic() - began)) and main:
+                run.log("threads", change, state.step)
             if step.broken is None:
                 recorder.means.add(step.figures)
             elif main:

@@ -25,6 +25,7 @@ from selfsight.training.recipe import Recipe
 from selfsight.training.recorder import Recorder, Watch
 from selfsight.training.run import Run
 from selfsight.training.stepping import Forward, Pace, Stepper
+from selfsight.training.threads import Threads
 from selfsight.views.make import make_views
 
 PIXEL, WEIGHT = "a pixel of the views", "a weight"  # that may not be finite
@@ -41,17 +42,19 @@ def train(
     show: Callable[[dict[str, float]], None],
     watches: Sequence[Watch] = (),
     track: Sequence[str] = (),
+    threads: Threads | None = None,
 ) -> Done:
     """Train `objective` by `recipe` until the clock's budget is spent, from the last checkpoint if there is one.
 
-    Returns the steps done and skipped. `show`, `watches` and `track` are as in `Recorder`; errors are as in `fit`.
+    Returns the steps done and skipped. `show`, `watches` and `track` are as in `Recorder`; `threads` and errors
+    are as in `fit`.
     """
     # An extension's heads have learnt before.
     by = replace(recipe, freeze_fraction=0.0) if clock.first_step else recipe
     task = Pretraining(objective, batches, normalise, by, accelerator, recipe.encoder_apart)
     main = accelerator.is_main_process
     recorder = Recorder(run, accelerator.device, show, watches, track, by.to_dict(), main, Alarm())
-    return fit(task, run, clock, accelerator, recorder, recipe.seed)
+    return fit(task, run, clock, accelerator, recorder, recipe.seed, threads)
 
 
 class Pretraining:

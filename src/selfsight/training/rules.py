@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from functools import cache
@@ -17,12 +16,13 @@ from selfsight.data.spread import spread
 from selfsight.encoders.licences import concern
 from selfsight.encoders.store import is_fixed_size, takes_any_size
 from selfsight.encoders.weights import RANDOM, Weights
-from selfsight.machine import best_device, fastest_threads, has_bf16, kind_of, usable_cores
+from selfsight.machine import best_device, cores_of_process, fastest_threads, has_bf16, kind_of
 from selfsight.objectives.facts import Chosen, Facts, Rule
 from selfsight.objectives.objective import find
 from selfsight.objectives.patches import patch_side
 from selfsight.objectives.shared import MEASURED, adamw, batch_of, quarters, restyled
 from selfsight.training.recipe import Budget, Recipe, check_numbers
+from selfsight.training.threads import most_for
 
 SMALL = 64  # images below this many pixels are enlarged for the encoder
 BATCH = 256  # items per step, and the batch that `RATES` are for
@@ -195,10 +195,10 @@ def _canvases(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
 
 
 def _threads(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
-    # Threads that decode and threads that compute slow each other down.
     if chosen["canvases"] == "stream" and facts.device == "cpu" and facts.cores > 1:
-        threads = min(facts.threads, facts.cores - facts.cores // 2)
-        return threads, f"the other {facts.cores // 2} of {facts.cores} cores decode"
+        return min(
+            facts.threads, most_for("stream", facts.cores)
+        ), f"the other {facts.cores // 2} of {facts.cores} cores decode"
     return facts.threads, f"as many as are not much slower than fewer, on {facts.cores} cores as busy as they were"
 
 
@@ -226,7 +226,7 @@ def facts_of(items: Collection, format: PixelFormat, processes: int = 1, start: 
     def size_of(side: int) -> int:
         return canvas_bytes(rows, format, side)
 
-    cores = max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", processes)))
+    cores = cores_of_process(processes)
     return Facts(
         len(rows), int(np.median(sides)), format, device, bf16, fastest_threads(cores, bf16 and device == "cpu"),
         free_bytes(), decoding, size_of, cores, processes, start,

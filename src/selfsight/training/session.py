@@ -20,7 +20,7 @@ from selfsight.encoders.store import read_folder, save
 from selfsight.encoders.whitening import whiten
 from selfsight.errors import TrainingError
 from selfsight.files import write_whole
-from selfsight.machine import environment
+from selfsight.machine import cores_of_process, environment, kind_of
 from selfsight.training.adaptation import Adaptation
 from selfsight.training.build import build, normalisation_of, starting_encoder
 from selfsight.training.clock import Clock
@@ -34,6 +34,7 @@ from selfsight.training.recorder import Watch
 from selfsight.training.run import LeftOut, Run
 from selfsight.training.settle import Settled
 from selfsight.training.show import Show
+from selfsight.training.threads import threads_for
 from selfsight.training.watch import online_knn
 
 SHOWN = {
@@ -65,7 +66,9 @@ class Session:
     ) -> None:
         self.run, self.recipe, self.canvases, self.accelerator = run, settled.recipe, canvases, accelerator
         recipe, self.main = self.recipe, accelerator.is_main_process
-        torch.set_num_threads(recipe.threads)
+        cores = cores_of_process(accelerator.num_processes)
+        self.threads = threads_for(recipe, kind_of(str(accelerator.device)), cores, run.begun)
+        torch.set_num_threads(self.threads.number if self.threads else recipe.threads)
         with main_first(accelerator):
             self.normalise = _normalisation(run, canvases, recipe)
             start = starting_encoder(recipe, settled.format, self.normalise, run.start)
@@ -97,7 +100,7 @@ class Session:
         title = f"{recipe.objective} with {recipe.encoder} into {run.path}"
         what = self.objective, self.batches, self.normalise, recipe, run, clock, self.accelerator
         with self._set_aside(), Show(title, SHOWN) as show, memory_told(self.memory, recipe):
-            done = train(*what, show, self.watches, trackers)
+            done = train(*what, show, self.watches, trackers, self.threads)
         if done.step == 0:
             raise TrainingError(
                 f"{recipe.budget.minutes:g} minutes are too few: {clock.seconds:.0f} s went by before the first step, "
