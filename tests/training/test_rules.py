@@ -65,13 +65,22 @@ def test_a_weighted_task_of_patches_has_their_mean_as_features_too():
 
 
 def test_the_rate_follows_the_root_of_the_batch():
-    few, many = (recipe("simclr", *corner).learning_rate for corner in CORNERS)
+    few, many = (recipe("vicreg", *corner).learning_rate for corner in CORNERS)
     assert few == pytest.approx(many / 2) and many == pytest.approx(2e-3)
 
 
+def test_the_default_takes_many_small_steps_from_random_weights_on_a_cpu():
+    made = recipe("simclr", 50_000, None)
+    assert (made.batch_size, made.views.count, made.optimiser) == (64, 8, "muon")
+    made = recipe("simclr", 50_000, None, device="cuda")
+    assert (made.batch_size, made.views.count, made.optimiser) == (256, 4, "adamw")
+    made = recipe("simclr", 50_000, None, optimiser="sgd")
+    assert (made.batch_size, made.learning_rate) == (64, pytest.approx(0.03))
+
+
 def test_what_nothing_but_its_predictor_keeps_apart_goes_slowly():
-    whole = recipe("simclr", 1000, 64)
-    for name in ("byol", "simclr+byol"):
+    whole = recipe("vicreg", 1000, 64)
+    for name in ("byol", "vicreg+byol"):
         slow = recipe(name, 1000, 64)
         assert slow.learning_rate == pytest.approx(whole.learning_rate / 4)
         assert "collapsed" in slow.reasons["learning_rate"] and "collapsed" not in whole.reasons["learning_rate"]
@@ -91,7 +100,7 @@ def test_what_a_batch_can_bear():
 def test_a_batch_is_all_there_is_of_few_images():
     assert recipe("simclr", 40, None).batch_size == 40
     assert recipe("simclr", 40, 64).batch_size == 40
-    assert recipe("simclr", 50_000, None).batch_size == 256
+    assert recipe("vicreg", 50_000, None).batch_size == 256
 
 
 def test_a_vit_has_patches_of_16_on_a_gpu_where_images_are_large():

@@ -196,9 +196,8 @@ def _canvases(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
 
 def _threads(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
     if chosen["canvases"] == "stream" and facts.device == "cpu" and facts.cores > 1:
-        return min(
-            facts.threads, most_for("stream", facts.cores)
-        ), f"the other {facts.cores // 2} of {facts.cores} cores decode"
+        threads = min(facts.threads, most_for("stream", facts.cores))
+        return threads, f"the other {facts.cores // 2} of {facts.cores} cores decode"
     return facts.threads, f"as many as are not much slower than fewer, on {facts.cores} cores as busy as they were"
 
 
