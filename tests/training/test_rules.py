@@ -6,14 +6,18 @@ import math
 from typing import Any
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from selfsight.data.geometry import Geometry
 from selfsight.data.pixels import PixelFormat
+from selfsight.encoders.store import create
 from selfsight.errors import SelfsightError
 from selfsight.objectives.facts import Facts
 from selfsight.objectives.objective import find, registry
 from selfsight.training.build import check_sizes
 from selfsight.training.recipe import Budget, Recipe
-from selfsight.training.rules import resolve
+from selfsight.training.rules import LEAST_STEPS, NARROW, NARROW_COST, resolve
 
 CORNERS = [(1000, 64), (50_000, 256)]
 
@@ -67,6 +71,28 @@ def test_a_weighted_task_of_patches_has_their_mean_as_features_too():
 def test_the_rate_follows_the_root_of_the_batch():
     few, many = (recipe("vicreg", *corner).learning_rate for corner in CORNERS)
     assert few == pytest.approx(many / 2) and many == pytest.approx(2e-3)
+
+
+@pytest.mark.parametrize("minutes, size", [(1, 32), (3, 64), (8, 96), (12, 128), (60, 128)])
+def test_the_size_is_the_largest_that_leaves_time_to_learn(minutes: float, size: int):
+    """A step sees 512 views of half the side, forward and back; 100 GFLOP/s make 300 of them in the minutes, or not."""
+    made = recipe("simclr", 1000, None, 200, budget=Budget(minutes=minutes))
+    assert made.size == size
+    seconds = 512 * 3 * NARROW_COST / 1e11 * (size / 2) ** 2
+    assert size == 32 or minutes * 60 * 0.9 / seconds >= LEAST_STEPS
+    if size < 128:
+        larger = 512 * 3 * NARROW_COST / 1e11 * ((size + 32) / 2) ** 2
+        assert minutes * 60 * 0.9 / larger < LEAST_STEPS and f"{minutes} minutes are about" in made.reasons["size"]
+    assert recipe("simclr", 1000, None, 200, budget=Budget(steps=5)).size == 128  # no clock says that it is too large
+    assert recipe("simclr", 1000, None, 80, budget=Budget(minutes=60)).size == 64  # no larger than the images
+
+
+def test_the_cost_of_a_view_is_that_of_the_narrow_encoder():
+    geometry = Geometry(3, 64, (0.0, 255.0), (0.0,) * 3, (1.0,) * 3)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        create("resnet18", geometry, NARROW)(torch.zeros(1, 3, 64, 64))
+    assert counter.get_total_flops() / 64**2 == pytest.approx(NARROW_COST, rel=0.02)
 
 
 def test_the_default_takes_many_small_steps_from_random_weights_on_a_cpu():

@@ -28,6 +28,9 @@ SMALL = 64  # images below this many pixels are enlarged for the encoder
 BATCH = 256  # items per step, and the batch that `RATES` are for
 # A ResNet for a CPU: three stages of one block
 NARROW = {"layers": [1, 1, 1, 0], "channels": [64, 128, 256, 256]}
+NARROW_COST = 28_300  # operations, forward, for each pixel of a view
+SIZES = (32, 64, 96, 128)  # on a CPU; half of each, the side of a view, is in whole strides
+LEAST_STEPS = 300  # with fewer of them, a smaller size learns more
 RATES = {"adamw": 2e-3, "muon": 1e-2, "sgd": 0.06, "lars": 0.3}
 WEIGHT_DECAYS = {"adamw": 0.05, "muon": 0.05, "sgd": 5e-4, "lars": 1e-4}
 
@@ -40,6 +43,7 @@ def rules() -> dict[str, Rule]:
             "simclr",
             "led those compared at equal cost on CIFAR-10 (docs/objectives.md)",
         ),
+        "budget": lambda facts, chosen: (Budget(minutes=20.0), "enough to see on a CPU whether it works"),
         "weights": lambda facts, chosen: (RANDOM, "nothing is downloaded, and no licence inherited, unless asked for"),
         "encoder": _encoder,
         "channels": lambda facts, chosen: (facts.format.channels, f"the data's own: {facts.format}"),
@@ -63,7 +67,6 @@ def rules() -> dict[str, Rule]:
         ),
         "precision": _precision,
         "seed": lambda facts, chosen: (0, "fixed, so that a run can be repeated"),
-        "budget": lambda facts, chosen: (Budget(minutes=20.0), "enough to see on a CPU whether it works"),
         "canvases": _canvases,
         "threads": _threads,
     }
@@ -121,11 +124,31 @@ def _size(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
         size = max(32, 2 * round(facts.side / 16) * 16)
         return size, f"twice the images' {facts.side} px, since the first two layers halve them ({MEASURED})"
     largest = 224 if facts.device == "cuda" else 128
-    size = min(largest, round(facts.side / 32) * 32)
-    return size, (
+    most = min(largest, round(facts.side / 32) * 32)
+    minutes = chosen["budget"].minutes
+    if facts.device == "cpu" and facts.start is None and minutes and chosen.get("encoder_args") is None:
+        steps = {size: _steps(facts, chosen, size) for size in (*(each for each in SIZES if each < most), most)}
+        size = max((size for size in steps if steps[size] >= LEAST_STEPS), default=min(steps))
+        more = min((each for each in steps if each > size), default=None)
+        if more:
+            return size, (
+                f"{minutes:g} minutes are about {steps[size]:,} steps at {size} px; at {more} px they are "
+                f"{steps[more]:,}, and with fewer than {LEAST_STEPS} a smaller size learns more ({MEASURED})"
+            )
+    return most, (
         f"the images' median shorter side is {facts.side} px; at most {largest} px on {facts.device}, to see more of "
         "them"
     )
+
+
+def _steps(facts: Facts, chosen: Chosen, size: int) -> int:
+    """About how many steps the narrow ResNet makes in a budget by minutes."""
+    trial = {**chosen, "size": size}
+    for name in ("views", "batch_size"):
+        if trial.get(name) is None:
+            trial[name], _ = find(chosen["objective"]).rules.get(name, rules()[name])(facts, trial)
+    pixels = trial["batch_size"] * sum(group.count * group.size**2 for group in trial["views"].groups)
+    return int(0.9 * 60 * chosen["budget"].minutes * facts.speed / (3 * NARROW_COST * pixels))
 
 
 def _encoder_args(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
@@ -226,9 +249,10 @@ def facts_of(items: Collection, format: PixelFormat, processes: int = 1, start: 
         return canvas_bytes(rows, format, side)
 
     cores = cores_of_process(processes)
+    threads, speed = fastest_threads(cores, bf16 and device == "cpu")
     return Facts(
-        len(rows), int(np.median(sides)), format, device, bf16, fastest_threads(cores, bf16 and device == "cpu"),
-        free_bytes(), decoding, size_of, cores, processes, start,
+        len(rows), int(np.median(sides)), format, device, bf16, threads, free_bytes(), decoding, size_of, cores,
+        processes, start, speed,
     )  # fmt: skip
 
 
