@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import needs_package
+from helpers import SMALL_RECIPE, needs_package, write_folder
 
+import selfsight
 from selfsight.encoders import at_hand as module
 from selfsight.encoders.at_hand import AtHand, at_hand, in_words
+from selfsight.verbs.plan import show
 
 COMMIT = "767268603ca0cb0bfe326fa87277f19c419566ef"
 
@@ -83,3 +85,26 @@ def test_the_sentence_names_licences_and_says_no_more_than_was_measured():
     other = AtHand("timm:vit_small_patch14_dinov2.lvd142m", "apache-2.0", "vit_small_patch14_dinov2")
     assert "ImageNet" not in in_words([other], 3)
     assert "and 2 more" in in_words([mine] * 7, 3)
+
+
+def test_plan_and_a_run_from_random_weights_name_them(caches: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.chdir(caches)
+    Path("small.yaml").write_text(SMALL_RECIPE)
+    photos = str(write_folder(caches / "photos", 8, size=(32, 32)))
+    how = {"recipe": "small.yaml", "steps": 1}
+    plan = selfsight.plan(photos, **how)
+    selfsight.pretrain(photos, out="without", **how)
+    show(plan)
+    said = capsys.readouterr()
+    assert plan.at_hand == [] and "On this machine" not in said.out + said.err
+    on_the_hub(caches, "timm/resnet18.a1_in1k")
+    plan = selfsight.plan(photos, **how)
+    expected = {"weights": "timm:resnet18.a1_in1k", "licence": "apache-2.0", "architecture": "resnet18"}
+    assert plan.to_dict()["at_hand"] == [expected]
+    show(plan)
+    line = in_words(plan.at_hand, 3)
+    assert line in capsys.readouterr().out
+    result = selfsight.pretrain(photos, out="with", **how)
+    assert line in capsys.readouterr().err and result.starting_weights is None and result.kept is None
+    selfsight.pretrain(photos, out="adapted", weights="with", **how)
+    assert "On this machine" not in capsys.readouterr().err

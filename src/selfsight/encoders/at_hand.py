@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 
@@ -76,8 +77,9 @@ def _of_hub() -> Iterator[str]:
     if not any(name.startswith("models--") for name in folders):
         return
     for name in timm.list_pretrained():
-        repository = timm.get_pretrained_cfg(name).hf_hub_id
-        there = bool(repository) and f"models--{repository.replace('/', '--')}" in folders
+        cfg: Any = timm.get_pretrained_cfg(name)
+        repository = str(cfg.hf_hub_id or "")
+        there = f"models--{repository.replace('/', '--')}" in folders
         if there and any(isinstance(try_to_load_from_cache(repository, file), str) for file in HUB_FILES):
             yield f"timm:{name}"
 
@@ -96,7 +98,7 @@ def _of_torch() -> Iterator[str]:
             if Path(one.url).name in files:
                 yield f"torchvision:{name}.{one.name}"
     for name in timm.list_pretrained():
-        cfg = timm.get_pretrained_cfg(name)
+        cfg: Any = timm.get_pretrained_cfg(name)
         if cfg.url and not cfg.hf_hub_id and Path(cfg.url).name in files:
             yield f"timm:{name}"
 

@@ -113,7 +113,7 @@ class Adaptation:
     ) -> None:
         self.start, self.encoder = start.to(memory_format=torch.channels_last), encoder
         self.batches, self.normalise, self.precision = batches, normalise, precision
-        self.reference = self._features(start)
+        self.reference, self.view = self._features(start), self._views(start)[0]
         began = time.monotonic()
         self.before = self._tried(start, 0.0)
         self.seconds = time.monotonic() - began
@@ -149,18 +149,22 @@ class Adaptation:
         with computing(self.precision, encoder.device):
             return canvas_features(encoder, self.batches, self.normalise, CANVASES)
 
+    def _views(self, encoder: Encoder) -> Tensor:
+        """Features [2, N, D] of two views of each image."""
+        places = np.arange(min(CANVASES, len(self.batches.ids)))
+        with computing(self.precision, encoder.device):
+            return view_features(encoder, self.batches, self.normalise, 2, places, CANVASES)
+
     def _tried(self, encoder: Encoder, share: float) -> tuple[Tried, Tensor]:
         """The figures of an encoder, from one view of each image and from two, and how far these agree on the
         neighbours of each image [N]."""
-        places = np.arange(min(CANVASES, len(self.batches.ids)))
-        with computing(self.precision, encoder.device):
-            one, two = view_features(encoder, self.batches, self.normalise, 2, places, CANVASES)
+        one, two = self._views(encoder)
         agreement, stability, far = torch.zeros(len(one)), None, None
         if len(one) > 2:
             agreement = shared_neighbours(F.normalize(one, dim=1), F.normalize(two, dim=1))
             stability = float(agreement.mean())
         if len(one) >= FEWEST:
-            far = drift(self.reference, self._features(encoder)) if share else 0.0
+            far = drift(self.view, one) if share else 0.0
         return Tried(share, effective_rank(one), stability, far), agreement
 
 

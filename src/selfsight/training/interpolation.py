@@ -22,7 +22,7 @@ class Tried:
     share: of the way, 0 to 1.
     effective_rank: of the features of one view of each image.
     neighbour_stability: how far two views of an image agree on its neighbours; None for fewer than three images.
-    drift: from the features of the start; None for fewer than four images.
+    drift: from the features of the start, of one view of each image; None for fewer than four images.
     """
 
     share: float

@@ -26,6 +26,8 @@ from selfsight.training.recipe import Budget, Recipe, check_numbers
 
 SMALL = 64  # images below this many pixels are enlarged for the encoder
 BATCH = 256  # items per step, and the batch that `RATES` are for
+LARGEST_START = 224  # pixels, whatever size the weights know
+BATCH_OF_START = 64  # items per step where weights are adapted on a CPU
 # A ResNet for a CPU: three stages of one block
 NARROW = {"layers": [1, 1, 1, 0], "channels": [64, 128, 256, 256]}
 RATES = {"adamw": 2e-3, "sgd": 0.06, "lars": 0.3}
@@ -112,12 +114,8 @@ def _encoder(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
 
 
 def _size(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
-    if facts.start is not None and is_fixed_size(chosen["encoder"]):
-        if not takes_any_size(chosen["encoder"]):
-            return facts.start.size, "the one size that these weights take"
-        side = facts.side if facts.side < SMALL else min(224 if facts.device == "cuda" else 128, facts.side)
-        step = 2 * patch_side(chosen)  # views are of half the size, in whole patches
-        return max(step, round(side / step) * step), f"the images' {facts.side} px, in whole patches of the weights"
+    if facts.start is not None:
+        return _size_of_start(facts.start, facts.side, chosen)
     if facts.side < SMALL and takes_any_size(chosen["encoder"]):
         return max(32, round(facts.side / 16) * 16), f"the images' {facts.side} px, in whole patches"
     if facts.side < SMALL:
@@ -129,6 +127,17 @@ def _size(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
         f"the images' median shorter side is {facts.side} px; at most {largest} px on {facts.device}, to see more of "
         "them"
     )
+
+
+def _size_of_start(start: Weights, side: int, chosen: Chosen) -> tuple[Any, str]:
+    """The size that the weights know, as far as the images, `side` pixels, allow: twice their own at most."""
+    if is_fixed_size(chosen["encoder"]) and not takes_any_size(chosen["encoder"]):
+        return start.size, "the one size that these weights take"
+    wanted = min(start.size, LARGEST_START, 2 * side)
+    # Views are of half the size, in whole patches.
+    step = 2 * patch_side(chosen) if takes_any_size(chosen["encoder"]) else 32
+    size = max(step, round(wanted / step) * step)
+    return size, f"the {start.size} px that these weights know, or less for small images (measured, docs/weights.md)"
 
 
 def _encoder_args(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
@@ -154,7 +163,10 @@ def _batch_size(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
             size,
             f"all {size} items" if size == facts.items else f"all {facts.items} items, evenly over the processes",
         )
-    size = BATCH // facts.processes * facts.processes
+    start = facts.start is not None and facts.device != "cuda"
+    size = (BATCH_OF_START if start else BATCH) // facts.processes * facts.processes
+    if start:
+        return size, "old weights need many small steps in the minutes there are (docs/weights.md has what they did)"
     views = chosen["views"].count * size
     return size, f"{chosen['views'].count} views each give {views:,} a step, which did best of those tried ({MEASURED})"
 

@@ -27,7 +27,7 @@ from selfsight.training.clock import Clock
 from selfsight.training.doubts import doubts
 from selfsight.training.estimate import check_memory, memory_of, memory_told
 from selfsight.training.loop import Done, Stopped
-from selfsight.training.measure import canvas_features, seconds_to_whiten
+from selfsight.training.measure import canvas_features, seconds_to_whiten, whitening_items
 from selfsight.training.pretraining import train
 from selfsight.training.recipe import Recipe
 from selfsight.training.recorder import Watch
@@ -125,7 +125,8 @@ class Session:
             return
         run, recipe = self.run, self.recipe
         encoder = self.adaptation.keep(run, done.step) if self.adaptation else self.encoder
-        features = canvas_features(encoder, self.batches, self.normalise)
+        items = whitening_items(encoder, self.adaptation is not None)
+        features = canvas_features(encoder, self.batches, self.normalise, items)
         if not torch.isfinite(features).all():
             raise TrainingError(
                 f"The encoder of {run.path} gives values that are not finite, and is not kept. Start again, in another "
@@ -148,7 +149,8 @@ class Session:
     def _seconds_to_end(self) -> float:
         """Seconds that a run by minutes has to keep for its ending."""
         adapted = 1.3 * self.adaptation.seconds_to_keep if self.adaptation else 0
-        return seconds_to_whiten(self.encoder, self.batches, self.normalise) + adapted
+        items = whitening_items(self.encoder, self.adaptation is not None)
+        return seconds_to_whiten(self.encoder, self.batches, self.normalise, whiten_by=items) + adapted
 
     @contextmanager
     def _set_aside(self) -> Iterator[None]:

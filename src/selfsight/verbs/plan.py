@@ -123,11 +123,12 @@ def _estimate(recipe: Recipe, format: PixelFormat, items: Collection, started: f
     from selfsight.data.batches import Batches
     from selfsight.data.canvases import Streamed, canvas_bytes
     from selfsight.distributed import start_processes
+    from selfsight.encoders.weights import RANDOM
     from selfsight.machine import best_device, usable_cores
     from selfsight.training.build import build, normalisation_of, starting_encoder
     from selfsight.training.clock import Clock
     from selfsight.training.estimate import check_memory, memory_of, seconds_a_step
-    from selfsight.training.measure import seconds_to_whiten
+    from selfsight.training.measure import seconds_to_whiten, whitening_items
     from selfsight.training.rules import seconds_to_decode
 
     device = best_device()
@@ -141,7 +142,9 @@ def _estimate(recipe: Recipe, format: PixelFormat, items: Collection, started: f
     before = time.monotonic() - started + OVERHEAD_SECONDS
     if recipe.canvases == "resident":
         before += seconds_to_decode(items, format, recipe.canvas_side)
-    ending = seconds_to_whiten(task.trained.to(device), batches, normalise, margin=1.0)
+    encoder = task.trained.to(device)
+    items_to_whiten = whitening_items(encoder, recipe.weights != RANDOM)
+    ending = seconds_to_whiten(encoder, batches, normalise, margin=1.0, whiten_by=items_to_whiten)
     a_step = seconds_a_step(task, batches, normalise, recipe, start_processes())
     clock = Clock(recipe.budget, started, batches.steps_per_epoch, recipe.accumulate)
     minutes = recipe.budget.minutes
