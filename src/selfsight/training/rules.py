@@ -166,7 +166,7 @@ def _batch_size(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
     start = facts.start is not None and facts.device != "cuda"
     size = (BATCH_OF_START if start else BATCH) // facts.processes * facts.processes
     if start:
-        return size, "old weights need many small steps in the minutes there are (docs/weights.md has what they did)"
+        return size, f"with networks like these a step of {BATCH} takes too long on a CPU (measured, docs/weights.md)"
     views = chosen["views"].count * size
     return size, f"{chosen['views'].count} views each give {views:,} a step, which did best of those tried ({MEASURED})"
 
