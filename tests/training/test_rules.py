@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from selfsight.data.geometry import Geometry
 from selfsight.data.pixels import PixelFormat
 from selfsight.encoders.store import create
+from selfsight.encoders.weights import Weights
 from selfsight.errors import SelfsightError
 from selfsight.objectives.facts import Facts
 from selfsight.objectives.objective import find, registry
@@ -134,3 +135,22 @@ def test_a_vit_has_patches_of_16_on_a_gpu_where_images_are_large():
     assert recipe("mae", 1000, 64, 224, "cpu").encoder_args["patch_size"] == 16  # of 128 px, eight a side
     assert recipe("mae", 1000, 64, 32, "cpu").encoder_args["patch_size"] == 4
     assert recipe("mae", 1000, 64, 32, "cuda").encoder_args["patch_size"] == 4
+
+
+@pytest.mark.parametrize(
+    ("architecture", "native", "side", "size"),
+    [
+        ("resnet18", 224, 180, 224), ("resnet18", 224, 1000, 224), ("resnet18", 224, 100, 192),
+        ("resnet18", 224, 32, 64), ("resnet18", 128, 300, 128), ("resnet50", 288, 600, 224),
+        ("vit_tiny_patch16_224", 224, 180, 224), ("vit_small_patch14_dinov2", 518, 600, 224),
+        ("vit_small_patch14_dinov2", 518, 32, 56), ("swin_tiny_patch4_window7_224", 224, 32, 224),
+    ],
+)  # fmt: skip
+def test_weights_are_adapted_at_the_size_they_know(architecture: str, native: int, side: int, size: int):
+    half = (0.5, 0.5, 0.5)
+    start = Weights("hub", architecture, {}, 3, native, half, half, "mit", "hub", torch.nn.Identity)
+    format = PixelFormat("RGB", 8, (0.0, 255.0))
+    facts = Facts(5000, side, format, "cpu", False, 1, 2**40, lambda side: 0.0, lambda side: 0, start=start)
+    r = resolve({"objective": "simclr", "weights": "hub", "budget": Budget(steps=1)}, facts)
+    assert r.size == size and r.batch_size == 64 and all(group.size <= size for group in r.views.groups)
+    check_sizes(r)

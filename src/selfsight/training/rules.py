@@ -26,6 +26,7 @@ from selfsight.training.threads import most_for
 
 SMALL = 64  # images below this many pixels are enlarged for the encoder
 BATCH = 256  # items per step, and the batch that `RATES` are for
+LARGEST_START = 224  # pixels, whatever size the weights know
 # A ResNet for a CPU: three stages of one block
 NARROW = {"layers": [1, 1, 1, 0], "channels": [64, 128, 256, 256]}
 NARROW_COST = 28_300  # operations, forward, for each pixel of a view
@@ -112,12 +113,8 @@ def _encoder(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
 
 
 def _size(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
-    if facts.start is not None and is_fixed_size(chosen["encoder"]):
-        if not takes_any_size(chosen["encoder"]):
-            return facts.start.size, "the one size that these weights take"
-        side = facts.side if facts.side < SMALL else min(224 if facts.device == "cuda" else 128, facts.side)
-        step = 2 * patch_side(chosen)  # views are of half the size, in whole patches
-        return max(step, round(side / step) * step), f"the images' {facts.side} px, in whole patches of the weights"
+    if facts.start is not None:
+        return _size_of_start(facts.start, facts.side, chosen)
     if facts.side < SMALL and takes_any_size(chosen["encoder"]):
         return max(32, round(facts.side / 16) * 16), f"the images' {facts.side} px, in whole patches"
     if facts.side < SMALL:
@@ -149,6 +146,17 @@ def _steps(facts: Facts, chosen: Chosen, size: int) -> int:
             trial[name], _ = find(chosen["objective"]).rules.get(name, rules()[name])(facts, trial)
     pixels = trial["batch_size"] * sum(group.count * group.size**2 for group in trial["views"].groups)
     return int(0.9 * 60 * chosen["budget"].minutes * facts.speed / (3 * NARROW_COST * pixels))
+
+
+def _size_of_start(start: Weights, side: int, chosen: Chosen) -> tuple[Any, str]:
+    """The size that the weights know, as far as the images, `side` pixels, allow: twice their own at most."""
+    if is_fixed_size(chosen["encoder"]) and not takes_any_size(chosen["encoder"]):
+        return start.size, "the one size that these weights take"
+    wanted = min(start.size, LARGEST_START, 2 * side)
+    # Views are of half the size, in whole patches.
+    step = 2 * patch_side(chosen) if takes_any_size(chosen["encoder"]) else 32
+    size = max(step, round(wanted / step) * step)
+    return size, f"the {start.size} px that these weights know, or less for small images (measured, docs/weights.md)"
 
 
 def _encoder_args(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
