@@ -63,3 +63,13 @@ def test_more_labels_help_where_two_are_too_few() -> None:
     assert more["2"].value == pytest.approx(measured.probes.few_shot["all"].mean - measured.probes.few_shot["2"].mean)
     one_each = Labelled(np.eye(8)[:3], np.arange(3), [None] * 3)  # has no half
     assert list(more_labels(measure(one_each, test, CLASSES, ["all"], 2), one_each, test, 2)) == []
+
+
+def test_the_figures_say_how_far_neighbours_were_whitened() -> None:
+    train, test = side(200, 0.3, 0), side(200, 0.3, 1)
+    drowning = np.diag([1.0, 1.0, 1.0, 9.0, 9.0, 9.0, 4.0, 4.0])  # what does not tell classes apart drowns the rest
+    drowned = [some._replace(features=some.features @ drowning) for some in (train, test)]
+    found = measure(*drowned, CLASSES, ["all"], 1).probes.knn
+    assert found["whitening"] == 0.5 and found["top1"] > 0.9
+    clear = side(200, 0.02, 0)
+    assert measure(clear, clear, CLASSES, ["all"], 1).probes.knn["whitening"] == 0.0

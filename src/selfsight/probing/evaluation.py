@@ -46,7 +46,8 @@ class Interval:
 class Probes:
     """The figures of one set of features.
 
-    knn: metrics of the k-NN probe by name (`probing.metrics.NAMES`), None where one has no meaning.
+    knn: metrics of the k-NN probe by name (`probing.metrics.NAMES`), None where one has no meaning, and the power by
+        which it whitened the features.
     linear: the same for the linear probe, and its strength C.
     few_shot: accuracy by labels per class, "all" for every label.
     recall: of the linear probe, by class: the share of the test items found, None for a class without test items.

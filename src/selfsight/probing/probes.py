@@ -50,8 +50,9 @@ def measure(train: Labelled, test: Labelled, classes: list[str], counts: list[st
     features, labels, groups = train
     probe = fit_linear(features, labels, len(classes), groups=groups)
     scores, truth = probe.scores(test.features), test.labels
-    knn = fit_knn(features, labels, len(classes)).scores(test.features)
-    hits = {"knn": _hits(knn, truth)}
+    neighbours = fit_knn(features, labels, len(classes), whitening=None, groups=groups)
+    votes = neighbours.scores(test.features)
+    hits = {"knn": _hits(votes, truth)}
     for count in counts:
         draws = [scores] if count == "all" else [
             fit_few_shot(features, labels, len(classes), int(count), seed).scores(test.features)
@@ -59,8 +60,9 @@ def measure(train: Labelled, test: Labelled, classes: list[str], counts: list[st
         ]  # fmt: skip
         hits[count] = np.concatenate([_hits(some, truth) for some in draws])
     few = {count: _accuracy(hits[count]) for count in counts}
+    knn = metrics(votes, truth) | {"whitening": neighbours.whitening}
     linear = metrics(scores, truth) | {"C": probe.strength}
-    return Measured(Probes(metrics(knn, truth), linear, few, _recall(scores, truth, classes)), hits, probe)
+    return Measured(Probes(knn, linear, few, _recall(scores, truth, classes)), hits, probe)
 
 
 def measure_commonest(train: Labelled, test: Labelled, classes: list[str], counts: list[str]) -> Measured:
