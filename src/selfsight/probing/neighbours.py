@@ -149,12 +149,12 @@ def _whitened(plain: KNNProbe, powers: Sequence[float]) -> list[KNNProbe]:
     some = plain.bank[spread(len(plain.bank), AXES_ITEMS)]
     shrunk = min(float(ledoit_wolf_shrinkage(some)), 1.0 - 1e-6)
     axes = axes_of(torch.from_numpy(some), shrunk / (1.0 - shrunk))
-    found = []
-    for power in powers:
+
+    def by(power: float) -> KNNProbe:
         weight, bias = (part.numpy() for part in axes.map(power))
-        bank = _mapped(plain.bank, (weight, bias))
-        found.append(replace(plain, bank=bank, whitening=power, map=(weight, bias)) if power else plain)
-    return found
+        return replace(plain, bank=_mapped(plain.bank, (weight, bias)), whitening=power, map=(weight, bias))
+
+    return [by(power) if power else plain for power in powers]
 
 
 def _mapped(features: np.ndarray, map: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
