@@ -53,7 +53,7 @@ def balancing(truth: np.ndarray) -> np.ndarray:
     """Weights [N] of items of class numbers `truth` [N] that sum to 1, and to the same for each class that is there:
     the sum over the items that are right is then the balanced accuracy."""
     sizes = np.bincount(truth)
-    return 1.0 / (np.count_nonzero(sizes) * sizes[truth])
+    return np.asarray(1.0 / (np.count_nonzero(sizes) * sizes[truth]))
 
 
 def ece(probabilities: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:

@@ -196,7 +196,7 @@ def conclusion(evaluation: Evaluation) -> list[str]:
         else:
             said.append(f"Pretraining helps{where}: {span} {unit} over random weights.")
     for control in found:
-        _, same, worse = found[control]
+        same, worse = found[control][1], _lost(evaluation.gains[control])
         if worse and control != winner:
             said.append(f"{_better(control, worse)}.")
         if same:
@@ -212,13 +212,18 @@ def _beaten(evaluation: Evaluation) -> tuple[str, list[str]]:
     and the sentence that says so with what to do then; "" and none where there is none."""
     lost: dict[str, dict[str, Interval]] = {}
     for control in _controls(evaluation)[1:]:
-        worse = {count: gain for count, gain in evaluation.gains.get(control, {}).items() if gain.sign < 0}
+        worse = _lost(evaluation.gains.get(control, {}))
         if worse.keys() - {"all"}:
             lost[control] = worse
     if not lost:
         return "", []
     winner = min(lost, key=lambda name: min(gain.value or 0.0 for count, gain in lost[name].items() if count != "all"))
     return winner, [f"{_better(winner, lost[winner])}: {_instead(evaluation, winner)}."]
+
+
+def _lost(gains: Mapping[str, Interval]) -> dict[str, Interval]:
+    """Where a control is better, as an interval proves, k-NN included."""
+    return {count: gain for count, gain in gains.items() if gain.sign < 0}
 
 
 def _better(control: str, worse: Mapping[str, Interval]) -> str:
