@@ -161,6 +161,24 @@ def test_earlier_shots_of_the_same_labels_are_kept(tmp_path: Path, encoder: str)
     assert list(measured("1").encoder.few_shot) == ["1"]  # other images
 
 
+def test_pixels_are_compared_on_the_same_images_one_by_one(tmp_path: Path, encoder: str) -> None:
+    """Of uneven classes the weights of items show it: a gain is the difference of what the two sides have."""
+    train, test = stripes(tmp_path / "train", 12, 0), stripes(tmp_path / "test", 30, 1)
+    rng = np.random.default_rng(2)
+    for path in sorted((test / "dark").iterdir())[12:]:
+        path.unlink()
+    for path in test.rglob("*.png"):  # some that pixels get wrong
+        level = rng.uniform(100, 150)
+        Image.fromarray((level + rng.normal(0, 60, (32, 32, 3))).clip(0, 255).astype(np.uint8)).save(path)
+    found = selfsight.evaluate(encoder, train=str(train), test=str(test), shots="1,all", seeds=2)
+    assert found.about.leading == "balanced"
+    for name in ("random", "pixels"):
+        side, gain = found.sides[name], found.gains[name]
+        assert gain["knn"].value == pytest.approx(found.encoder.knn["balanced"] - side.knn["balanced"])
+        few = [one.few_shot["1"].balanced for one in (found.encoder, side)]
+        assert gain["1"].value == pytest.approx(few[0].mean - few[1].mean)
+
+
 def test_one_collection_is_split_by_a_column(tmp_path: Path, encoder: str) -> None:
     folder = stripes(tmp_path / "images", 20, 0)
     lines = [f"{p.relative_to(folder)},{p.parent.name},p{int(p.stem) // 4}" for p in sorted(folder.rglob("*.png"))]
