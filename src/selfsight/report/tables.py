@@ -52,7 +52,7 @@ def adaptation(
         cells["start"].append("0")
         cells["encoder"].append(f"{drift:.2f}")
     if evaluation is not None and evaluation.start is not None:
-        for title, *where in COLUMNS[:2]:
+        for title, *where in COLUMNS[evaluation.about.leading][:2]:
             columns.append(f"{title}, %")
             for row, values in cells.items():
                 values.append(percent(metric(evaluation.sides[row], *where)))
