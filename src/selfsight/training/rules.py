@@ -32,7 +32,7 @@ NARROW = {"layers": [1, 1, 1, 0], "channels": [64, 128, 256, 256]}
 NARROW_COST = 28_300  # operations, forward, for each pixel of a view
 SIZES = (32, 64, 96, 128)  # on a CPU; half of each, the side of a view, is in whole strides
 LEAST_STEPS = 300  # with fewer of them, a smaller size learns more
-RATES = {"adamw": 2e-3, "muon": 1e-2, "sgd": 0.06, "lars": 0.3}
+RATES = {"adamw": 2e-3, "muon": 4e-2, "sgd": 0.06, "lars": 0.3}
 WEIGHT_DECAYS = {"adamw": 0.05, "muon": 0.05, "sgd": 5e-4, "lars": 1e-4}
 
 
