@@ -140,7 +140,7 @@ def default_objective(
     cls = find(name)
     encoder = encoder or ("vit_tiny_patch16_224" if cls.tokens else "resnet18")
     format = PixelFormat("RGB" if channels == 3 else "L", 8)
-    facts = SimpleNamespace(items=1000, side=size, format=format, device=device, processes=1)
+    facts = SimpleNamespace(items=1000, side=size, format=format, device=device, processes=1, start=None)
     values: dict[str, Any] = {"objective": name, "encoder": encoder, "encoder_args": SMALL_VIT, "size": size}
     values |= {"batch_size": 16, "channels": channels, "budget": Budget(steps=30)}
     values["views"], _ = cls.rules["views"](facts, values)

@@ -68,7 +68,7 @@ def small(**options: Any) -> DINOv2:
     return task
 
 
-FACTS = SimpleNamespace(items=1000, side=32, format=PixelFormat("RGB", 8), device="cpu", processes=1)
+FACTS = SimpleNamespace(items=1000, side=32, format=PixelFormat("RGB", 8), device="cpu", processes=1, start=None)
 MASKS = [[1, 1, 0], [0, 0, 0], [1, 1, 1], [1, 0, 0]]
 
 

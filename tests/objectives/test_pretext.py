@@ -124,7 +124,7 @@ def test_an_arrangement_is_not_mirrored():
 
 def objective_of(name: str, encoder: str, args: dict[str, Any], size: int) -> Objective:
     """As the rules make it for an encoder that was asked for."""
-    facts = SimpleNamespace(items=1000, side=size, format=PixelFormat("RGB", 8), device="cpu", processes=1)
+    facts = SimpleNamespace(items=1000, side=size, format=PixelFormat("RGB", 8), device="cpu", processes=1, start=None)
     values: dict[str, Any] = {"objective": name, "encoder": encoder, "encoder_args": args, "size": size}
     values |= {"batch_size": 16, "channels": 3, "budget": Budget(steps=30)}
     cls = find(name)

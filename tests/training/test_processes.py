@@ -326,7 +326,10 @@ def test_one_process_is_left_as_it_is():
 
 # -- the whole command, as torchrun starts it --
 
+# By AdamW: Muon works in bfloat16 inside, which magnifies the rounding of sums over processes; after 20 steps of the
+# default rate the losses agreed to 1.1e-4.
 RECIPE = f"""resolved:
+  optimiser: adamw
   encoder: resnet18
   encoder_args: {json.dumps(NARROW)}
   objective_options: {{hidden: 32, width: 16}}

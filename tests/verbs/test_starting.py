@@ -171,7 +171,7 @@ def test_an_evaluation_has_the_start_beside_it_without_any_download(photos: str,
     train(photos, "run")
     shutil.rmtree("hub")
     result = selfsight.evaluate("run", train="labelled/train", test="labelled/test", shots="1,all", seeds=2)
-    assert list(result.sides) == ["encoder", "random", "start", "pixels", "commonest"]
+    assert list(result.sides) == ["encoder", "start", "random", "pixels", "commonest"]
     page = Path(selfsight.report("run").report).read_text()
     assert "k-NN, %" in page and "over starting weights" in page
     shutil.rmtree("run/start")
