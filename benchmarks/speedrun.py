@@ -37,14 +37,22 @@ SHOTS = "1,5,30,all"
 LEARN, HELD = 10_000, 3_000  # images of a search: to learn from, to measure on
 SIDES = ("encoder", "random", "pixels", "start")
 
-# Values of a recipe, by the name of the trial. Options of the command line are values too.
+# Values of a recipe, by the name of the trial.
 TRIALS: dict[str, dict[str, Any]] = {
     "default": {},
-    "size 32": {"size": 32},
-    "size 48": {"size": 48},
-    "size 64": {"size": 64},
-    "size 96": {"size": 96},
-    "size 128": {"size": 128},
+    "32 px": {"size": 32},
+    "64 px": {"size": 64},
+    "96 px": {"size": 96},
+    "128 px": {"size": 128},
+    "AdamW": {"optimiser": "adamw"},
+    "half the rate": {"learning_rate": 1e-2},
+    "twice the rate": {"learning_rate": 4e-2},
+    "coding rate": {"objective": "emp"},
+    "VICReg": {"objective": "vicreg"},
+    "before": {
+        "batch_size": 256,
+        "optimiser": "adamw",
+    },  # and four quarters of at most 128 px: the default until 2026-11
 }
 
 
@@ -61,12 +69,12 @@ def main() -> None:
         given.work.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("SELFSIGHT_CACHE", str(given.work / "cache"))
         names = given.trials.split(",") if given.trials else list(TRIALS if given.phase == "search" else ["default"])
-        train, test = sides_of(given.set, given.work, given.phase == "search")
+        sides = sides_of(given.set, given.work, given.phase == "search")
         for seed in map(int, given.seeds.split(",")):
             for trial in names:
                 about = {"phase": given.phase, "set": given.set, "trial": trial, "minutes": given.minutes, "seed": seed}
                 if not any(about.items() <= row.items() for row in read_rows()):
-                    row = about | measure(trial, seed, given.minutes, train, test, given.work)
+                    row = about | measure(given.set, trial, seed, given.minutes, sides, given.work)
                     RESULTS.parent.mkdir(exist_ok=True)
                     with RESULTS.open("a") as file:
                         file.write(json.dumps(row) + "\n")
@@ -118,11 +126,16 @@ def run(*arguments: str) -> tuple[dict[str, Any], float, float]:
     return json.loads(output), time.monotonic() - began, usage.ru_maxrss / 1024
 
 
-def measure(trial: str, seed: int, minutes: float, train: Path, test: Path, work: Path) -> dict[str, Any]:
+def measure(name: str, trial: str, seed: int, minutes: float, sides: tuple[Path, Path], work: Path) -> dict[str, Any]:
     """What is in a row beside its name: pretrain, then evaluate the last step's encoder."""
-    out = work / "runs" / f"{trial}-{seed}-{int(time.time())}".replace(" ", "-")
+    train, test = sides
+    out = work / "runs" / f"{name}-{trial}-{seed}-{int(time.time())}".replace(" ", "-")
     out.parent.mkdir(exist_ok=True)
-    values = TRIALS[trial]
+    values = dict(TRIALS[trial])
+    if trial == "before":
+        values["size"] = 64 if name == "cifar10" else 128
+        group = {"count": 4, "size": values["size"] // 2, "scale": [0.25, 0.25], "ratio": [1.0, 1.0]}
+        values["views"] = {"groups": [group]}
     recipe = out.with_suffix(".yaml")
     recipe.write_text(yaml.safe_dump({"resolved": values}))
     given = ["--recipe", str(recipe)] if values else []

@@ -69,8 +69,9 @@ PATIENCE = 5.0  # seconds, for a server to answer
 MUCH_FASTER = 1.5  # than more threads, before fewer are taken
 
 
-def fastest_threads(cores: int, bf16: bool, seconds: float = 0.5) -> int:
-    """All of `cores`, or half of them or one where that runs a small convolution forward and back much sooner.
+def fastest_threads(cores: int, bf16: bool, seconds: float = 0.5) -> tuple[int, float]:
+    """(threads, operations a second with them): all of `cores`, or half of them or one where that runs a small
+    convolution forward and back much sooner. Operations are multiplications and additions, each counted.
 
     Threads wait for each other many times a step. Beside another busy program we have seen two run twenty times slower
     than one (benchmarks/README.md, "Threads").
@@ -89,7 +90,8 @@ def fastest_threads(cores: int, bf16: bool, seconds: float = 0.5) -> int:
             began, done = (began, done + 1) if began else (time.monotonic(), 0)  # the first pass warms up
         rates[threads] = done / (time.monotonic() - began)
     torch.set_num_threads(before)
-    return most_threads(rates)
+    threads = most_threads(rates)
+    return threads, rates[threads] * 3 * len(layers) * len(images) * 8 * 8 * 2 * 9 * 64 * 64
 
 
 def thread_rates(numbers: Sequence[int], seconds: float = 0.025) -> dict[int, float]:

@@ -29,7 +29,7 @@ ITEM = "train/round/0.png"  # the item that is forgotten, and of which two decis
 
 # What `--json` says of time, of the machine or of the size of files: that it is said counts, not what.
 NOT_COMPARED = {"seconds", "seconds_a_step", "seconds_before", "seconds_after", "bytes", "memory_bytes"}
-NOT_COMPARED |= {"largest_batch", "checkpoint_bytes", "device"}
+NOT_COMPARED |= {"largest_batch", "checkpoint_bytes", "device", "at_hand"}
 TOLERANCE = 1e-4  # of a number, relative; of small ones a hundredth of it, absolute
 
 ITEMS = "collection/items.lance"

@@ -13,10 +13,12 @@ from scipy.stats import binom
 
 from selfsight.probing.metrics import (
     Interval,
+    balancing,
     brier,
     ece,
     interval,
     kappa,
+    leading,
     metrics,
     nll,
     paired_gain,
@@ -220,6 +222,34 @@ def test_a_gain_over_draws_of_labels_has_the_width_of_both_kinds_of_chance() -> 
     # One draw against ten: the ten are drawn alone.
     alone = paired_gain(ease, one, draws=4000)
     assert (alone.high - alone.low) / 2 == pytest.approx(1.96 * luck.std() / math.sqrt(10), rel=0.15)
+
+
+def test_a_gain_of_balanced_accuracy_is_that_of_a_slow_bootstrap() -> None:
+    rng = np.random.default_rng(9)
+    truth = np.array([0] * 40 + [1] * 15 + [2] * 5)
+    one, other = rng.random((3, 60)) < np.array([0.9, 0.7, 0.6])[truth], rng.random((3, 60)) < 0.6
+    patients = rng.integers(0, 25, 60)
+    names = [f"p{number}" for number in patients]
+    found = paired_gain(one, other, names, draws=3000, weights=balancing(truth))
+    mine, theirs = (np.mean([side[:, truth == c].mean() for c in range(3)]) for side in (one, other))
+    assert found.value == pytest.approx(mine - theirs)
+    members, weight = [np.flatnonzero(patients == p) for p in np.unique(patients)], [1 / 120, 1 / 45, 1 / 15]
+    drawn = []
+    for _ in range(1500):  # patients and draws of the labels, with replacement; each image counts by its class
+        images = [i for p in rng.integers(0, len(members), len(members)) for i in members[p]]
+        rows = rng.integers(0, 3, 3)
+        every = sum(weight[truth[i]] for i in images)
+        parts = [sum(weight[truth[i]] * (float(one[r, i]) - other[r, i]) for i in images) / every for r in rows]
+        drawn.append(sum(parts) / 3)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.08 * (high - low))
+
+
+def test_the_rule_for_uneven_classes() -> None:
+    assert leading(np.repeat([0, 1], [30, 20])) == "top1" and leading(np.repeat([0, 1], [31, 20])) == "balanced"
+    assert leading(np.repeat([0, 2], [20, 20])) == "top1"  # a class without items does not count
+    truth = np.repeat([0, 2], [30, 10])
+    assert balancing(truth)[[0, 39]] == pytest.approx([1 / 60, 1 / 20]) and balancing(truth).sum() == pytest.approx(1)
 
 
 def test_the_groups_of_a_gain_move_together() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from selfsight.probing.evaluation import Accuracy, Evaluation, Interval
+from selfsight.probing.evaluation import Accuracy, Draws, Evaluation, Interval
+from selfsight.report import nameless
 from selfsight.report.charts import label_curve
 from selfsight.report.worth import (
     FLATTERED,
@@ -19,6 +21,8 @@ from selfsight.report.worth import (
     gain_table,
     points,
     recall_table,
+    titles,
+    uneven,
 )
 from selfsight.verbs.evaluate import show
 
@@ -58,6 +62,12 @@ MEASURED = {
 EVALUATION = Evaluation.of(MEASURED)
 
 
+PIXELS_WIN = (
+    "Raw pixels are better than this encoder with 1 label per class (by 5.0 points): try --minutes 20, as 2.7 passes "
+    "over the images are few."
+)
+
+
 def over_random(*found: tuple[float, float, float], **about: Any) -> list[str]:
     """The conclusion from these gains over random weights."""
     gains = {"random": {count: Interval(*gain) for count, gain in zip(COUNTS, found, strict=True)}}
@@ -87,10 +97,97 @@ def test_no_gain_after_few_passes_says_how_long_to_train() -> None:
 
 
 def test_other_controls_are_told_where_they_are_not_beaten() -> None:
-    assert conclusion(EVALUATION)[2:] == [
-        "Raw pixels are better than this encoder with 1 label per class (by 5.0 points).",
+    assert conclusion(EVALUATION) == [
+        PIXELS_WIN,
+        "Pretraining helps with 1 label per class and all labels: +12.3 points over random weights.",
+        "No measurable gain over random weights with 5 labels per class.",
         "No measurable gain over raw pixels with 5 labels per class.",
     ]
+
+
+def first(controls: dict[str, dict[str, Interval]], **about: Any) -> str:
+    """The first sentence where these gains are measured beside those over random weights."""
+    gains = {"random": EVALUATION.gains["random"], **controls}
+    beside = {name: EVALUATION.pixels for name in controls if name not in ROWS}
+    told = replace(EVALUATION, gains=gains, beside=beside, about=replace(EVALUATION.about, **about))
+    assert not any("better than this encoder" in said for said in conclusion(told)[1:])
+    return conclusion(told)[0]
+
+
+def test_what_is_better_is_said_first_with_what_to_do() -> None:
+    lost, even, won = Interval(*LOST), Interval(*UNPROVEN), Interval(*PROVEN)
+    assert first({"start": {"knn": lost, "1": even, "all": lost}}, model="runs/my first") == (
+        "Starting weights are better than this encoder with k-NN (by 5.0 points) and all labels (by 5.0 points): use "
+        "them as they are, with --model 'runs/my first/start'."
+    )
+    stock = {"package:efficientnet_lite0": {"1": lost}, "pixels": {"1": won}}
+    assert first(stock) == (
+        "package:efficientnet_lite0 is better than this encoder with 1 label per class (by 5.0 points): use it as it "
+        "is, or start from it with --weights package:efficientnet_lite0."
+    )
+    assert first({"Encoder 1": {"knn": lost}}).endswith(": use it as it is, or start from it.")
+    assert first({"pixels": {"knn": lost}}, passes=40.0).endswith(": try more --minutes, or start from --weights.")
+    assert first({"pixels": {"knn": lost}}, passes=None).endswith(
+        ": try another encoder, or pretrain one on your own images."
+    )
+    helps = "Pretraining helps with 1 label per class and all labels: +12.3 points over random weights."
+    assert first({"start": {"knn": even, "1": even}, "runs/b": {"1": won}}) == helps
+    pixels = {"knn": lost} | EVALUATION.gains["pixels"]
+    worse = replace(EVALUATION, gains=EVALUATION.gains | {"start": {"5": Interval(-0.2, -0.3, -0.1)}, "pixels": pixels})
+    assert conclusion(worse)[0].startswith("Starting weights") and conclusion(worse)[-2] == (  # by more than pixels
+        "Raw pixels are better than this encoder with k-NN (by 5.0 points) and 1 label per class (by 5.0 points)."
+    )
+
+
+def test_a_loss_with_all_labels_alone_does_not_come_first() -> None:
+    gains = {"random": EVALUATION.gains["random"], "pixels": {"1": Interval(*PROVEN), "all": Interval(*LOST)}}
+    told = conclusion(replace(EVALUATION, gains=gains))
+    assert told[0].startswith("Pretraining helps")
+    assert told[-1] == "Raw pixels are better than this encoder with all labels (by 5.0 points)."
+
+
+def test_balanced_accuracy_leads_where_classes_are_uneven() -> None:
+    content = json.loads(json.dumps(MEASURED))
+    content["about"]["leading"] = "balanced"
+    content["encoder"]["linear"] |= {"top1": 0.91, "balanced": 0.52, "auroc": 0.77}
+    content["encoder"]["few_shot"]["1"] |= {
+        "balanced": {"mean": 0.31, "std": 0.04}, "auroc": {"mean": 0.66, "std": 0.02},
+    }  # fmt: skip
+    measured = Evaluation.of(content)
+    assert Evaluation.of(measured.to_dict()) == measured
+    table = accuracy_table(measured)
+    row = dict(zip(table.columns, (cell.text for cell in table.rows[0].cells), strict=True))
+    assert list(row)[:3] == ["k-NN", "linear", "top-1"] and "balanced" not in row
+    assert (row["linear"], row["top-1"], row["AUROC"]) == ("52.0", "91.0", "77.0")
+    assert (row["1/class"], row["1/class AUROC"]) == ("31.0 ± 4.0", "66.0 ± 2.0")
+    assert row["5/class"] == "–" and "all labels AUROC" not in row  # an older version did not measure it
+    assert uneven(measured) == (
+        "Test images are uneven over classes (5 of crack, 15 of good), so accuracy is balanced: the mean over classes "
+        "of the share that is found."
+    )
+    assert conclusion(measured)[1].endswith("+12.3 points of balanced accuracy over random weights.")
+    assert uneven(EVALUATION) == "" and "1/class AUROC" not in accuracy_table(EVALUATION).columns
+    few = {count: Accuracy(0.9, 0.1, balanced=Draws(0.5, 0.02)) for count in ("1", "5")}
+    figure = label_curve(replace(measured, encoder=replace(measured.encoder, few_shot=few)), ROWS)
+    assert figure["data"][0]["y"] == [50.0, 50.0] and figure["layout"]["yaxis"]["title"]["text"] == (
+        "balanced accuracy, %"
+    )
+
+
+def test_encoders_beside_it_are_in_every_table_and_without_paths_on_a_private_page() -> None:
+    names = ("package:efficientnet_lite0", "/home/anna/runs/b")
+    gains = EVALUATION.gains | dict.fromkeys(names, EVALUATION.gains["random"])
+    beside = dict.fromkeys(names, EVALUATION.random)
+    measured = replace(EVALUATION, gains=gains, beside=beside, commonest=EVALUATION.pixels)
+    assert [row.title for row in accuracy_table(measured).rows] == [
+        "this encoder", "random weights", "raw pixels", *names, "commonest class",
+    ]  # fmt: skip
+    assert gain_table(measured).columns[2:] == [f"over {name}" for name in names]
+    assert recall_table(measured).columns[-2:] == [*names][:2]
+    assert [trace["name"] for trace in label_curve(measured, titles(measured))["data"]][-2:] == [*names]
+    private = nameless.evaluation(measured)
+    assert list(private.beside) == ["package:efficientnet_lite0", "MODEL2"] == list(private.gains)[2:]
+    assert "anna" not in json.dumps(private.to_dict())
 
 
 def test_nothing_but_the_commonest_class_is_told() -> None:
@@ -117,7 +214,9 @@ def test_nothing_but_the_commonest_class_is_told() -> None:
 def test_figures_that_flatter_say_so_first() -> None:
     notes = ["1440 images are in both train and test, byte for byte; the figures flatter"]
     told = conclusion(replace(EVALUATION, about=replace(EVALUATION.about, notes=notes)))
-    assert told == [FLATTERED, *conclusion(EVALUATION)]
+    assert told == [PIXELS_WIN, FLATTERED, *conclusion(EVALUATION)[1:]]  # only what is better comes before
+    even = replace(EVALUATION, gains={"random": EVALUATION.gains["random"]})
+    assert conclusion(replace(even, about=replace(even.about, notes=notes)))[0] == FLATTERED
 
 
 def test_the_label_curve_goes_to_the_right() -> None:
@@ -206,6 +305,7 @@ def test_the_terminal_says_what_the_page_says(capsys: pytest.CaptureFixture[str]
     assert len(lines) == len(accuracies.columns) + len(gains.rows)
     assert "+12.3 [10.0, 14.0]" in said
     flowing = " ".join(said.split())
+    assert flowing.startswith(PIXELS_WIN)  # before the tables
     for sentence in (
         *conclusion(EVALUATION),
         "Recall: crack 60.0 % (of 5), good 95.0 % (of 15).",

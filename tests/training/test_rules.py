@@ -6,14 +6,19 @@ import math
 from typing import Any
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from selfsight.data.geometry import Geometry
 from selfsight.data.pixels import PixelFormat
+from selfsight.encoders.store import create
+from selfsight.encoders.weights import Weights
 from selfsight.errors import SelfsightError
 from selfsight.objectives.facts import Facts
 from selfsight.objectives.objective import find, registry
 from selfsight.training.build import check_sizes
 from selfsight.training.recipe import Budget, Recipe
-from selfsight.training.rules import resolve
+from selfsight.training.rules import LEAST_STEPS, NARROW, NARROW_COST, resolve
 
 CORNERS = [(1000, 64), (50_000, 256)]
 
@@ -69,6 +74,28 @@ def test_the_rate_follows_the_root_of_the_batch():
     assert few == pytest.approx(many / 2) and many == pytest.approx(2e-3)
 
 
+@pytest.mark.parametrize("minutes, size", [(1, 32), (3, 64), (8, 96), (12, 128), (60, 128)])
+def test_the_size_is_the_largest_that_leaves_time_to_learn(minutes: float, size: int):
+    """A step sees 512 views of half the side, forward and back; 100 GFLOP/s make 300 of them in the minutes, or not."""
+    made = recipe("simclr", 1000, None, 200, budget=Budget(minutes=minutes))
+    assert made.size == size
+    seconds = 512 * 3 * NARROW_COST / 1e11 * (size / 2) ** 2
+    assert size == 32 or minutes * 60 * 0.9 / seconds >= LEAST_STEPS
+    if size < 128:
+        larger = 512 * 3 * NARROW_COST / 1e11 * ((size + 32) / 2) ** 2
+        assert minutes * 60 * 0.9 / larger < LEAST_STEPS and f"{minutes} minutes are about" in made.reasons["size"]
+    assert recipe("simclr", 1000, None, 200, budget=Budget(steps=5)).size == 128  # no clock says that it is too large
+    assert recipe("simclr", 1000, None, 80, budget=Budget(minutes=60)).size == 64  # no larger than the images
+
+
+def test_the_cost_of_a_view_is_that_of_the_narrow_encoder():
+    geometry = Geometry(3, 64, (0.0, 255.0), (0.0,) * 3, (1.0,) * 3)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        create("resnet18", geometry, NARROW)(torch.zeros(1, 3, 64, 64))
+    assert counter.get_total_flops() / 64**2 == pytest.approx(NARROW_COST, rel=0.02)
+
+
 def test_the_default_takes_many_small_steps_from_random_weights_on_a_cpu():
     made = recipe("simclr", 50_000, None)
     assert (made.batch_size, made.views.count, made.optimiser) == (64, 8, "muon")
@@ -108,3 +135,22 @@ def test_a_vit_has_patches_of_16_on_a_gpu_where_images_are_large():
     assert recipe("mae", 1000, 64, 224, "cpu").encoder_args["patch_size"] == 16  # of 128 px, eight a side
     assert recipe("mae", 1000, 64, 32, "cpu").encoder_args["patch_size"] == 4
     assert recipe("mae", 1000, 64, 32, "cuda").encoder_args["patch_size"] == 4
+
+
+@pytest.mark.parametrize(
+    ("architecture", "native", "side", "size"),
+    [
+        ("resnet18", 224, 180, 224), ("resnet18", 224, 1000, 224), ("resnet18", 224, 100, 192),
+        ("resnet18", 224, 32, 64), ("resnet18", 128, 300, 128), ("resnet50", 288, 600, 224),
+        ("vit_tiny_patch16_224", 224, 180, 224), ("vit_small_patch14_dinov2", 518, 600, 224),
+        ("vit_small_patch14_dinov2", 518, 32, 56), ("swin_tiny_patch4_window7_224", 224, 32, 224),
+    ],
+)  # fmt: skip
+def test_weights_are_adapted_at_the_size_they_know(architecture: str, native: int, side: int, size: int):
+    half = (0.5, 0.5, 0.5)
+    start = Weights("hub", architecture, {}, 3, native, half, half, "mit", "hub", torch.nn.Identity)
+    format = PixelFormat("RGB", 8, (0.0, 255.0))
+    facts = Facts(5000, side, format, "cpu", False, 1, 2**40, lambda side: 0.0, lambda side: 0, start=start)
+    r = resolve({"objective": "simclr", "weights": "hub", "budget": Budget(steps=1)}, facts)
+    assert r.size == size and r.batch_size == 64 and all(group.size <= size for group in r.views.groups)
+    check_sizes(r)

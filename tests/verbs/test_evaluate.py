@@ -15,10 +15,14 @@ from PIL import Image
 import selfsight
 from selfsight.data.importers import open_source
 from selfsight.data.pixels import PixelFormat
+from selfsight.encoders.features import pooled
 from selfsight.encoders.store import save
 from selfsight.encoders.weights import load
-from selfsight.encoders.whitening import whitened, whitening
+from selfsight.encoders.whitening import whiten, whitened, whitening
 from selfsight.probing.evaluation import Evaluation
+from selfsight.probing.linear import fit_linear
+from selfsight.probing.metrics import metrics
+from selfsight.probing.neighbours import fit_knn
 from selfsight.verbs.evaluate import parse_shots
 
 
@@ -44,7 +48,7 @@ def test_contract(tmp_path: Path, encoder: str) -> None:
     result = selfsight.evaluate(
         encoder, train=str(train), test=str(test), shots="1,5,30,all", seeds=3, out=str(tmp_path / "out")
     )
-    assert list(result.sides) == ["encoder", "random", "pixels", "commonest"]
+    assert list(result.sides) == ["encoder", "random", "pixels", "commonest"] and result.about.leading == "top1"
     for name, side in result.sides.items():
         for probe in (side.linear,) if name == "commonest" else (side.knn, side.linear):
             for metric in ("top1", "balanced", "macro_f1", "auroc"):
@@ -56,7 +60,7 @@ def test_contract(tmp_path: Path, encoder: str) -> None:
     assert any("30 labels per class: bright, dark have fewer, all of their" in note for note in result.about.notes)
     kept = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert kept == result.to_dict() and Evaluation.of(kept) == result
-    assert list(kept) == ["encoder", "random", "pixels", "about", "commonest", "gains", "more"]
+    assert list(kept) == ["encoder", "random", "pixels", "about", "commonest", "gains", "more", "beside"]
     assert list(kept["gains"]) == ["random", "pixels", "commonest"] and list(kept["gains"]["random"]) == [
         "knn",
         "1",
@@ -67,7 +71,74 @@ def test_contract(tmp_path: Path, encoder: str) -> None:
     assert list(kept["more"]) == ["1", "5", "30", "half"] and kept["about"]["test_of"] == {"bright": 8, "dark": 8}
     assert kept["encoder"]["recall"] == {"bright": 1.0, "dark": 1.0}
     assert kept["commonest"]["few_shot"]["all"]["mean"] == 0.5
-    assert "encoder,knn,top1,1.0," in (tmp_path / "out" / "evaluation.csv").read_text()
+    assert kept["about"]["leading"] == "top1" and kept["beside"] == {}
+    for figure in ("balanced", "auroc"):  # of all labels they are those of the linear probe
+        assert kept["random"]["few_shot"]["all"][figure] == {"mean": kept["random"]["linear"][figure], "std": 0.0}
+    table = (tmp_path / "out" / "evaluation.csv").read_text()
+    assert "encoder,knn,top1,1.0," in table and "encoder,knn,whitening,0.0," in table
+    for figure in ("top1", "balanced", "auroc"):
+        assert f"\nrandom,few_shot 5,{figure}," in table
+
+
+def test_encoders_beside_it_are_measured_as_it_is(tmp_path: Path, encoder: str) -> None:
+    train, test = stripes(tmp_path / "train", 6, 0), stripes(tmp_path / "test", 4, 1)
+    hub_folder(tmp_path / "hub", **NARROW)
+    other = load(str(tmp_path / "hub"), PixelFormat("RGB", 8, (0.0, 255.0)))
+
+    def measured(**how: object) -> Evaluation:
+        return selfsight.evaluate(  # type: ignore[arg-type]
+            encoder, train=str(train), test=str(test), seeds=2, out=str(tmp_path / "out"), **how
+        )
+
+    hub = str(tmp_path / "hub")
+    first = measured(beside=f"{hub}, {encoder}", shots="5,all")
+    assert list(first.sides) == ["encoder", "random", "pixels", hub, encoder, "commonest"]
+    assert first.beside[encoder] == first.encoder and first.gains[encoder]["knn"].value == 0.0
+    alone = selfsight.evaluate(hub, train=str(train), test=str(test), seeds=2, shots="5,all")
+    assert first.beside[hub] == alone.encoder and first.about.beside[hub] == alone.about.encoder
+    kept = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert list(kept["beside"]) == [hub, encoder] and Evaluation.of(kept) == first
+    assert f"\n{hub},few_shot 5,balanced," in (tmp_path / "out" / "evaluation.csv").read_text()
+    later = measured(beside=[hub, other], shots="1")  # what is the same is kept, with its gains
+    assert list(later.beside) == [hub, "Encoder 2", encoder] and list(later.gains)[-1] == encoder
+    assert list(later.beside[hub].few_shot) == list(later.gains[hub])[1:] == ["1", "5", "all"]
+    assert later.beside["Encoder 2"].knn == later.beside[hub].knn
+    assert next(iter(measured(beside=tiny_encoder(seed=1), shots="1").beside)) == "Encoder 1"
+    assert list(measured(beside=other, shots="5").beside["Encoder 1"].few_shot) == ["5"]  # another one by now
+
+
+def test_what_is_beside_is_whitened_as_controls_are_unless_it_is_already(tmp_path: Path, encoder: str) -> None:
+    train, test = stripes(tmp_path / "train", 12, 0), stripes(tmp_path / "test", 12, 1)
+    plain = selfsight.load(encoder)
+    white = selfsight.load(encoder)
+    assert whiten(white, torch.randn(50, white.dim, generator=torch.Generator().manual_seed(0)))
+    found = selfsight.evaluate(white, train=str(train), test=str(test), beside=[white, plain], shots="all", seeds=1)
+    assert found.beside["Encoder 1"] == found.encoder
+    sides = [pooled(plain, open_source(folder)) for folder in (train, test)]
+    features, asked = whitened([some for _, some, _ in sides])
+    labels, truth = (np.array([int(uri.startswith("dark")) for uri in rows["uri"].to_pylist()]) for rows, _, _ in sides)
+    votes = fit_knn(features, labels, 2, whitening=None).scores(asked)
+    assert found.beside["Encoder 2"].knn["auroc"] == metrics(votes, truth)["auroc"]
+    assert found.beside["Encoder 2"].linear["C"] == fit_linear(features, labels, 2).strength
+
+
+@pytest.mark.parametrize(
+    ("beside", "said"),
+    [
+        ("", "--beside lacks a name"),
+        ("runs/a,", "--beside lacks a name"),
+        ("pixels", r"--beside pixels would be taken for a control of every evaluation\. Write \./pixels\."),
+        ("nowhere/at/all", "nowhere/at/all"),
+    ],
+)
+def test_names_beside_it_that_mean_nothing_stop_before_anything_is_measured(
+    tmp_path: Path, encoder: str, beside: str, said: str
+) -> None:
+    train, test = stripes(tmp_path / "train", 3, 0), stripes(tmp_path / "test", 3, 1)
+    (tmp_path / "hub").mkdir()
+    beside = beside.replace("runs/a", encoder)
+    with pytest.raises(selfsight.SelfsightError, match=said):
+        selfsight.evaluate(encoder, train=str(train), test=str(test), beside=beside)
 
 
 def test_earlier_shots_of_the_same_labels_are_kept(tmp_path: Path, encoder: str) -> None:
@@ -88,6 +159,24 @@ def test_earlier_shots_of_the_same_labels_are_kept(tmp_path: Path, encoder: str)
     measured("5")
     (test / "dark" / "00.png").unlink()
     assert list(measured("1").encoder.few_shot) == ["1"]  # other images
+
+
+def test_pixels_are_compared_on_the_same_images_one_by_one(tmp_path: Path, encoder: str) -> None:
+    """Of uneven classes the weights of items show it: a gain is the difference of what the two sides have."""
+    train, test = stripes(tmp_path / "train", 12, 0), stripes(tmp_path / "test", 30, 1)
+    rng = np.random.default_rng(2)
+    for path in sorted((test / "dark").iterdir())[12:]:
+        path.unlink()
+    for path in test.rglob("*.png"):  # some that pixels get wrong
+        level = rng.uniform(100, 150)
+        Image.fromarray((level + rng.normal(0, 60, (32, 32, 3))).clip(0, 255).astype(np.uint8)).save(path)
+    found = selfsight.evaluate(encoder, train=str(train), test=str(test), shots="1,all", seeds=2)
+    assert found.about.leading == "balanced"
+    for name in ("random", "pixels"):
+        side, gain = found.sides[name], found.gains[name]
+        assert gain["knn"].value == pytest.approx(found.encoder.knn["balanced"] - side.knn["balanced"])
+        few = [one.few_shot["1"].balanced for one in (found.encoder, side)]
+        assert gain["1"].value == pytest.approx(few[0].mean - few[1].mean)
 
 
 def test_one_collection_is_split_by_a_column(tmp_path: Path, encoder: str) -> None:

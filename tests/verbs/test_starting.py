@@ -79,8 +79,11 @@ def test_a_run_begins_with_the_features_of_the_weights_and_keeps_them(photos: st
     rows = Run.open("run").read_metrics()
     assert rows[0]["drift"] == pytest.approx(0.0, abs=1e-9) and rows[-1]["drift"] > 0.0
     kept = json.loads(Path("run/adaptation.json").read_text())
-    assert kept["images"] == 24 and kept["after"]["drift"] == pytest.approx(rows[-1]["drift"], abs=1e-9)
-    assert kept["before"].keys() == {"effective_rank", "neighbour_stability"}
+    tried = kept["kept"]["tried"]
+    assert kept["images"] == 24 and [one["share"] for one in tried] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert tried[-1]["drift"] == pytest.approx(rows[-1]["drift"], rel=0.5)  # of whole images there, of views here
+    assert kept["before"] == {k: v for k, v in tried[0].items() if k != "share"}
+    assert kept["before"].keys() == kept["after"].keys() == {"effective_rank", "neighbour_stability", "drift"}
     shutil.rmtree("hub")  # a run needs its start no more
     assert load("run").about["starting_weights"] == "hub"
 

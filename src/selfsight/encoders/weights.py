@@ -299,17 +299,24 @@ def _of_torchvision(source: str, name: str) -> Weights:
     )  # fmt: skip
 
 
+def package_file(name: str) -> Path | None:
+    """The file of weights of the package `name` of `PACKAGES`; None if the package is not installed."""
+    package = PACKAGES[name]
+    try:
+        return Path(str(importlib.metadata.distribution(package.distribution).locate_file(package.file)))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def _of_package(source: str, name: str) -> Weights:
     if name not in PACKAGES:
         close = meant(name, PACKAGES, "package:")
         raise SelfsightError(f"No package of weights is called {name!r}. There are: {', '.join(PACKAGES)}.{close}")
-    package = PACKAGES[name]
-    try:
-        file = importlib.metadata.distribution(package.distribution).locate_file(package.file)
-    except importlib.metadata.PackageNotFoundError:
+    package, file = PACKAGES[name], package_file(name)
+    if file is None:
         raise MachineError(
             f"{source} is a package of its own that is not installed. Run: pip install {package.distribution}"
-        ) from None
+        )
     cfg: Any = timm.get_pretrained_cfg(package.architecture)
     channels, _, size = cfg.input_size
 

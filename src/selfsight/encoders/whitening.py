@@ -10,7 +10,7 @@ has the figures.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,16 +30,40 @@ def whitening(features: Tensor, power: float | None = None, floor: float = FLOOR
     (variance + floor * mean variance) ** power. The default power is `POWER`, or a higher one if that is needed for a
     `SHARE` of the directions (or of the images, if they are fewer) to count.
     """
+    axes = axes_of(features, floor)
+    if power is None:
+        power = max(POWER, power_for(axes.variances, SHARE * min(features.shape[1], len(features) - 1)))
+    return axes.map(power)
+
+
+class Axes(NamedTuple):
+    """The principal directions of features.
+
+    mean: of the features, [D].
+    variances: along each direction, the least first, with the floor, [D].
+    directions: a column each, [D, D].
+    """
+
+    mean: Tensor
+    variances: Tensor
+    directions: Tensor
+
+    def map(self, power: float) -> tuple[Tensor, Tensor]:
+        """(weight [D, D], bias [D]), float32, that centre features, turn them onto the directions, most variance first,
+        and divide each by its variance ** power."""
+        weight = (self.directions * self.variances**-power).T.flip(0)  # [D, D]
+        return weight.float(), (-weight @ self.mean).float()
+
+
+def axes_of(features: Tensor, floor: float = FLOOR) -> Axes:
+    """The principal directions of `features` [N, D], in float64. `floor` times their mean variance is added to each
+    variance."""
     features = features.double()
     mean = features.mean(0)
     centred = features - mean
     variances, directions = torch.linalg.eigh(centred.T @ centred / len(features))
     variances = variances.clamp(min=0.0)
-    raised = variances + (floor * variances.mean()).clamp(min=1e-12)
-    if power is None:
-        power = max(POWER, power_for(raised, SHARE * min(features.shape[1], len(features) - 1)))
-    weight = (directions * raised**-power).T.flip(0)  # [D, D]
-    return weight.float(), (-weight @ mean).float()
+    return Axes(mean, variances + (floor * variances.mean()).clamp(min=1e-12), directions)
 
 
 def power_for(variances: Tensor, count: float) -> float:

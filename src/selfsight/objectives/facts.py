@@ -30,6 +30,7 @@ class Facts:
     cores: cores of this machine for each process.
     processes: number of processes.
     start: weights to start from; None for random ones.
+    speed: of the CPU in convolutions, in operations a second.
     """
 
     items: int
@@ -44,6 +45,7 @@ class Facts:
     cores: int = 1
     processes: int = 1
     start: Weights | None = None
+    speed: float = 1e11
 
 
 # A rule: (facts, values chosen so far) to (value, reason).

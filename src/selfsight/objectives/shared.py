@@ -19,14 +19,22 @@ def adamw(facts: Facts, chosen: Chosen) -> tuple[str, str]:
     return "adamw", "robust to scale across objectives (Loshchilov and Hutter, ICLR 2019)"
 
 
+BATCH_OF_START = 64  # items per step where weights are adapted on a CPU
+
+
 def batch_of(most: int) -> Rule:
-    """A rule for batches of `most` items, or all there are, evenly over the processes."""
+    """A rule for batches of `most` items, or all there are, evenly over the processes. Weights that are adapted on a
+    CPU take `BATCH_OF_START`."""
 
     def rule(facts: Facts, chosen: Chosen) -> tuple[int, str]:
-        size = min(most, facts.items) // facts.processes * facts.processes
-        if facts.items < most:
+        adapted = facts.start is not None and facts.device != "cuda"
+        wanted = BATCH_OF_START if adapted else most
+        size = min(wanted, facts.items) // facts.processes * facts.processes
+        if facts.items < wanted:
             evenly = "" if size == facts.items else ", evenly over the processes"
-            return size, f"all {facts.items if evenly else size} items{evenly}"
+            return size, f"all {facts.items} items{evenly}"
+        if adapted:
+            return size, "networks like these make few larger steps on a CPU (measured, docs/weights.md)"
         views = chosen["views"].count
         return size, f"{views} views each give {views * size:,} a step, which did best of those tried ({MEASURED})"
 

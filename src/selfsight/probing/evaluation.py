@@ -10,8 +10,8 @@ from selfsight.results import Result
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """An accuracy in [0, 1] over draws of the labels.
+class Draws:
+    """A figure in [0, 1] over draws of the labels.
 
     mean: over the draws.
     std: standard deviation over the draws.
@@ -19,6 +19,22 @@ class Accuracy:
 
     mean: float
     std: float
+
+
+@dataclass(frozen=True)
+class Accuracy(Draws):
+    """An accuracy over draws of the labels, and what counts where classes are uneven.
+
+    balanced: the mean recall over classes; None if an older version measured.
+    auroc: the mean one-against-rest area; None where it has no meaning, too.
+    """
+
+    balanced: Draws | None = None
+    auroc: Draws | None = None
+
+    def by(self, metric: str) -> Draws | None:
+        """The figure of "top1", "balanced" or "auroc"."""
+        return {"top1": self, "balanced": self.balanced, "auroc": self.auroc}[metric]
 
 
 @dataclass(frozen=True)
@@ -46,7 +62,8 @@ class Interval:
 class Probes:
     """The figures of one set of features.
 
-    knn: metrics of the k-NN probe by name (`probing.metrics.NAMES`), None where one has no meaning.
+    knn: metrics of the k-NN probe by name (`probing.metrics.NAMES`), None where one has no meaning, and the power by
+        which it whitened the features.
     linear: the same for the linear probe, and its strength C.
     few_shot: accuracy by labels per class, "all" for every label.
     recall: of the linear probe, by class: the share of the test items found, None for a class without test items.
@@ -77,6 +94,8 @@ class About:
     minutes: of training, if the model is a run.
     encoder: its digest.
     labels: their digest. Figures of the same encoder and labels belong together.
+    leading: the metric that gains and sentences are of: "top1", or "balanced" where the test classes are uneven.
+    beside: digests of the encoders beside it, by name.
     """
 
     model: str = ""
@@ -90,6 +109,11 @@ class About:
     minutes: float | None = None
     encoder: str = ""
     labels: str = ""
+    leading: str = "top1"
+    beside: dict[str, str] = field(default_factory=dict)
+
+
+OWN = ("encoder", "start", "random", "pixels", "commonest")  # the sides that every evaluation has, with `start` if any
 
 
 @dataclass(frozen=True)
@@ -105,6 +129,7 @@ class Evaluation(Result):
     gains: by control, then by "knn" or labels per class: how much more accurate the encoder is, on the same test items
         and with the same labels.
     more: by labels per class, and "half" of all: how much more accurate the encoder is with all labels.
+    beside: of further encoders that were asked for, by name.
     """
 
     if_any: ClassVar = ("start", "commonest")
@@ -116,12 +141,13 @@ class Evaluation(Result):
     commonest: Probes | None = None
     gains: dict[str, dict[str, Interval]] = field(default_factory=dict)
     more: dict[str, Interval] = field(default_factory=dict)
+    beside: dict[str, Probes] = field(default_factory=dict)
 
     @property
     def sides(self) -> dict[str, Probes]:
-        """The encoder and the controls that there are, by name."""
-        found = {name: getattr(self, name) for name in ("encoder", "random", "start", "pixels", "commonest")}
-        return {name: probes for name, probes in found.items() if probes is not None}
+        """The encoder and the controls that there are, by name, in the order of every table."""
+        *first, last = ((name, getattr(self, name)) for name in OWN)
+        return {name: probes for name, probes in (*first, *self.beside.items(), last) if probes is not None}
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> Evaluation:
@@ -132,14 +158,24 @@ class Evaluation(Result):
         start, commonest = (_probes(content[name]) if name in content else None for name in ("start", "commonest"))
         encoder, random, pixels = (_probes(content[name]) for name in ("encoder", "random", "pixels"))
         gains = {control: _intervals(found) for control, found in content.get("gains", {}).items()}
-        return cls(encoder, random, start, pixels, about, commonest, gains, _intervals(content.get("more", {})))
+        beside = {name: _probes(found) for name, found in content.get("beside", {}).items()}
+        return cls(encoder, random, start, pixels, about, commonest, gains, _intervals(content.get("more", {})), beside)
 
     def with_earlier(self, earlier: Evaluation) -> Evaluation:
-        """With the few-shot figures that only `earlier` has, if it is of the same encoder, labels and draws."""
-        mine, theirs = self.about, earlier.about
-        if not mine.encoder or (mine.encoder, mine.labels, mine.seeds) != (theirs.encoder, theirs.labels, theirs.seeds):
+        """With the few-shot figures that only `earlier` has, and with its encoders beside this one, if it is of the
+        same encoder, labels and draws. An encoder beside it that is another one by now is measured as new."""
+        mine, theirs = (
+            (about.encoder, about.labels, about.seeds, about.leading) for about in (self.about, earlier.about)
+        )
+        if not self.about.encoder or mine != theirs:
             return self
-        gains = {name: _joined(earlier.gains.get(name, {}), found) for name, found in self.gains.items()}
+        now, then = self.about.beside, earlier.about.beside
+        same = [name for name in earlier.beside if now.get(name, then.get(name)) == then.get(name)]
+        gains = {
+            name: _joined({} if name in self.beside and name not in same else earlier.gains.get(name, {}), found)
+            for name, found in self.gains.items()
+        }
+        gone = [name for name in same if name not in self.beside]
         return replace(
             self,
             encoder=self.encoder.with_earlier(earlier.encoder),
@@ -147,7 +183,13 @@ class Evaluation(Result):
             start=self.start and self.start.with_earlier(earlier.start),
             pixels=self.pixels.with_earlier(earlier.pixels),
             commonest=self.commonest and self.commonest.with_earlier(earlier.commonest),
-            gains=gains,
+            about=replace(self.about, beside=now | {name: then.get(name, "") for name in gone}),
+            gains=gains | {name: earlier.gains.get(name, {}) for name in gone},
+            beside={
+                name: probes.with_earlier(earlier.beside[name] if name in same else None)
+                for name, probes in self.beside.items()
+            }
+            | {name: earlier.beside[name] for name in gone},
             more=_joined(earlier.more, self.more),
         )
 
@@ -163,8 +205,15 @@ def _joined(earlier: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
 
 
 def _probes(content: dict[str, Any]) -> Probes:
-    few = {count: Accuracy(value["mean"], value["std"]) for count, value in content["few_shot"].items()}
+    few = {
+        count: Accuracy(value["mean"], value["std"], *(_draws(value.get(name)) for name in ("balanced", "auroc")))
+        for count, value in content["few_shot"].items()
+    }
     return Probes(dict(content["knn"]), dict(content["linear"]), few, dict(content.get("recall", {})))
+
+
+def _draws(content: dict[str, float] | None) -> Draws | None:
+    return None if content is None else Draws(content["mean"], content["std"])
 
 
 def _intervals(content: dict[str, Any]) -> dict[str, Interval]:

@@ -11,6 +11,7 @@ import numpy as np
 from selfsight.data.groups import group_numbers
 from selfsight.probing.evaluation import Interval
 
+UNEVEN = 1.5  # times as many items of the commonest class as of the rarest: more is uneven
 NAMES = ("top1", "balanced", "top2", "macro_f1", "auroc")
 
 
@@ -38,6 +39,21 @@ def metrics(scores: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
             "macro_f1": float(f1_score(truth, guess, average="macro")),
             "auroc": float(np.mean(areas)) if areas else None,
         }
+
+
+def leading(truth: np.ndarray) -> str:
+    """The metric that tells most for test items of class numbers `truth` [N]: "balanced" where the commonest of its
+    classes has more than 1.5 times the items of the rarest, else "top1"."""
+    sizes = np.bincount(truth)
+    sizes = sizes[sizes > 0]
+    return "balanced" if sizes.max() > UNEVEN * sizes.min() else "top1"
+
+
+def balancing(truth: np.ndarray) -> np.ndarray:
+    """Weights [N] of items of class numbers `truth` [N] that sum to 1, and to the same for each class that is there:
+    the sum over the items that are right is then the balanced accuracy."""
+    sizes = np.bincount(truth)
+    return np.asarray(1.0 / (np.count_nonzero(sizes) * sizes[truth]))
 
 
 def ece(probabilities: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:
@@ -188,9 +204,13 @@ def paired_gain(
     draws: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    weights: np.ndarray | None = None,
 ) -> Interval:
     """The mean of `one` [S, N] minus the mean of `other` [R, N], with its interval: N items, S and R draws of the
     labels.
+
+    weights: of the items [N], all the same if not given. Means are weighted by them; an item keeps its weight however
+        often its class is drawn.
 
     Items (or groups, see `interval`) and draws of the labels are both resampled with replacement, as other items could
     have been tested and other labels given. If S equals R, both sides are taken to have learnt from the same labels,
@@ -201,9 +221,10 @@ def paired_gain(
         raise ValueError(f"{one.shape[1]} and {other.shape[1]} items: a pair needs the same items")
     numbers = group_numbers(groups, one.shape[1])
     count = int(numbers.max()) + 1
-    sizes = np.bincount(numbers)
-    sums = [np.stack([np.bincount(numbers, row, count) for row in side.astype(np.float64)]) for side in (one, other)]
-    value = float(one.mean() - other.mean())
+    weights = np.ones(len(numbers)) if weights is None else weights
+    sizes = np.bincount(numbers, weights)
+    sums = [np.stack([np.bincount(numbers, row * weights, count) for row in side]) for side in (one, other)]
+    value = float((sums[0].sum(1).mean() - sums[1].sum(1).mean()) / sizes.sum())
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(draws if count > 1 else 0):

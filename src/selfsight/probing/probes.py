@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from selfsight.probing.evaluation import Accuracy, Interval, Probes
+from selfsight.probing.evaluation import Accuracy, Draws, Interval, Probes
 from selfsight.probing.linear import LinearProbe, draw_half, fit_few_shot, fit_linear
-from selfsight.probing.metrics import metrics, paired_gain, sensitivity
+from selfsight.probing.metrics import balancing, leading, metrics, paired_gain, sensitivity
 from selfsight.probing.neighbours import fit_knn
 
 SURE_ITEMS = 5000  # with so many labels one half of them is like another
@@ -50,37 +50,40 @@ def measure(train: Labelled, test: Labelled, classes: list[str], counts: list[st
     features, labels, groups = train
     probe = fit_linear(features, labels, len(classes), groups=groups)
     scores, truth = probe.scores(test.features), test.labels
-    knn = fit_knn(features, labels, len(classes)).scores(test.features)
-    hits = {"knn": _hits(knn, truth)}
+    neighbours = fit_knn(features, labels, len(classes), whitening=None, groups=groups)
+    votes = neighbours.scores(test.features)
+    hits, few = {"knn": _hits(votes, truth)}, {}
     for count in counts:
         draws = [scores] if count == "all" else [
             fit_few_shot(features, labels, len(classes), int(count), seed).scores(test.features)
             for seed in range(seeds)
         ]  # fmt: skip
         hits[count] = np.concatenate([_hits(some, truth) for some in draws])
-    few = {count: _accuracy(hits[count]) for count in counts}
+        few[count] = _accuracy([metrics(some, truth) for some in draws])
+    knn = metrics(votes, truth) | {"whitening": neighbours.whitening}
     linear = metrics(scores, truth) | {"C": probe.strength}
-    return Measured(Probes(metrics(knn, truth), linear, few, _recall(scores, truth, classes)), hits, probe)
+    return Measured(Probes(knn, linear, few, _recall(scores, truth, classes)), hits, probe)
 
 
 def measure_commonest(train: Labelled, test: Labelled, classes: list[str], counts: list[str]) -> Measured:
     """The figures of always answering the commonest class of `train`; for top-2, its two commonest."""
     shares = np.bincount(train.labels, minlength=len(classes)) / len(train.labels)
     scores = np.tile(shares, (len(test.labels), 1))
-    hits = {count: _hits(scores, test.labels) for count in counts}
-    few = {count: _accuracy(some) for count, some in hits.items()}
-    return Measured(Probes({}, metrics(scores, test.labels), few, _recall(scores, test.labels, classes)), hits)
+    hits, found = {count: _hits(scores, test.labels) for count in counts}, metrics(scores, test.labels)
+    few = dict.fromkeys(counts, _accuracy([found]))
+    return Measured(Probes({}, found, few, _recall(scores, test.labels, classes)), hits)
 
 
-def gains(encoder: Measured, control: Measured, groups: list[str | None]) -> dict[str, Interval]:
-    """How much more accurate `encoder` is than `control`, by "knn" and labels per class. `groups` are of the test
-    items."""
+def gains(encoder: Measured, control: Measured, test: Labelled) -> dict[str, Interval]:
+    """How much more accurate `encoder` is than `control` on `test`, by "knn" and labels per class; in balanced accuracy
+    where the classes of `test` are uneven."""
     shared = [count for count in encoder.hits if count in control.hits]
-    return {count: paired_gain(encoder.hits[count], control.hits[count], groups) for count in shared}
+    return {count: _gain(encoder.hits[count], control.hits[count], test) for count in shared}
 
 
 def more_labels(encoder: Measured, train: Labelled, test: Labelled, seeds: int) -> dict[str, Interval]:
-    """How much more accurate the encoder is with all labels than with fewer, by labels per class and "half"."""
+    """How much more accurate the encoder is with all labels than with fewer, by labels per class and "half"; in
+    balanced accuracy where the classes of `test` are uneven."""
     features, labels, _ = train
     probe = encoder.linear
     if probe is None:
@@ -91,7 +94,12 @@ def more_labels(encoder: Measured, train: Labelled, test: Labelled, seeds: int) 
     if len(halves[0]) < len(labels):
         fits = [fit_linear(features[half], labels[half], len(probe.weight), probe.strength) for half in halves]
         fewer["half"] = np.concatenate([_hits(fit.scores(test.features), test.labels) for fit in fits])
-    return {count: paired_gain(every, hits, test.groups) for count, hits in fewer.items()}
+    return {count: _gain(every, hits, test) for count, hits in fewer.items()}
+
+
+def _gain(one: np.ndarray, other: np.ndarray, test: Labelled) -> Interval:
+    weights = balancing(test.labels) if leading(test.labels) == "balanced" else None
+    return paired_gain(one, other, test.groups, weights=weights)
 
 
 def _hits(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -99,9 +107,17 @@ def _hits(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.asarray(scores.argmax(1) == truth)[None]
 
 
-def _accuracy(hits: np.ndarray) -> Accuracy:
-    runs = hits.mean(1)
-    return Accuracy(float(runs.mean()), float(runs.std(ddof=1)) if len(runs) > 1 else 0.0)
+def _accuracy(draws: list[dict[str, float | None]]) -> Accuracy:
+    """The figures over draws of the labels, from the metrics of each."""
+
+    def over(name: str) -> Draws | None:
+        values = np.array([value for draw in draws if (value := draw[name]) is not None])
+        spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        return Draws(float(values.mean()), spread) if len(values) else None
+
+    top1 = over("top1")
+    assert top1 is not None  # which every draw has
+    return Accuracy(top1.mean, top1.std, over("balanced"), over("auroc"))
 
 
 def _recall(scores: np.ndarray, truth: np.ndarray, classes: list[str]) -> dict[str, float | None]:

@@ -172,7 +172,8 @@ def _short(values: np.ndarray) -> list[float]:
 
 
 def label_curve(evaluation: Evaluation, titles: dict[str, str]) -> Figure | None:
-    """Accuracy in % over labels per class, with bars of one standard deviation; None for fewer than two points."""
+    """Accuracy (balanced, where that leads) in % over labels per class, with bars of one standard deviation; None for
+    fewer than two points."""
     # All labels: at their mean per class, or beyond the largest number drawn, where common classes have many more.
     drawn = [float(count) for count in evaluation.encoder.few_shot if count != "all"]
     per_class = max(
@@ -181,7 +182,8 @@ def label_curve(evaluation: Evaluation, titles: dict[str, str]) -> Figure | None
     traces, places = [], set()
     for slot, (key, title) in enumerate(titles.items()):
         few = evaluation.sides[key].few_shot if key in evaluation.sides else {}
-        points = [(per_class if count == "all" else float(count), value) for count, value in few.items()]
+        drawn_of = {count: draws for count, value in few.items() if (draws := value.by(evaluation.about.leading))}
+        points = [(per_class if count == "all" else float(count), value) for count, value in drawn_of.items()]
         points = sorted((point for point in points if point[0] > 0), key=lambda point: point[0])
         if not points:
             continue
@@ -200,5 +202,6 @@ def label_curve(evaluation: Evaluation, titles: dict[str, str]) -> Figure | None
     xaxis["ticktext"] = [
         every if x == per_class and "all" in evaluation.encoder.few_shot else f"{x:,.0f}" for x in ticks
     ]
-    layout = {"xaxis": xaxis, "yaxis": {"title": {"text": "accuracy, %"}}, "showlegend": True}
+    title = "balanced accuracy, %" if evaluation.about.leading == "balanced" else "accuracy, %"
+    layout = {"xaxis": xaxis, "yaxis": {"title": {"text": title}}, "showlegend": True}
     return {"data": traces, "layout": layout}

@@ -6,11 +6,13 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from selfsight.probing.evaluation import Evaluation
 from selfsight.training.recipe import Recipe
 from selfsight.training.run import Event
 
+T = TypeVar("T")
 # In commands. No such folder exists, so that none of them runs by accident on something else.
 RUN, IMAGES = "RUN", "IMAGES"
 MISSING = "The map and the gallery are missing. Without --no-names the page says why."
@@ -36,13 +38,26 @@ def others(counts: dict[str, int] | None) -> dict[str, int] | None:
 
 
 def evaluation(measured: Evaluation) -> Evaluation:
-    """The evaluation with the number of its notes in place of them, as notes may name files and groups."""
+    """The evaluation with the number of its notes in place of them, as notes may name files and groups, and without the
+    paths of encoders beside it."""
     told = [text for note in measured.about.notes if (text := _told(note))]
     if count := len(measured.about.notes) - len(told):
         told.append(
             f"{count} note{'' if count == 1 else 's'} on these figures may name files: read evaluation.json of the run"
         )
-    return replace(measured, about=replace(measured.about, model="", notes=told))
+    named = {name: name if _is_public(name) else f"MODEL{i}" for i, name in enumerate(measured.beside, 1)}
+    about = replace(measured.about, model="", notes=told, beside=_renamed(measured.about.beside, named))
+    beside, gains = _renamed(measured.beside, named), _renamed(measured.gains, named)
+    return replace(measured, about=about, beside=beside, gains=gains)
+
+
+def _is_public(weights: str) -> bool:
+    """Whether the name of weights names no file."""
+    return weights.partition(":")[0] in ("timm", "torchvision", "package")
+
+
+def _renamed(content: dict[str, T], named: dict[str, str]) -> dict[str, T]:
+    return {named.get(name, name): value for name, value in content.items()}
 
 
 def _told(note: str) -> str:
@@ -55,8 +70,7 @@ def _told(note: str) -> str:
 
 def recipe(chosen: Recipe) -> Recipe:
     """The recipe, with only the last part of a path of weights."""
-    known = chosen.weights.partition(":")[0] in ("timm", "torchvision", "package")
-    return chosen if known else replace(chosen, weights=Path(chosen.weights).name)
+    return chosen if _is_public(chosen.weights) else replace(chosen, weights=Path(chosen.weights).name)
 
 
 def events(happened: list[Event]) -> list[Event]:

@@ -35,7 +35,7 @@ function mapKey() {
 // Colours come from the style sheet, so charts follow light and dark like the rest.
 function dressed(figure, id) {
   const data = figure.data.map((trace) => {
-    const tint = colour("--c" + (trace.meta.slot % 5));
+    const tint = colour("--c" + (trace.meta.slot % 8));
     const marker = Object.assign({ size: 5 }, trace.marker, (id === "map" && mapMarker()) || { color: tint });
     return Object.assign({}, trace, { line: { color: tint, width: 2 }, marker });
   });

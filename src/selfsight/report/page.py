@@ -158,8 +158,9 @@ def _evaluated(run: Run, evaluation: Evaluation | None, names: bool) -> dict[str
         "gains": worth.gain_table(evaluation),
         "conclusion": worth.conclusion(evaluation),
         "enough": worth.enough(evaluation),
+        "uneven": worth.uneven(evaluation),
         "recall": worth.recall_table(evaluation),
-        "label_curve": charts.label_curve(evaluation, worth.ROWS),
+        "label_curve": charts.label_curve(evaluation, worth.titles(evaluation)),
     }
 
 

@@ -34,8 +34,8 @@ def drift_in_words(drift: float | None) -> str | None:
 def adaptation(
     content: dict[str, Any] | None, about: dict[str, Any], evaluation: Evaluation | None
 ) -> dict[str, Any] | None:
-    """The page's comparison of the starting weights and the encoder: {origin, licence, warning, drift, images, columns,
-    rows}; None for a run from random weights."""
+    """The page's comparison of the starting weights and the encoder: {origin, licence, warning, kept, drift, images,
+    columns, rows}; None for a run from random weights."""
     if not about.get("starting_weights"):
         return None
     columns: list[str] = []
@@ -52,7 +52,7 @@ def adaptation(
         cells["start"].append("0")
         cells["encoder"].append(f"{drift:.2f}")
     if evaluation is not None and evaluation.start is not None:
-        for title, *where in COLUMNS[:2]:
+        for title, *where in COLUMNS[evaluation.about.leading][:2]:
             columns.append(f"{title}, %")
             for row, values in cells.items():
                 values.append(percent(metric(evaluation.sides[row], *where)))
@@ -60,6 +60,7 @@ def adaptation(
     return {
         "origin": about["starting_weights"], "licence": licence, "warning": concern(licence), "columns": columns,
         "drift": drift_in_words(drift), "images": (content or {}).get("images", 0),
+        "kept": (content or {}).get("kept", {}).get("why"),
         "rows": [{"title": ROWS[row], "cells": values} for row, values in cells.items()],
     }  # fmt: skip
 

@@ -1,10 +1,13 @@
-"""Starting from weights: the encoder held still while the heads around it warm up, and how far its features drift."""
+"""Starting from weights: the encoder held still while the heads around it warm up, how far its features drift, and what
+is kept of it in the end."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +18,10 @@ from selfsight.data.batches import Batches
 from selfsight.data.geometry import Geometry
 from selfsight.encoders.encoder import Encoder
 from selfsight.files import read_json, write_whole
+from selfsight.training.build import computing
+from selfsight.training.interpolation import SHARES, Kept, Tried, chosen, interpolated
 from selfsight.training.measure import canvas_features, view_features
-from selfsight.training.monitors import effective_rank, neighbour_stability
+from selfsight.training.monitors import effective_rank, shared_neighbours
 from selfsight.training.run import Run
 from selfsight.training.watch import is_due
 
@@ -97,17 +102,20 @@ def _hsic(k: Tensor, h: Tensor) -> float:
 
 
 class Adaptation:
-    """How the features change from the starting weights on, on the same images throughout.
+    """How the features change from the starting weights on, on the same images throughout, and what is kept in the end.
 
-    before: {effective_rank, neighbour_stability} of the features of `start`.
-    seconds: that one measurement takes.
+    precision: in which features are computed, "bf16" or "no".
+    seconds: that the figures of one encoder take.
     """
 
-    def __init__(self, start: Encoder, encoder: Encoder, batches: Batches, normalise: Geometry) -> None:
-        self.encoder, self.batches, self.normalise = encoder, batches, normalise
+    def __init__(
+        self, start: Encoder, encoder: Encoder, batches: Batches, normalise: Geometry, precision: str = "no"
+    ) -> None:
+        self.start, self.encoder = start.to(memory_format=torch.channels_last), encoder
+        self.batches, self.normalise, self.precision = batches, normalise, precision
+        self.reference, self.view = self._features(start), self._views(start)[0]
         began = time.monotonic()
-        self.before = self._standing(start)
-        self.reference = self._features(start)
+        self.before = self._tried(start, 0.0)
         self.seconds = time.monotonic() - began
 
     def measure(self, progress: float, before: float) -> dict[str, float]:
@@ -116,25 +124,54 @@ class Adaptation:
             return {}
         return {"drift": drift(self.reference, self._features(self.encoder))}
 
-    def keep(self, run: Run) -> None:
-        """Write `adaptation.json`: {images, before, after, drift}. The encoder must not be whitened yet."""
-        after = self._standing(self.encoder)
-        if len(self.reference) >= FEWEST:
-            after["drift"] = drift(self.reference, self._features(self.encoder))
-        content = {"images": len(self.reference), "before": self.before, "after": after}
+    @property
+    def seconds_to_keep(self) -> float:
+        """Seconds that `keep` will take."""
+        return self.seconds * (len(SHARES) - 1)
+
+    def keep(self, run: Run, step: int) -> Encoder:
+        """The encoder to keep: the start, the trained one, or one between them, by `chosen`. Writes `adaptation.json`,
+        {images, before, after, kept}, and a line of the log. The encoder must not be whitened yet. One whose features
+        are not finite is given back as it is."""
+        if not torch.isfinite(self._features(self.encoder)).all():
+            return self.encoder
+        tried = [self.before]
+        tried += [self._tried(interpolated(self.start, self.encoder, share), share) for share in SHARES[1:]]
+        figures = [one for one, _ in tried]
+        kept = chosen(figures, [agreement for _, agreement in tried])
+        content: dict[str, object] = {"images": len(self.reference), "before": figures[0].figures()}
+        content |= {"after": figures[SHARES.index(kept.share)].figures(), "kept": asdict(kept)}
         write_whole(run.adaptation_file, json.dumps(content, indent=2))
+        run.log("kept", kept.why, step)
+        return interpolated(self.start, self.encoder, kept.share)
 
     def _features(self, encoder: Encoder) -> Tensor:
-        return canvas_features(encoder, self.batches, self.normalise, CANVASES)
+        with computing(self.precision, encoder.device):
+            return canvas_features(encoder, self.batches, self.normalise, CANVASES)
 
-    def _standing(self, encoder: Encoder) -> dict[str, float]:
-        """{effective_rank, neighbour_stability} of pooled features: of one view of each image, and of two."""
+    def _views(self, encoder: Encoder) -> Tensor:
+        """Features [2, N, D] of two views of each image."""
         places = np.arange(min(CANVASES, len(self.batches.ids)))
-        one, two = view_features(encoder, self.batches, self.normalise, 2, places, CANVASES)
-        standing = {"effective_rank": effective_rank(one)}
+        with computing(self.precision, encoder.device):
+            return view_features(encoder, self.batches, self.normalise, 2, places, CANVASES)
+
+    def _tried(self, encoder: Encoder, share: float) -> tuple[Tried, Tensor]:
+        """The figures of an encoder, from one view of each image and from two, and how far these agree on the
+        neighbours of each image [N]."""
+        one, two = self._views(encoder)
+        agreement, stability, far = torch.zeros(len(one)), None, None
         if len(one) > 2:
-            standing["neighbour_stability"] = neighbour_stability(F.normalize(one, dim=1), F.normalize(two, dim=1))
-        return standing
+            agreement = shared_neighbours(F.normalize(one, dim=1), F.normalize(two, dim=1))
+            stability = float(agreement.mean())
+        if len(one) >= FEWEST:
+            far = drift(self.view, one) if share else 0.0
+        return Tried(share, effective_rank(one), stability, far), agreement
+
+
+def kept_of(run: Run) -> Kept | None:
+    """What the run kept; None for one from random weights, or of an older version."""
+    kept: Any = (read_adaptation(run) or {}).get("kept")
+    return Kept(kept["share"], kept["why"], [Tried(**one) for one in kept["tried"]]) if kept else None
 
 
 def read_adaptation(run: Run) -> dict[str, object] | None:

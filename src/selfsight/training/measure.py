@@ -78,10 +78,17 @@ def view_features(
     return torch.from_numpy(np.stack([np.concatenate(part) for part in parts]))
 
 
-def seconds_to_whiten(encoder: Encoder, batches: Batches, normalise: Geometry, margin: float = 1.3) -> float:
-    """Seconds that whitening and saving will take, from one measured batch, times `margin`."""
+def whitening_items(encoder: Encoder, adapted: bool) -> int:
+    """The images to whiten by: of adapted weights, often large and slow, twice as many as there are directions."""
+    return min(WHITENING_ITEMS, max(1024, 2 * encoder.dim)) if adapted else WHITENING_ITEMS
+
+
+def seconds_to_whiten(
+    encoder: Encoder, batches: Batches, normalise: Geometry, margin: float = 1.3, whiten_by: int = WHITENING_ITEMS
+) -> float:
+    """Seconds that whitening by so many images, and saving, will take, from one measured batch, times `margin`."""
     items = min(BATCH, len(batches.ids))
     canvas_features(encoder, batches, normalise, items)  # the first pass is slower than the rest
     began = time.monotonic()
     canvas_features(encoder, batches, normalise, items)
-    return 2.0 + margin * (time.monotonic() - began) * min(WHITENING_ITEMS, len(batches.ids)) / items
+    return 2.0 + margin * (time.monotonic() - began) * min(whiten_by, len(batches.ids)) / items

@@ -40,7 +40,13 @@ def uniformity(z: Tensor) -> float:
 
 
 def neighbour_stability(one: Tensor, other: Tensor) -> float:
-    """How far two views agree on which items are near an item: 1 fully, 0 as much as by chance.
+    """How far two views agree on which items are near an item: the mean of `shared_neighbours`, 1 fully, 0 as much as
+    by chance."""
+    return float(shared_neighbours(one, other).mean())
+
+
+def shared_neighbours(one: Tensor, other: Tensor) -> Tensor:
+    """[B] how far two views of each item agree on which items are near it: 1 fully, 0 as much as by chance.
 
     With s the share of the k nearest items that `one` and `other` (both [B, D], normalised) have in common, and c = k /
     (B - 1) its chance level, it is (s - c) / (1 - c). k is a quarter of the batch, at most 10. Items tied for the last
@@ -50,9 +56,9 @@ def neighbour_stability(one: Tensor, other: Tensor) -> float:
     if batch < 3:
         raise ValueError("neighbour stability needs at least three items")
     k = min(NEIGHBOURS, max(1, (batch - 1) // 4))
-    common = (_nearest(one, k) * _nearest(other, k)).sum(1).mean() / k
+    common = (_nearest(one, k) * _nearest(other, k)).sum(1) / k
     chance = k / (batch - 1)
-    return (float(common) - chance) / (1.0 - chance)
+    return (common - chance) / (1.0 - chance)
 
 
 def _nearest(z: Tensor, k: int) -> Tensor:

@@ -51,9 +51,9 @@ def _muon(groups: Iterable[Group], lr: float) -> torch.optim.Optimizer:
 
     Jordan et al., "Muon", 2024; scaled as in Liu et al., "Muon is Scalable for LLM Training", 2025, equation 4.
     """
-    from timm.optim import Muon
+    from timm.optim.muon import Muon
 
-    return Muon(groups, lr=lr, nesterov=True)
+    return Muon([dict(group) for group in groups], lr=lr, nesterov=True)
 
 
 OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

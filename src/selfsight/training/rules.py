@@ -26,9 +26,13 @@ from selfsight.training.threads import most_for
 
 SMALL = 64  # images below this many pixels are enlarged for the encoder
 BATCH = 256  # items per step, and the batch that `RATES` are for
+LARGEST_START = 224  # pixels, whatever size the weights know
 # A ResNet for a CPU: three stages of one block
 NARROW = {"layers": [1, 1, 1, 0], "channels": [64, 128, 256, 256]}
-RATES = {"adamw": 2e-3, "muon": 1e-2, "sgd": 0.06, "lars": 0.3}
+NARROW_COST = 28_300  # operations, forward, for each pixel of a view
+SIZES = (32, 64, 96, 128)  # on a CPU; half of each, the side of a view, is in whole strides
+LEAST_STEPS = 300  # with fewer of them, a smaller size learns more
+RATES = {"adamw": 2e-3, "muon": 4e-2, "sgd": 0.06, "lars": 0.3}
 WEIGHT_DECAYS = {"adamw": 0.05, "muon": 0.05, "sgd": 5e-4, "lars": 1e-4}
 
 
@@ -40,6 +44,7 @@ def rules() -> dict[str, Rule]:
             "simclr",
             "led those compared at equal cost on CIFAR-10 (docs/objectives.md)",
         ),
+        "budget": lambda facts, chosen: (Budget(minutes=20.0), "enough to see on a CPU whether it works"),
         "weights": lambda facts, chosen: (RANDOM, "nothing is downloaded, and no licence inherited, unless asked for"),
         "encoder": _encoder,
         "channels": lambda facts, chosen: (facts.format.channels, f"the data's own: {facts.format}"),
@@ -63,7 +68,6 @@ def rules() -> dict[str, Rule]:
         ),
         "precision": _precision,
         "seed": lambda facts, chosen: (0, "fixed, so that a run can be repeated"),
-        "budget": lambda facts, chosen: (Budget(minutes=20.0), "enough to see on a CPU whether it works"),
         "canvases": _canvases,
         "threads": _threads,
     }
@@ -109,23 +113,50 @@ def _encoder(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
 
 
 def _size(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
-    if facts.start is not None and is_fixed_size(chosen["encoder"]):
-        if not takes_any_size(chosen["encoder"]):
-            return facts.start.size, "the one size that these weights take"
-        side = facts.side if facts.side < SMALL else min(224 if facts.device == "cuda" else 128, facts.side)
-        step = 2 * patch_side(chosen)  # views are of half the size, in whole patches
-        return max(step, round(side / step) * step), f"the images' {facts.side} px, in whole patches of the weights"
+    if facts.start is not None:
+        return _size_of_start(facts.start, facts.side, chosen)
     if facts.side < SMALL and takes_any_size(chosen["encoder"]):
         return max(32, round(facts.side / 16) * 16), f"the images' {facts.side} px, in whole patches"
     if facts.side < SMALL:
         size = max(32, 2 * round(facts.side / 16) * 16)
         return size, f"twice the images' {facts.side} px, since the first two layers halve them ({MEASURED})"
     largest = 224 if facts.device == "cuda" else 128
-    size = min(largest, round(facts.side / 32) * 32)
-    return size, (
+    most = min(largest, round(facts.side / 32) * 32)
+    minutes = chosen["budget"].minutes
+    if facts.device == "cpu" and facts.start is None and minutes and chosen.get("encoder_args") is None:
+        steps = {size: _steps(facts, chosen, size) for size in (*(each for each in SIZES if each < most), most)}
+        size = max((size for size in steps if steps[size] >= LEAST_STEPS), default=min(steps))
+        more = min((each for each in steps if each > size), default=None)
+        if more:
+            return size, (
+                f"{minutes:g} minutes are about {steps[size]:,} steps at {size} px; at {more} px they are "
+                f"{steps[more]:,}, and with fewer than {LEAST_STEPS} a smaller size learns more ({MEASURED})"
+            )
+    return most, (
         f"the images' median shorter side is {facts.side} px; at most {largest} px on {facts.device}, to see more of "
         "them"
     )
+
+
+def _steps(facts: Facts, chosen: Chosen, size: int) -> int:
+    """About how many steps the narrow ResNet makes in a budget by minutes."""
+    trial = {**chosen, "size": size}
+    for name in ("views", "batch_size"):
+        if trial.get(name) is None:
+            trial[name], _ = find(chosen["objective"]).rules.get(name, rules()[name])(facts, trial)
+    pixels = trial["batch_size"] * sum(group.count * group.size**2 for group in trial["views"].groups)
+    return int(0.9 * 60 * chosen["budget"].minutes * facts.speed / (3 * NARROW_COST * pixels))
+
+
+def _size_of_start(start: Weights, side: int, chosen: Chosen) -> tuple[Any, str]:
+    """The size that the weights know, as far as the images, `side` pixels, allow: twice their own at most."""
+    if is_fixed_size(chosen["encoder"]) and not takes_any_size(chosen["encoder"]):
+        return start.size, "the one size that these weights take"
+    wanted = min(start.size, LARGEST_START, 2 * side)
+    # Views are of half the size, in whole patches.
+    step = 2 * patch_side(chosen) if takes_any_size(chosen["encoder"]) else 32
+    size = max(step, round(wanted / step) * step)
+    return size, f"the {start.size} px that these weights know, or less for small images (measured, docs/weights.md)"
 
 
 def _encoder_args(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
@@ -226,9 +257,10 @@ def facts_of(items: Collection, format: PixelFormat, processes: int = 1, start: 
         return canvas_bytes(rows, format, side)
 
     cores = cores_of_process(processes)
+    threads, speed = fastest_threads(cores, bf16 and device == "cpu")
     return Facts(
-        len(rows), int(np.median(sides)), format, device, bf16, fastest_threads(cores, bf16 and device == "cpu"),
-        free_bytes(), decoding, size_of, cores, processes, start,
+        len(rows), int(np.median(sides)), format, device, bf16, threads, free_bytes(), decoding, size_of, cores,
+        processes, start, speed,
     )  # fmt: skip
 
 

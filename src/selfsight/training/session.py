@@ -27,7 +27,7 @@ from selfsight.training.clock import Clock
 from selfsight.training.doubts import doubts
 from selfsight.training.estimate import check_memory, memory_of, memory_told
 from selfsight.training.loop import Done, Stopped
-from selfsight.training.measure import canvas_features, seconds_to_whiten
+from selfsight.training.measure import canvas_features, seconds_to_whiten, whitening_items
 from selfsight.training.pretraining import train
 from selfsight.training.recipe import Recipe
 from selfsight.training.recorder import Watch
@@ -122,37 +122,38 @@ class Session:
             self.run.log("note", f"{text}.", 0)
 
     def keep(self, done: Done) -> None:
-        """Whiten the encoder, if possible, and save it, which finishes the run. Raises `SelfsightError` if its features
-        are not finite."""
+        """Whiten the encoder, or what is kept of its adaptation, and save it, which finishes the run. Raises
+        `SelfsightError` if its features are not finite."""
         if not self.main:
             return
         run, recipe = self.run, self.recipe
-        if self.adaptation:
-            self.adaptation.keep(run)
-        features = canvas_features(self.encoder, self.batches, self.normalise)
+        encoder = self.adaptation.keep(run, done.step) if self.adaptation else self.encoder
+        items = whitening_items(encoder, self.adaptation is not None)
+        features = canvas_features(encoder, self.batches, self.normalise, items)
         if not torch.isfinite(features).all():
             raise TrainingError(
                 f"The encoder of {run.path} gives values that are not finite, and is not kept. Start again, in another "
                 f"folder, with a --learning-rate below {recipe.learning_rate:.2g}."
             )
-        if not whiten(self.encoder, features):
+        if not whiten(encoder, features):
             text = f"Features are kept as they are: {recipe.encoder} ends in more than the linear layer of a whitening."
             run.log("note", text, done.step)
         run.write_set_aside(set_aside(self.canvases))  # this may be the first to read an item
         run.finish(done.step, self.clock.seconds)
-        save(self.encoder, run.path / "encoder")
+        save(encoder, run.path / "encoder")
         shutil.rmtree(run.path / "encoder.before", ignore_errors=True)  # of the run that was extended
 
     def _adaptation(self) -> Adaptation:
         """The comparison with the starting weights. They are read again, as the encoder may have been trained
         already."""
         start = read_folder(self.run.start).to(self.accelerator.device)
-        return Adaptation(start, self.encoder, self.batches, self.normalise)
+        return Adaptation(start, self.encoder, self.batches, self.normalise, self.recipe.precision)
 
     def _seconds_to_end(self) -> float:
         """Seconds that a run by minutes has to keep for its ending."""
-        adapted = 2 * self.adaptation.seconds if self.adaptation else 0
-        return seconds_to_whiten(self.encoder, self.batches, self.normalise) + adapted
+        adapted = 1.3 * self.adaptation.seconds_to_keep if self.adaptation else 0
+        items = whitening_items(self.encoder, self.adaptation is not None)
+        return seconds_to_whiten(self.encoder, self.batches, self.normalise, whiten_by=items) + adapted
 
     @contextmanager
     def _set_aside(self) -> Iterator[None]:

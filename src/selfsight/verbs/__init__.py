@@ -30,7 +30,7 @@ HEADINGS = {
     "Training": ("objective", "views", "positives", "batch_size", "accumulate", "optimiser", "learning_rate",
                  "weight_decay", "recipe", "seed"),
     "Budget": ("minutes", "epochs", "steps", "extend"),
-    "Measuring": ("shots", "seeds"),
+    "Measuring": ("beside", "shots", "seeds"),
     "Machine": ("device", "energy"),
     "Output": ("out", "track", "json", "yes"),
 }  # fmt: skip

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from selfsight.errors import SelfsightError
-from selfsight.probing.evaluation import About, Evaluation
+from selfsight.probing.evaluation import OWN, About, Evaluation
 from selfsight.verbs.arguments import checked
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def evaluate(
     test: str | None = None,
     data: str | None = None,
     split_by: str | None = None,
+    beside: str | Encoder | Sequence[str | Encoder] | None = None,
     shots: str | int | Sequence[str | int] = "1,5,30,all",
     seeds: int = 5,
     out: str | None = None,
@@ -50,9 +52,9 @@ def evaluate(
     """Measure an encoder with labels: k-NN, linear and few-shot accuracy, beside controls.
 
     The controls are the same encoder with random weights (its batch norms with the statistics of the data), raw
-    pixels, the commonest class, and the starting weights if there were any. Labels are the column `label` of a
-    collection, or else the names of the folders that hold the images; images without one are left out, and a note
-    counts them.
+    pixels, the commonest class, the starting weights if there were any, and every encoder of --beside. Labels are the
+    column `label` of a collection, or else the names of the folders that hold the images; images without one are left
+    out, and a note counts them. Where test images are uneven over classes, balanced accuracy leads.
 
     Parameters
     ----------
@@ -68,6 +70,9 @@ def evaluate(
     split_by
         Column of --data that makes the split: one that says train and test, such as `split`, or one whose values must
         not be on both sides, such as `group` (a patient, a part): a fifth of the images is then for testing.
+    beside
+        Further encoders to compare with, separated by commas (in Python also an encoder, or a list): each what MODEL
+        takes.
     shots
         Labels per class, separated by commas (in Python also a number or a list); `all` is every label.
     seeds
@@ -91,10 +96,12 @@ def evaluate(
     classes = common_classes(*(side.labels for side in sides))
     format = measure_format(sides[0].items)
     encoder = encoder_of(model, format)
+    others = _others(beside, format)
     folder = Path(model) if isinstance(model, str) else None
     notes += caveats(*sides)
     sides = [Side(items, labels.labelled()) for items, labels in sides]
-    pairs = _features(folder, encoder, sides, classes, format, notes)
+    encoders = _candidates(folder, encoder, sides[0].items, notes) | others
+    pairs = _features(encoders, sides, classes, format, notes)
     taught, asked = pairs["encoder"]
     notes += _short_of(counts, classes, taught.labels)
     measured = {name: measure(*pair, classes, counts, seeds) for name, pair in pairs.items()}
@@ -106,10 +113,14 @@ def evaluate(
         random=measured["random"].probes,
         start=start.probes if start else None,
         pixels=measured["pixels"].probes,
-        about=_about(folder, encoder, sides, classes, (taught, asked), seeds, notes),
+        about=replace(
+            _about(folder, encoder, sides, classes, (taught, asked), seeds, notes),
+            beside={name: other.digest for name, other in others.items()},
+        ),
         commonest=commonest.probes,
-        gains={name: gains(best, each, asked.groups) for name, each in controls.items()},
+        gains={name: gains(best, each, asked) for name, each in controls.items()},
         more=more_labels(best, taught, asked, seeds),
+        beside={name: measured[name].probes for name in others},
     )
     kept = Path(out) if out else folder if folder and (folder / "recipe.yaml").exists() else None
     return result if kept is None else _kept(result, kept)
@@ -126,6 +137,26 @@ def parse_shots(shots: str | int | Sequence[str | int]) -> list[str]:
         raise SelfsightError("--shots is empty. Give for example 1,5,30,all.")
     numbers = sorted({int(part) for part in parts if part != "all"})
     return [*map(str, numbers), *(["all"] if "all" in parts else [])]
+
+
+def _others(beside: str | Encoder | Sequence[str | Encoder] | None, format: PixelFormat) -> dict[str, Encoder]:
+    """The encoders of --beside by name; one that has none is called by its place."""
+    from selfsight.encoders.weights import encoder_of
+
+    if beside is None:
+        return {}
+    given = beside.split(",") if isinstance(beside, str) else beside if isinstance(beside, list | tuple) else [beside]
+    found: dict[str, Encoder] = {}
+    for place, one in enumerate(given, 1):
+        name = one.strip() if isinstance(one, str) else f"Encoder {place}"
+        if not name:
+            raise SelfsightError(
+                "--beside lacks a name. Give encoders separated by commas, such as runs/a,timm:resnet18."
+            )
+        if name in OWN:
+            raise SelfsightError(f"--beside {name} would be taken for a control of every evaluation. Write ./{name}.")
+        found[name] = encoder_of(name if isinstance(one, str) else one, format)
+    return found
 
 
 def _sides(train: str | None, test: str | None, data: str | None, split_by: str | None) -> tuple[list[Side], list[str]]:
@@ -152,16 +183,18 @@ def _sides(train: str | None, test: str | None, data: str | None, split_by: str 
 
 
 def _features(
-    folder: Path | None, encoder: Encoder, sides: list[Side], classes: list[str], format: PixelFormat, notes: list[str]
+    encoders: dict[str, Encoder], sides: list[Side], classes: list[str], format: PixelFormat, notes: list[str]
 ) -> dict[str, Pair]:
-    """The encoder's features of train and test, and those of each control, by name."""
+    """Features of train and test by each of `encoders`, and raw pixels, by name. Where the encoder is whitened, those
+    that have no whitening of their own are too."""
     from selfsight.encoders.whitening import whitened
 
     found: dict[str, Pair] = {}
     train, test = sides
-    for name, candidate in _candidates(folder, encoder, train.items, notes).items():
+    for name, candidate in encoders.items():
         pair = _labelled(candidate, *train, classes, notes), _labelled(candidate, *test, classes, notes)
-        found[name] = _changed(pair, whitened) if name != "encoder" and encoder.net.num_classes else pair
+        plain = encoders["encoder"].net.num_classes and not candidate.net.num_classes
+        found[name] = _changed(pair, whitened) if plain else pair
     found["pixels"] = _changed((_pixels(*train, format, classes), _pixels(*test, format, classes)), reduced)
     return found
 
@@ -210,6 +243,7 @@ def _about(
 
     import numpy as np
 
+    from selfsight.probing.metrics import leading
     from selfsight.training.run import Run
 
     passes = minutes = None
@@ -220,7 +254,8 @@ def _about(
     labels = hashlib.blake2b("".join(side.labels.digest for side in sides).encode(), digest_size=16).hexdigest()
     of = dict(zip(classes, sizes, strict=True))
     name = "Encoder" if folder is None else str(folder)
-    return About(name, classes, train, test, seeds, notes, of, passes, minutes, encoder.digest, labels)
+    leads = leading(measured[1].labels)
+    return About(name, classes, train, test, seeds, notes, of, passes, minutes, encoder.digest, labels, leads)
 
 
 def _labelled(
@@ -254,8 +289,9 @@ def _pixels(collection: Collection, labels: Labels, format: PixelFormat, classes
             continue
         out.append(pixels.reshape(len(numbers), -1).astype(np.float32))
         kept += numbers
-    labels = labels.take(kept)
-    return Labelled(np.concatenate(out), labels.numbers(classes), labels.groups)
+    order = np.argsort(kept, kind="stable")  # that of the rows, as features have it: gains compare item by item
+    labels = labels.take(np.array(kept)[order])
+    return Labelled(np.concatenate(out)[order], labels.numbers(classes), labels.groups)
 
 
 def _changed(pair: Pair, change: Callable[[list[np.ndarray]], list[np.ndarray]]) -> Pair:
@@ -293,22 +329,29 @@ def _kept(result: Evaluation, folder: Path) -> Evaluation:
         for probe, metrics in (("knn", probes.knn), ("linear", probes.linear)):
             writer.writerows([name, probe, metric, value, ""] for metric, value in metrics.items())
         for count, value in probes.few_shot.items():
-            writer.writerow([name, f"few_shot {count}", "top1", value.mean, value.std])
+            drawn = [(which, value.by(which)) for which in ("top1", "balanced", "auroc")]
+            writer.writerows(
+                [name, f"few_shot {count}", which, draws.mean, draws.std] for which, draws in drawn if draws
+            )
     write_whole(folder / "evaluation.csv", text.getvalue())
     return result
 
 
 def show(result: Evaluation) -> None:
-    """Print the accuracies, what pretraining bought and whether there are enough labels."""
+    """Print the verdict, the accuracies, what pretraining bought and whether there are enough labels."""
     from rich.table import Table
 
     from selfsight.console import results
-    from selfsight.report.worth import accuracy_table, conclusion, enough, gain_table, recall_table
+    from selfsight.report.worth import accuracy_table, conclusion, enough, gain_table, recall_table, uneven
 
     console, about = results(), result.about
     accuracies, gained, recall = accuracy_table(result), gain_table(result), recall_table(result)
+    verdict, *rest = conclusion(result)
+    for sentence in filter(None, [verdict, uneven(result)]):
+        console.print(sentence)
     images = "1 test image" if about.test_items == 1 else f"{about.test_items:,} test images"
-    table = Table(title=f"Accuracy in % on {images}, {len(about.classes)} classes")
+    what = "Balanced accuracy" if about.leading == "balanced" else "Accuracy"
+    table = Table(title=f"{what} in % on {images}, {len(about.classes)} classes")
     for column in ["", *(row.title for row in accuracies.rows)]:
         table.add_column(column, justify="right" if column else "left")
     for i, title in enumerate(accuracies.columns):
@@ -318,7 +361,7 @@ def show(result: Evaluation) -> None:
     for row in gained.rows:
         table.add_row(row.title, *(cell.text for cell in row.cells))
     console.print(table)
-    for sentence in filter(None, [*conclusion(result), enough(result)]):
+    for sentence in filter(None, [*rest, enough(result)]):
         console.print(sentence)
     tested = [row for row in recall.rows if row.cells[0].text != "0"]
     lowest = [f"{row.title} {row.cells[1].text} % (of {row.cells[0].text})" for row in tested[:LOWEST]]
@@ -326,6 +369,7 @@ def show(result: Evaluation) -> None:
         console.print(f"{'Lowest recall' if len(tested) > LOWEST else 'Recall'}: {', '.join(lowest)}.")
     for note in about.notes:
         console.print(f"Note: {note}.")
-    console.print("Balanced to AUROC, and recall, are of the linear probe with all labels.", style="dim")
+    first = "Top-1" if about.leading == "balanced" else "Balanced"
+    console.print(f"{first} to AUROC, and recall, are of the linear probe with all labels.", style="dim")
     if about.seeds > 1:
         console.print(f"± is the standard deviation over {about.seeds} draws of the labels.", style="dim")

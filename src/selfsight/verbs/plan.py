@@ -14,6 +14,7 @@ from selfsight.verbs.choices import Choices, spelt_out
 if TYPE_CHECKING:
     from selfsight.data.collection import Collection
     from selfsight.data.pixels import PixelFormat
+    from selfsight.encoders.at_hand import AtHand
     from selfsight.training.recipe import Recipe
 
 OVERHEAD_SECONDS = 1.5  # of a run, beside what is measured: the contact sheet, checkpoints, TensorBoard
@@ -59,6 +60,7 @@ class Plan(Result):
     reasons: for the values that were not asked for.
     estimate: of the cost.
     recipe: the file written; None for none.
+    at_hand: weights on this machine that it could start from.
     """
 
     source: str
@@ -67,6 +69,7 @@ class Plan(Result):
     reasons: dict[str, str]
     estimate: Estimate
     recipe: str | None
+    at_hand: list[AtHand]
 
 
 @checked
@@ -88,6 +91,7 @@ def plan(source: str, *, out: str | None = None, **choices: Unpack[Choices]) -> 
     from pathlib import Path
 
     from selfsight.data.importers import check_outside, open_source
+    from selfsight.encoders.at_hand import at_hand
     from selfsight.errors import SelfsightError
     from selfsight.training.settle import asked_of, check_enough, check_weights, choose, write_recipe
 
@@ -109,7 +113,7 @@ def plan(source: str, *, out: str | None = None, **choices: Unpack[Choices]) -> 
     if out is not None:
         write_recipe(Path(out), recipe)
     values = {k: v for k, v in recipe.to_dict().items() if k != "reasons"}
-    return Plan(source, len(items.usable), values, recipe.reasons, estimate, out)
+    return Plan(source, len(items.usable), values, recipe.reasons, estimate, out, at_hand())
 
 
 def _estimate(recipe: Recipe, format: PixelFormat, items: Collection, started: float) -> Estimate:
@@ -119,11 +123,12 @@ def _estimate(recipe: Recipe, format: PixelFormat, items: Collection, started: f
     from selfsight.data.batches import Batches
     from selfsight.data.canvases import Streamed, canvas_bytes
     from selfsight.distributed import start_processes
+    from selfsight.encoders.weights import RANDOM
     from selfsight.machine import best_device, usable_cores
     from selfsight.training.build import build, normalisation_of, starting_encoder
     from selfsight.training.clock import Clock
     from selfsight.training.estimate import check_memory, memory_of, seconds_a_step
-    from selfsight.training.measure import seconds_to_whiten
+    from selfsight.training.measure import seconds_to_whiten, whitening_items
     from selfsight.training.rules import seconds_to_decode
 
     device = best_device()
@@ -137,7 +142,9 @@ def _estimate(recipe: Recipe, format: PixelFormat, items: Collection, started: f
     before = time.monotonic() - started + OVERHEAD_SECONDS
     if recipe.canvases == "resident":
         before += seconds_to_decode(items, format, recipe.canvas_side)
-    ending = seconds_to_whiten(task.trained.to(device), batches, normalise, margin=1.0)
+    encoder = task.trained.to(device)
+    items_to_whiten = whitening_items(encoder, recipe.weights != RANDOM)
+    ending = seconds_to_whiten(encoder, batches, normalise, margin=1.0, whiten_by=items_to_whiten)
     a_step = seconds_a_step(task, batches, normalise, recipe, start_processes())
     clock = Clock(recipe.budget, started, batches.steps_per_epoch, recipe.accumulate)
     minutes = recipe.budget.minutes
@@ -160,10 +167,12 @@ def _estimate(recipe: Recipe, format: PixelFormat, items: Collection, started: f
 
 
 def show(result: Plan) -> None:
-    """Print the table of values and reasons, and the estimate."""
+    """Print the table of values and reasons, the estimate, and which weights it could start from."""
     from rich.table import Table
 
     from selfsight.console import results
+    from selfsight.encoders.at_hand import in_words as weights_in_words
+    from selfsight.encoders.weights import RANDOM
 
     console = results()
     console.print(f"{result.items:,} items of {result.source}", soft_wrap=True)
@@ -185,6 +194,8 @@ def show(result: Plan) -> None:
         f"would fit), {e.canvas_bytes / 1e6:,.0f} MB of decoded pixels in the cache folder, "
         f"{e.checkpoint_bytes / 1e6:,.0f} MB of checkpoints."
     )
+    if result.at_hand and result.values["weights"] == RANDOM:
+        console.print(weights_in_words(result.at_hand, result.values["channels"]), soft_wrap=True)
     recipe = f" --recipe {shlex.quote(result.recipe)}" if result.recipe else ""
     console.print(f"Next: selfsight pretrain {shlex.quote(result.source)} -o runs/first{recipe}", soft_wrap=True)
 

@@ -18,6 +18,7 @@ from selfsight.verbs.import_ import SetAside
 if TYPE_CHECKING:
     from selfsight.data.canvases import Canvases
     from selfsight.data.collection import Collection
+    from selfsight.training.interpolation import Kept
     from selfsight.training.loop import Done
     from selfsight.training.run import Run
     from selfsight.training.settle import Settled
@@ -64,6 +65,7 @@ class Pretrained(Result):
     evidence: the last figures.
     starting_weights: where it began; None for random weights.
     licence: of the encoder, inherited from its starting weights; None for random ones.
+    kept: of starting weights and trained ones, or what lies between; None for random ones.
     """
 
     run: str
@@ -79,6 +81,7 @@ class Pretrained(Result):
     evidence: Evidence
     starting_weights: str | None
     licence: str | None
+    kept: Kept | None
 
 
 @checked
@@ -150,12 +153,24 @@ def pretrain(
                 settled = settle(run, asked, recipe, extend, source, items, accelerator.num_processes)
             else:
                 settled = settled_before(run)
+            if accelerator.is_main_process:
+                _name_weights(run, settled)
             held = _hold(settled, items, strict)
         with Energy(run, energy and accelerator.is_main_process):
             session = Session(run, settled, held, accelerator, started, watched)
             done = session.train(trackers)
             session.keep(done)
             return _result(run, done, held)
+
+
+def _name_weights(run: Run, settled: Settled) -> None:
+    """Say, where a run begins with random weights, which others are on this machine."""
+    from selfsight.console import console
+    from selfsight.encoders.at_hand import at_hand, in_words
+    from selfsight.encoders.weights import RANDOM
+
+    if settled.recipe.weights == RANDOM and not run.read_metrics() and (found := at_hand()):
+        console().print(in_words(found, settled.recipe.channels), soft_wrap=True)
 
 
 def _hold(settled: Settled, items: Collection, strict: bool) -> Canvases:
@@ -172,6 +187,7 @@ def _hold(settled: Settled, items: Collection, strict: bool) -> Canvases:
 
 def _result(run: Run, done: Done, canvases: Canvases) -> Pretrained:
     from selfsight.encoders.store import about_of
+    from selfsight.training.adaptation import kept_of
     from selfsight.training.session import set_aside
 
     last = (run.read_metrics() or [{}])[-1]
@@ -193,6 +209,7 @@ def _result(run: Run, done: Done, canvases: Canvases) -> Pretrained:
         evidence=Evidence(**{field.name: last.get(field.name) for field in fields(Evidence)}),
         starting_weights=about.get("starting_weights"),
         licence=about.get("licence"),
+        kept=kept_of(run),
     )
 
 
@@ -223,7 +240,9 @@ def show(result: Pretrained) -> None:
         from selfsight.report.tables import drift_in_words
 
         print(f"It started from {result.starting_weights}; their licence goes with the encoder: {result.licence}.")
-        for sentence in (concern(result.licence or "unknown"), drift_in_words(evidence.drift)):
+        kept = result.kept.why if result.kept else None
+        drift = result.kept.drift if result.kept else evidence.drift
+        for sentence in (concern(result.licence or "unknown"), kept, drift_in_words(drift)):
             if sentence:
                 print(sentence)
     at = shlex.quote(run)
