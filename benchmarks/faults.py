@@ -2,7 +2,9 @@
 
 Not among them, as they broke nothing in 300 steps of slow teachers: DINO without its running centre (k-NN 0.212 to
 0.238 on CIFAR-10) and DINOv2 without Sinkhorn's balance (0.227 to 0.260); the batch norm at the end of their heads
-keeps clusters in use.
+keeps clusters in use. Nor a rate that is too high for the default recipe, SimCLR by Muon: on CIFAR-10 it ended 12
+points above random weights at 250 times its rate, and on steel 17 at 7.5 times. On X-rays, at 250 times from step 100
+of 200 on, contrast fell from 0.31 to 0.05 and came back to 0.24.
 """
 
 from __future__ import annotations
@@ -38,6 +40,9 @@ def put_in(task: Objective, fault: str, onset: float) -> ExitStack:
         if begun and fault == "unrelated":
             for i, view in enumerate(views[1:], 1):
                 view.pixels = view.pixels.roll(i * len(view.pixels) // len(views), 0)
+        elif begun and fault == "blank":
+            for view in views:
+                view.pixels = torch.zeros_like(view.pixels)
         return BROKEN_FORWARD[fault](task, views) if begun and fault in BROKEN_FORWARD else sound(views, progress)
 
     def parameter_groups(progress: float) -> list[dict[str, Any]]:
@@ -144,6 +149,7 @@ FAULTS: dict[str, Fault] = {
     "no sharpening": no_sharpening,
     "own teacher": nothing,
     "unrelated": nothing,
+    "blank": nothing,
     "hot": nothing,
     "still": nothing,
     "cold": attribute("temperature", 1e-4),

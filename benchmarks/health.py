@@ -2,6 +2,7 @@
 
     python benchmarks/health.py            # trains what is missing of round 0, then prints the tables
     python benchmarks/health.py --round 1
+    python benchmarks/health.py --default  # the same for `DEFAULT`: the default recipe on several data sets
     python benchmarks/health.py --table    # prints the tables of the rows there are
 
 Each run trains a tiny network on one thread by the objective's own rules, through the loop that every pretraining goes
@@ -13,8 +14,10 @@ how many answers are right. Delete a row to measure it anew.
 
 The alarm's thresholds were chosen on round 0. Round 1 has other seeds and other images and was looked at when they had
 been committed. What counts was fixed with them: a run is healthy if it has no fault and its k-NN ends `SURE` above that
-of random weights; others without a fault are counted apart. Looks for data in SELFSIGHT_DATA or ../shared/data; digits
-are scikit-learn's.
+of random weights; others without a fault are counted apart.
+
+`DEFAULT` leaves the encoder, the optimiser, the views and the precision to the rules, as `pretrain` does. Its runs have
+tables of their own. Looks for data in SELFSIGHT_DATA or ../shared/data; digits are scikit-learn's.
 """
 
 from __future__ import annotations
@@ -47,6 +50,7 @@ from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.features import encode
 from selfsight.encoders.statistics import measure_batch_norm
 from selfsight.errors import SelfsightError
+from selfsight.machine import has_bf16
 from selfsight.objectives.facts import Facts
 from selfsight.objectives.objective import Objective, registry
 from selfsight.probing.neighbours import fit_knn
@@ -73,12 +77,21 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "vit": ("vit_tiny_patch16_224", {"patch_size": 4, "depth": 3, "embed_dim": 64, "num_heads": 2}),
     "convnext": ("convnext_atto", {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 64), "patch_size": 1}),
 }
+FOLDERS = {
+    "steel": "neu/train", "chest": "chest-xray/train", "things": "things/train", "tiles": "magnetic-tile/images",
+    "tiny": "tiny/seen/train",
+}  # fmt: skip
+FEW = {"forty": 40, "hundred": 100}  # images of CIFAR-10 to train on
 FIGURES = (*SEEN[1:], "centre_norm", "agreement", "neighbour_stability")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One run. fault "" is none; onset: the step from which it is there; rate: times the rules' learning rate."""
+    """One run. fault "" is none; onset: the step from which it is there; rate: times the rules' learning rate.
+
+    encoder: of `ENCODERS`, or "default" for the rules' own.
+    size: pixels of the encoder's input.
+    """
 
     objective: str
     encoder: str
@@ -88,12 +101,14 @@ class Case:
     fault: str = ""
     onset: int = 0
     rate: float = 1.0
+    size: int = SIDE
 
     @property
     def name(self) -> str:
         fault = f", {self.fault} from {self.onset}" if self.fault else ""
         rate = f", rate x {self.rate:g}" if self.rate != 1.0 else ""
-        return f"{self.objective}, {self.encoder}, {self.data}, {self.batch}, {self.steps}{rate}{fault}"
+        data = self.data if self.size == SIDE else f"{self.data} at {self.size}"
+        return f"{self.objective}, {self.encoder}, {data}, {self.batch}, {self.steps}{rate}{fault}"
 
     @property
     def shows(self) -> int:
@@ -160,10 +175,48 @@ FILLED = [
 ]  # fmt: skip
 
 
+def default(data: str, batch: int = BATCH, steps: int = 150, rate: float = 1.0, **others: Any) -> Case:
+    """A run of the default recipe, which has 64 items a step."""
+    return Case("simclr", "default", data, batch, steps, rate=rate, **others)
+
+
+def broken_default(rate: float) -> list[Case]:
+    return [
+        default("cifar10", rate=rate, fault="no negatives"),
+        default("steel", steps=200, rate=rate, fault="no negatives", onset=100),
+        default("chest", steps=200, rate=rate, fault="no negatives", onset=100),
+        default("cifar10", steps=200, rate=rate, fault="cold", onset=100),
+        default("tiny", steps=200, rate=rate, fault="unrelated", onset=100),
+        default("things", rate=rate, fault="unrelated"), default("steel", rate=rate, fault="cold"),
+        default("tiny", rate=rate, fault="lukewarm"), default("things", rate=rate, fault="still"),
+        default("chest", rate=rate, fault="blank"),
+    ]  # fmt: skip
+
+
+# The default recipe. First at a quarter of its rate, which was the default when these were trained: as it is, slower
+# and faster, in other batches, on few images, at twice the size, far too fast, which it bears, and broken. Then at its
+# rate.
+DEFAULT = [
+    *(default(data, rate=0.25) for data in ("cifar10", "steel", "things", "chest", "tiny", "tiles", "digits")),
+    *(default(data, rate=0.125) for data in ("cifar10", "steel", "things", "tiny")),
+    *(default(data, rate=0.5) for data in ("cifar10", "steel", "things", "chest", "tiny", "tiles")),
+    *(default(data, 32, rate=0.25) for data in ("cifar10", "steel", "things", "chest")),
+    default("tiny", 16, rate=0.25), default("cifar10", 128, 100, rate=0.25), default("cifar10", steps=300, rate=0.25),
+    default("forty", 40, rate=0.25), default("hundred", rate=0.25),
+    *(default(data, size=64, rate=0.25) for data in ("cifar10", "steel")),
+    *(default(data, rate=7.5) for data in ("things", "tiny")),
+    *broken_default(0.25), default("cifar10", rate=250.0), default("steel", rate=7.5),
+    *(default(data) for data in ("cifar10", "steel", "things", "chest", "tiny", "tiles", "hundred")),
+    *(default(data, rate=2.0) for data in ("cifar10", "steel", "things", "tiny")),
+    *(default(data, 32) for data in ("cifar10", "things")), default("cifar10", 128, 100), default("forty", 40),
+    default("steel", size=64), *broken_default(1.0),
+]  # fmt: skip
+
+
 def data_folder(name: str, work: Path) -> Path:
     """A folder of images in a folder per class."""
-    if name in ("steel", "chest"):
-        return DATA / {"steel": "neu", "chest": "chest-xray"}[name] / "train"
+    if name in FOLDERS:
+        return DATA / FOLDERS[name]
     out = work / name
     if out.exists():
         return out
@@ -189,10 +242,10 @@ def data_folder(name: str, work: Path) -> Path:
     return out
 
 
-def load(name: str, work: Path) -> tuple[Canvases, np.ndarray]:
+def load(name: str, size: int, work: Path) -> tuple[Canvases, np.ndarray]:
     """The canvases to train on and to probe with, and their labels."""
-    collection = open_source(data_folder("cifar10" if name == "forty" else name, work))
-    canvases = Resident(collection, measure_format(collection), SIDE)
+    collection = open_source(data_folder("cifar10" if name in FEW else name, work))
+    canvases = Resident(collection, measure_format(collection), size)
     given = Labels.of(collection)
     labels = given.numbers(given.classes)
     return canvases, labels
@@ -220,8 +273,8 @@ def probe(
     """k-NN accuracy of frozen features, in eval mode; one that is not `trained` gets the data's statistics first."""
 
     def inputs(indices: np.ndarray) -> Tensor:
-        squares = np.stack([np.asarray(Image.fromarray(canvases[int(i)].squeeze()).resize((SIDE, SIDE)))
-                            for i in indices])  # fmt: skip
+        side = (encoder.geometry.size, encoder.geometry.size)
+        squares = np.stack([np.asarray(Image.fromarray(canvases[int(i)].squeeze()).resize(side)) for i in indices])
         return encoder.geometry.to_input(squares if squares.ndim == 4 else squares[..., None])
 
     if not trained:
@@ -232,12 +285,15 @@ def probe(
 
 
 def recipe_of(case: Case, canvases: Canvases, items: int, seed: int) -> Recipe:
-    """What the rules say for so many items, with a tiny encoder."""
-    facts = Facts(items, SIDE, canvases.format, "cpu", False, 1, 2**40, lambda side: 0.0, lambda side: 0)
-    encoder, args = ENCODERS[case.encoder]
-    if case.encoder == "vit" and registry()[case.objective].pool == "avg":
-        args = args | {"global_pool": "avg"}
-    asked = {"objective": case.objective, "encoder": encoder, "encoder_args": args, "size": SIDE, "canvas_side": SIDE}
+    """What the rules say for so many items, with a tiny encoder or the default one."""
+    bf16 = case.encoder == "default" and has_bf16("cpu")
+    facts = Facts(items, case.size, canvases.format, "cpu", bf16, 1, 2**40, lambda side: 0.0, lambda side: 0)
+    asked: dict[str, Any] = {"objective": case.objective, "size": case.size, "canvas_side": case.size}
+    if case.encoder != "default":
+        encoder, args = ENCODERS[case.encoder]
+        if case.encoder == "vit" and registry()[case.objective].pool == "avg":
+            args = args | {"global_pool": "avg"}
+        asked |= {"encoder": encoder, "encoder_args": args}
     recipe = resolve(asked | {"batch_size": case.batch, "budget": Budget(steps=case.steps), "seed": seed}, facts)
     return replace(recipe, learning_rate=case.rate * recipe.learning_rate)
 
@@ -264,8 +320,8 @@ def measure(number: int, case: Case, which: int, canvases: Canvases, labels: np.
     """Train one case; its row."""
     seed = number + 1000 * which
     order = np.random.default_rng(which).permutation(len(canvases))
-    held, bank = order[:HELD_OUT], order[HELD_OUT : HELD_OUT + TRAINED]
-    part = Part(canvases, np.sort(bank[:40] if case.data == "forty" else bank))
+    held, bank = np.split(order[: HELD_OUT + TRAINED], [min(HELD_OUT, len(order) // 2)])
+    part = Part(canvases, np.sort(bank[: FEW.get(case.data)]))
     recipe = recipe_of(case, canvases, len(part), seed)
     batches = Batches(part, recipe.batch_size, seed)
     normalise = measure_normalisation(canvases)
@@ -390,6 +446,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="store_true", help="train nothing")
     parser.add_argument("--round", type=int, default=0)
+    parser.add_argument("--default", action="store_true", help="train DEFAULT in place of the tiny networks")
     parser.add_argument("--only", default="", help="cases whose name holds this")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "selfsight-health")
     arguments = parser.parse_args()
@@ -398,18 +455,22 @@ def main() -> None:
         torch.set_num_threads(1)
         arguments.work.mkdir(parents=True, exist_ok=True)
         os.environ["SELFSIGHT_CACHE"] = str(arguments.work / "cache")
-        sets: dict[str, tuple[Canvases, np.ndarray]] = {}
-        for number, case in sorted(enumerate(SOUND + BROKEN + FILLED), key=lambda pair: pair[0] % len(SOUND)):
+        sets: dict[tuple[str, int], tuple[Canvases, np.ndarray]] = {}
+        cases = DEFAULT if arguments.default else SOUND + BROKEN + FILLED
+        turns = sum(not case.fault for case in cases)  # so that broken runs take turns with sound ones
+        for number, case in sorted(enumerate(cases), key=lambda pair: pair[0] % turns):
             done = any((row["case"], row["round"]) == (case.name, arguments.round) for row in rows)
             if done or arguments.only not in case.name:
                 continue
-            if case.data not in sets:
-                sets[case.data] = load(case.data, arguments.work)
-            rows.append(measure(number, case, arguments.round, *sets[case.data]))
+            if (case.data, case.size) not in sets:
+                sets[case.data, case.size] = load(case.data, case.size, arguments.work)
+            rows.append(measure(number, case, arguments.round, *sets[case.data, case.size]))
             with RESULTS.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
             print({key: value for key, value in rows[-1].items() if key not in ("step", "figures")}, flush=True)
-    table(rows)
+    table([row for row in rows if ", default, " not in row["case"]])
+    print("\nThe default recipe:\n")
+    table([row for row in rows if ", default, " in row["case"]])
     summary(sorted(rows, key=lambda row: row["round"]))
 
 

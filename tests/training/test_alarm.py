@@ -50,6 +50,7 @@ def raised(rows: list[dict[str, Any]]) -> list[Alert]:
         ("constant", {"scale": (0.5, 0.02), "contrast": (0.4, 0.1)}),  # to a point, the directions as they were
         ("constant", {"spread": (0.8, 0.2), "contrast": (0.4, 0.04)}),  # nearly all of it lost
         ("constant", {"contrast": (0.3, 0.0)}),  # spread out, and yet nothing told apart
+        ("constant", {"contrast": (0.3, 0.1)}),  # or a third of what was
         ("dimensional", {"effective_rank": (40.0, 1.5), "rank_share": (0.4, 0.015)}),
         ("cluster", {"cluster_entropy": (0.9, 0.08), "assignment_entropy": (0.4, 0.0)}),
         ("cluster", {"cluster_entropy": (0.98, 0.45), "assignment_entropy": (0.8, 0.3)}),  # most are given up
@@ -77,6 +78,34 @@ def test_how_few_directions_are_too_few_depends_on_the_task():
     ):  # fmt: skip
         rows = without(course(effective_rank=(40.0, left), rank_share=(0.4, left / 100)), *left_out)
         assert [alert.kind for alert in raised(rows)] == ["dimensional"] * named
+
+
+def test_directions_that_go_with_contrast_and_spread_are_named_before_they_are_few():
+    """Two of the three may fall: a task can do with fewer directions, or with less of one other figure."""
+    fall = {"rank_share": (0.46, 0.14), "contrast": (0.6, 0.4), "spread": (0.95, 0.65)}
+    clusters = ("assignment_entropy", "cluster_entropy")
+    (alert,) = raised(without(course(**fall), *clusters))
+    assert alert.kind == "dimensional" and 100 < alert.step <= 200
+    for kept in fall:
+        others = {name: ends for name, ends in fall.items() if name != kept}
+        assert raised(without(course(**others), *clusters)) == []
+
+
+@pytest.mark.parametrize(
+    "contrast, spread, kinds",
+    [
+        ((0.001, 0.001), (0.6, 0.3), ["constant"]),  # other images as the second view: the loss falls to chance
+        ((0.01, 0.01), (0.6, 0.3), []),  # hardly told apart
+        ((0.001, 0.001), (0.8, 0.6), []),  # spread out still
+        ((0.001, 0.001), (0.2, 0.4), []),  # a slow beginning: images spread out before they are told apart
+    ],
+)
+def test_images_that_are_not_told_apart_are_named_though_the_loss_falls(
+    contrast: tuple[float, float], spread: tuple[float, float], kinds: list[str]
+):
+    rows = course(falls_at=0, loss=(6.6, 6.2), contrast=contrast, spread=spread)
+    assert [alert.kind for alert in raised(rows)] == kinds
+    assert all(alert.step == 100 for alert in raised(rows))
 
 
 def test_features_that_become_the_same_are_named_where_no_views_are_compared():
@@ -107,7 +136,7 @@ def test_a_loss_that_never_moved_is_named_within_100_steps():
         {"loss": (5.0, 5.0)},  # images are told apart better, whatever the loss says
         {"contrast": (0.1, 0.1)},  # the loss falls
         {"scale": (0.5, 0.02)},  # weight decay alone: images are told apart as before
-        {"spread": (0.8, 0.2), "contrast": (0.4, 0.06)},  # most embeddings in one corner, and yet told apart
+        {"spread": (0.8, 0.2), "contrast": (0.4, 0.2)},  # most embeddings in one corner, and yet told apart
         {"falls_at": 0, "spread": (0.2, 0.2), "contrast": (0.01, 0.08)},  # crowded from the start, slowly told apart
         {"rank_share": (0.4, 0.05)},  # few of very many directions that there could be, but 20 to 40 of them
         {"effective_rank": (40.0, 6.0)},  # few directions, but half of those that a small batch allows

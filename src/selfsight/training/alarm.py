@@ -25,9 +25,13 @@ FIRST_STEP = 50  # no alarm before this step: random networks may look collapsed
 BETTER = 1.05  # a low figure is left alone while it recovers: its last row is this factor above its first of `ROWS`
 RISEN = 1.15  # no contrast is left alone while spread is above its lowest level by this factor: some runs begin slowly
 
-# Constant, without contrast: spread < SPREAD_NONE and contrast < NO_CONTRAST
+# Constant, without contrast: contrast < NO_CONTRAST, and spread < SPREAD_NONE or, once the loss has moved,
+# spread < SPREAD_MOVED
 SPREAD_NONE = 0.15  # spread is 1 where embeddings fill the sphere, 0 where all are equal
 NO_CONTRAST = 0.005  # views of one image are then no more alike than views of two images
+# The loss moves without contrast where views have nothing in common: that of the default recipe fell to chance, at a
+# spread of 0.27 by step 100. Sound runs without contrast that late had 0.74 at least, or one that rose.
+SPREAD_MOVED = 0.45
 
 # Constant, contrast lost: spread < SPREAD, contrast < LOW_CONTRAST < best contrast, contrast < CONTRAST_LEFT * best
 SPREAD = 0.3  # twice `SPREAD_NONE`, as a fall in contrast is further evidence
@@ -35,7 +39,9 @@ LOW_CONTRAST = 0.05  # contrast that was never above it is too small for its fal
 CONTRAST_LEFT = 0.5  # of the best contrast: half of what told images apart is lost
 
 # Constant, contrast gone whatever the spread: contrast < CONTRAST_GONE * best in all rows, best > 2 * LOW_CONTRAST
-CONTRAST_GONE = 0.1  # a fall to a tenth needs no second figure
+# Sound runs kept 0.6 at least. It was 0.1, until the default recipe kept 0.3 at a temperature of 0.0001, with a spread
+# above 0.55 (docs/evidence.md).
+CONTRAST_GONE = 0.45
 
 # Constant, of objectives that compare no views and so have no contrast: spread < SPREAD_ALONE
 SPREAD_ALONE = 0.02  # far below `SPREAD_NONE`, as no second figure supports it
@@ -48,12 +54,16 @@ LOSS_GONE = 0.02  # chosen on the one broken run of I-JEPA of round 2, whose pat
 SCALE_LEFT = 0.25  # of the largest scale: a loss of distances can shrink embeddings without turning one
 CONTRAST_SHRUNK = 0.75  # of the best contrast: shrinking counts only where contrast falls with it
 
-# Dimensional: rank < RANK and rank_share < RANK_SHARE, or rank < RANK_SURE; and rank_share < RANK_LEFT * best
+# Dimensional: rank < RANK and rank_share < RANK_SHARE, or rank < RANK_SURE, or contrast < CONTRAST_SHRUNK * best and
+# spread < SPREAD_LEFT * best; and rank_share < RANK_LEFT * best
 RANK = 10.0  # directions, of objectives that compare views without clusters
 RANK_OTHERWISE = 3.0  # in place of `RANK` where clusters or pixels are the task: few directions can serve these
 RANK_SHARE = 0.12  # of the directions that batch and dimension allow: in small batches 10 directions are many
 RANK_SURE = 6.5  # directions so few that the batch does not matter; where `RANK` applies
 RANK_LEFT = 0.4  # of the best share: directions have been lost, not few from the start
+# Where `RANK` applies, three falls together say it before directions are few: the default recipe collapses slowly once
+# its rate is low. In sound runs one of the three stayed 12 % above its limit.
+SPREAD_LEFT = 0.8
 
 # Cluster and teacher peaked: cluster_entropy < CLUSTERS_LEFT * best; it is "teacher peaked" if also
 # cluster_entropy - assignment_entropy < PEAKED
@@ -152,9 +162,9 @@ class Alarm:
 
     def _now(self) -> dict[str, Seen]:
         """{kind: (sentence, figures)} of the faults that the recent rows show."""
-        checks = {
-            "constant": self._constant, "dimensional": self._dimensional, "cluster": self._cluster,
-            "teacher peaked": self._peaked, "teacher uniform": self._uniform, "loss not moving": self._still,
+        checks = {  # the first one says for the others whether anything has moved
+            "loss not moving": self._still, "constant": self._constant, "dimensional": self._dimensional,
+            "cluster": self._cluster, "teacher peaked": self._peaked, "teacher uniform": self._uniform,
         }  # fmt: skip
         found = {kind: seen for kind, check in checks.items() if (seen := check())}
         if len(found) > 1:
@@ -188,7 +198,8 @@ class Alarm:
         if "contrast" not in level and alone and not self._warming_up():
             said = f"The features have a spread of {level['spread']:.3f} (1 as different as can be, 0 all the same)."
             return said, {"spread": level["spread"]}
-        if (none and self._low("spread", SPREAD_NONE)) or (lost and self._low("spread", SPREAD)):
+        none = none and self._low("spread", SPREAD_MOVED if self._moved else SPREAD_NONE)
+        if none or (lost and self._low("spread", SPREAD)):
             said = f"The embeddings have a spread of {level['spread']:.3f} (1 as different as can be, 0 all the same)"
             said += f" and two views of an image are only {contrast:.3f} more alike than those of two images."
             return said, {"spread": level["spread"], "contrast": contrast}
@@ -205,6 +216,7 @@ class Alarm:
         pairs = "contrast" in self._level and "cluster_entropy" not in self._level
         few = self._low("effective_rank", RANK if pairs else RANK_OTHERWISE) and self._low("rank_share", RANK_SHARE)
         few |= pairs and self._low("effective_rank", RANK_SURE)
+        few |= pairs and self._fell("contrast", CONTRAST_SHRUNK) and self._fell("spread", SPREAD_LEFT)
         if not few or not self._fell("rank_share", RANK_LEFT):
             return None
         rank, share, best = self._level["effective_rank"], self._level["rank_share"], self._best["rank_share"]
