@@ -86,6 +86,7 @@ def test_the_size_is_the_largest_that_leaves_time_to_learn(minutes: float, size:
         assert minutes * 60 * 0.9 / larger < LEAST_STEPS and f"{minutes} minutes are about" in made.reasons["size"]
     assert recipe("simclr", 1000, None, 200, budget=Budget(steps=5)).size == 128  # no clock says that it is too large
     assert recipe("simclr", 1000, None, 80, budget=Budget(minutes=60)).size == 64  # no larger than the images
+    assert recipe("mae", 1000, None, 200, budget=Budget(minutes=1)).size == 128  # of a ViT the cost is another
 
 
 def test_the_cost_of_a_view_is_that_of_the_narrow_encoder():

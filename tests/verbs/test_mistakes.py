@@ -20,7 +20,7 @@ from selfsight.errors import SelfsightError
 from selfsight.objectives.objective import Objective
 from selfsight.training.recipe import Recipe
 from selfsight.training.run import Event, Run
-from selfsight.training.settle import asked_of, choose
+from selfsight.training.settle import asked_of, choose, write_recipe
 from selfsight.verbs.plan import show
 
 
@@ -160,6 +160,15 @@ def test_what_was_chosen_for_another_value_is_chosen_anew(photos: str):
     assert recipe(size=64).views.largest == 32
     many = recipe(batch_size=1_000_000)
     assert many.batch_size == 24 and "1,000,000 were asked for" in many.reasons["batch_size"]
+
+
+def test_the_size_of_a_saved_recipe_follows_other_minutes(tmp_path: Path):
+    items = open_source(write_folder(tmp_path / "large", 3, size=(200, 200)))
+    short, _ = choose(asked_of({"minutes": 0.005}), None, items)
+    write_recipe(tmp_path / "short.yaml", short)
+    same, _ = choose(asked_of({"seed": 1}), str(tmp_path / "short.yaml"), items)
+    longer, _ = choose(asked_of({"minutes": 1000.0}), str(tmp_path / "short.yaml"), items)
+    assert [(each.size, each.views.largest) for each in (short, same, longer)] == [(32, 16), (32, 16), (128, 64)]
 
 
 def test_a_recipe_counts_by_what_it_says(photos: str):

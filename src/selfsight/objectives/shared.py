@@ -19,12 +19,12 @@ def adamw(facts: Facts, chosen: Chosen) -> tuple[str, str]:
     return "adamw", "robust to scale across objectives (Loshchilov and Hutter, ICLR 2019)"
 
 
-BATCH_OF_START = 64  # items per step where weights are adapted on a CPU
+BATCH_OF_START = 64  # items per step where weights are adapted without CUDA
 
 
 def batch_of(most: int) -> Rule:
-    """A rule for batches of `most` items, or all there are, evenly over the processes. Weights that are adapted on a
-    CPU take `BATCH_OF_START`."""
+    """A rule for batches of `most` items, or all there are, evenly over the processes. Weights that are adapted
+    without CUDA take `BATCH_OF_START`."""
 
     def rule(facts: Facts, chosen: Chosen) -> tuple[int, str]:
         adapted = facts.start is not None and facts.device != "cuda"
@@ -34,9 +34,9 @@ def batch_of(most: int) -> Rule:
             evenly = "" if size == facts.items else ", evenly over the processes"
             return size, f"all {facts.items} items{evenly}"
         if adapted:
-            return size, "networks like these make few larger steps on a CPU (measured, docs/weights.md)"
+            return size, "networks like these make few larger steps without CUDA (measured, docs/weights.md)"
         views = chosen["views"].count
-        return size, f"{views} views each give {views * size:,} a step, which did best of those tried ({MEASURED})"
+        return size, f"{views} views each give {views * size:,} a step ({MEASURED})"
 
     return rule
 
@@ -53,11 +53,12 @@ def quarters(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
 
 def patches(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:
     """Eight quarters of an image: as `quarters`, and twice as many."""
-    plan, _ = quarters(facts, chosen)
+    plan, reason = quarters(facts, chosen)
+    if _one_size(chosen):
+        return plan, reason
     (group,) = plan.groups
-    count = group.count if _one_size(chosen) else 8
     reason = f"many small parts of each image teach most in a minute (Tong et al., EMP-SSL, 2023; {MEASURED})"
-    return ViewPlan((replace(group, count=count),)), f"{reason}{_colours(facts)}"
+    return ViewPlan((replace(group, count=8),)), f"{reason}{_colours(facts)}"
 
 
 def two_crops(facts: Facts, chosen: Chosen) -> tuple[ViewPlan, str]:

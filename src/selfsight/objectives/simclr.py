@@ -45,7 +45,7 @@ def nt_xent(embeddings: Tensor, temperature: float, decoupled: bool = False) -> 
 
 def _many_steps(facts: Facts) -> bool:
     """Whether small batches of many views are taken: they make the most of a short run from random weights. Weights
-    that have learnt already are to move slowly, and a GPU wants large batches."""
+    that have learnt already are to move slowly. With CUDA it was not measured."""
     return facts.start is None and facts.device != "cuda"
 
 
@@ -72,7 +72,7 @@ class SimCLR(Objective):
         "optimiser": _optimiser,
         "objective_options": lambda facts, chosen: (
             {"decoupled": True, "temperature": 0.2, "hidden": 1024, "width": 128},
-            "a positive outside the denominator serves batches of hundreds (Yeh et al., ECCV 2022); temperature 0.2 "
+            "a positive outside the denominator serves small batches (Yeh et al., ECCV 2022); temperature 0.2 "
             f"beat 0.1 ({MEASURED}); a projector of one hidden layer to 128 (Chen et al., ICML 2020)",
         ),
     }

@@ -65,7 +65,7 @@ def interpolated(start: Encoder, trained: Encoder, share: float) -> Encoder:
     between = copy.deepcopy(trained)
     ends = start.net.state_dict(), trained.net.state_dict()
     for name, tensor in between.net.state_dict().items():
-        one, other = (end[name].to(tensor.device) for end in ends)
+        one, other = (end[name].detach().cpu() for end in ends)  # where float64 is known: not on MPS
         if share in (0.0, 1.0) or not tensor.is_floating_point():
             tensor.copy_(other if share else one)
         else:

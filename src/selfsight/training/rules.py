@@ -123,7 +123,8 @@ def _size(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
     largest = 224 if facts.device == "cuda" else 128
     most = min(largest, round(facts.side / 32) * 32)
     minutes = chosen["budget"].minutes
-    if facts.device == "cpu" and facts.start is None and minutes and chosen.get("encoder_args") is None:
+    ours = chosen.get("encoder_args") is None and not find(chosen["objective"]).tokens
+    if facts.device == "cpu" and minutes and ours:
         steps = {size: _steps(facts, chosen, size) for size in (*(each for each in SIZES if each < most), most)}
         size = max((size for size in steps if steps[size] >= LEAST_STEPS), default=min(steps))
         more = min((each for each in steps if each > size), default=None)
@@ -145,7 +146,7 @@ def _steps(facts: Facts, chosen: Chosen, size: int) -> int:
         if trial.get(name) is None:
             trial[name], _ = find(chosen["objective"]).rules.get(name, rules()[name])(facts, trial)
     pixels = trial["batch_size"] * sum(group.count * group.size**2 for group in trial["views"].groups)
-    return int(0.9 * 60 * chosen["budget"].minutes * facts.speed / (3 * NARROW_COST * pixels))
+    return int(0.9 * 60 * chosen["budget"].minutes * facts.processes * facts.speed / (3 * NARROW_COST * pixels))
 
 
 def _size_of_start(start: Weights, side: int, chosen: Chosen) -> tuple[Any, str]:
@@ -189,7 +190,9 @@ def _canvas_side(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
 
 
 def _warmup(facts: Facts, chosen: Chosen) -> tuple[Any, str]:
-    return 0.05, "of the budget, as Adam's second moments are rough at first (Liu et al., RAdam, ICLR 2020)"
+    if chosen["optimiser"] == "adamw":
+        return 0.05, "of the budget, as Adam's second moments are rough at first (Liu et al., RAdam, ICLR 2020)"
+    return 0.05, "of the budget, usual"
 
 
 def _freeze_fraction(facts: Facts, chosen: Chosen) -> tuple[Any, str]:

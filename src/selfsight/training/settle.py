@@ -43,6 +43,7 @@ DEPENDENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "encoder": (("encoder_args",), _PARTS[1:]),
     "size": (("views",), _PARTS),
     "optimiser": (("learning_rate", "weight_decay"), ()),
+    "budget": ((), ("size", *_PARTS[3:], "encoder_args", "canvases")),
     "batch_size": (("learning_rate",), ("objective_options",)),
 }
 INHERITED = "of the recipe that was given: "  # before a reason

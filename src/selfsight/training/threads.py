@@ -54,7 +54,7 @@ class Threads:
 
     A look says which number is worth a trial, and the trial's steps decide. A look is due every 12 seconds, every 5
     with fewer threads than there could be, and where a step is much slower than usual. After three such steps fewer
-    threads are tried in any case.
+    threads are tried, unless a trial has just ended.
 
     number: of threads, now.
     choices: to choose from.
@@ -90,7 +90,7 @@ class Threads:
         best = self.number
         if now >= self._due or (self._slow and now >= self._sooner):
             best = self._looked(now)
-        if best == self.number and self._slow == SLOW_STEPS and now >= self._again:
+        if best == self.number and self._slow >= SLOW_STEPS and now >= self._again:
             best = max((n for n in self.choices if n < self.number), default=self.number)
         if best != self.number:
             self._trial = self.number, seconds if self._slow else median(self._steps[-3:])
