@@ -23,19 +23,19 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-DATA = Path(os.environ.get("SELFSIGHT_DATA", HERE.parent.parent / "shared" / "data"))
+from speedrun import DATA, FOLDERS, HERE, data_folder
+
 KEPT = Path(os.environ.get("SELFSIGHT_ENCODERS", HERE.parent.parent / "encoders"))
 RESULTS = HERE / "results" / "encoders.jsonl"
 SETS = ("cifar10", "steel", "xray", "things", "magnetic-tile", "wbc", "bccd")
 STARTS = ("scratch", "imagenet", "adapted")
 STOCK = "package:efficientnet_lite0"
 MINUTES = 10.0
+WORK = Path(tempfile.gettempdir()) / "selfsight-encoders"
 
 
 def main() -> None:
@@ -116,26 +116,21 @@ def read_rows() -> list[dict[str, Any]]:
 
 def training_images(name: str) -> Path:
     """A folder of a data set's training images, and of no others."""
-    if name == "cifar10":
-        unpacked = Path(tempfile.gettempdir()) / "selfsight-encoders" / "cifar10"
-        if not unpacked.exists():
-            with zipfile.ZipFile(DATA / "cifar10.zip") as archive:
-                archive.extractall(unpacked.parent)
-        return unpacked / "train"
+    WORK.mkdir(exist_ok=True)
+    if name in FOLDERS:
+        return data_folder(name, WORK) / "train"
     if name == "wbc":
         return DATA / "wbc" / "site1" / "images"
     if name == "magnetic-tile":  # it has no split: four fifths, by a hash of the path
         files = sorted((DATA / name / "images").rglob("*.*"))
         return linked(name, (f for f in files if hashlib.sha256(f"{f.parent.name}/{f.name}".encode()).digest()[0] % 5))
-    if name == "bccd":
-        names = (DATA / name / "ImageSets" / "Main" / "trainval.txt").read_text().split()
-        return linked(name, (DATA / name / "JPEGImages" / f"{each}.jpg" for each in names))
-    return DATA / {"steel": "neu", "xray": "chest-xray"}.get(name, name) / "train"
+    names = (DATA / "bccd" / "ImageSets" / "Main" / "trainval.txt").read_text().split()
+    return linked("bccd", (DATA / "bccd" / "JPEGImages" / f"{each}.jpg" for each in names))
 
 
 def linked(name: str, files: Iterable[Path]) -> Path:
     """A folder with links to `files`, each within a folder of its own folder's name."""
-    folder = Path(tempfile.gettempdir()) / "selfsight-encoders" / name
+    folder = WORK / name
     for file in files:
         link = folder / file.parent.name / file.name
         link.parent.mkdir(parents=True, exist_ok=True)

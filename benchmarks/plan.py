@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import tifffile
 from PIL import Image
-from pretrain import DATA, HERE, data_folder, run
+from speedrun import DATA, HERE, data_folder, run
 
 from selfsight.machine import environment
 from selfsight.verbs.demo import write_digits

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pretrain import HERE, run
+from speedrun import HERE, run
 
 from selfsight.console import track
 from selfsight.machine import environment

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from plan import cifar
-from pretrain import HERE
+from speedrun import HERE
 
 from selfsight.machine import environment
 from selfsight.training.loop import LOG_EVERY

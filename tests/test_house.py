@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SRC = Path(__file__).parents[1] / "src" / "selfsight"
 FILES = sorted(SRC.rglob("*.py"))
 MOST_ANY = 14
@@ -87,3 +89,32 @@ def _is_module(package: str, name: str) -> bool:
 def test_no_more_public_signatures_say_any():
     """116 before issue 16, which wants fewer than 40: lower `MOST_ANY` with each that gets a type, never raise it."""
     assert len(public_signatures_with_any()) <= MOST_ANY, public_signatures_with_any()
+
+
+def names_of(file: Path) -> set[str]:
+    """What a module defines or imports at its top level."""
+    found: set[str] = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, Function | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)}
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+    return found
+
+
+def test_benchmarks_import_what_there_is() -> None:
+    """They are not run by the tests, so a file that was renamed would be missed in silence."""
+    files = {file.stem: file for file in sorted(BENCHMARKS.glob("*.py"))}
+    wrong = []
+    for file in files.values():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and "." not in node.module:
+                if node.module in files:
+                    missing = {alias.name for alias in node.names} - names_of(files[node.module])
+                    wrong += [f"{file.name}: {node.module} has no {name}" for name in sorted(missing)]
+                elif importlib.util.find_spec(node.module) is None:
+                    wrong.append(f"{file.name}: there is no {node.module}")
+    assert not wrong

@@ -91,7 +91,9 @@ def fastest_threads(cores: int, bf16: bool, seconds: float = 0.5) -> tuple[int, 
         rates[threads] = done / (time.monotonic() - began)
     torch.set_num_threads(before)
     threads = most_threads(rates)
-    return threads, rates[threads] * 3 * len(layers) * len(images) * 8 * 8 * 2 * 9 * 64 * 64
+    pixels, weights = len(images) * 8 * 8, len(layers) * 64 * 64 * 3 * 3
+    forward = 2 * pixels * weights  # going back costs twice as much
+    return threads, rates[threads] * 3 * forward
 
 
 def thread_rates(numbers: Sequence[int], seconds: float = 0.025) -> dict[int, float]:

@@ -19,6 +19,7 @@ def adamw(facts: Facts, chosen: Chosen) -> tuple[str, str]:
     return "adamw", "robust to scale across objectives (Loshchilov and Hutter, ICLR 2019)"
 
 
+BATCH = 256  # items per step
 BATCH_OF_START = 64  # items per step where weights are adapted without CUDA
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from selfsight.encoders.encoder import Encoder
 from selfsight.objectives.facts import Chosen, Facts, Rule
 from selfsight.objectives.objective import Loss, Objective, check_views, embed_views, in_float32, projector, register
-from selfsight.objectives.shared import MEASURED, adamw, batch_of, patches, quarters
+from selfsight.objectives.shared import BATCH, MEASURED, adamw, batch_of, patches, quarters
 from selfsight.views.make import View
 from selfsight.views.plan import ViewPlan
 
@@ -68,7 +68,7 @@ class SimCLR(Objective):
     least_views = 2
     rules: ClassVar[dict[str, Rule]] = {
         "views": lambda facts, chosen: (patches if _many_steps(facts) else quarters)(facts, chosen),
-        "batch_size": lambda facts, chosen: batch_of(64 if _many_steps(facts) else 256)(facts, chosen),
+        "batch_size": lambda facts, chosen: batch_of(64 if _many_steps(facts) else BATCH)(facts, chosen),
         "optimiser": _optimiser,
         "objective_options": lambda facts, chosen: (
             {"decoupled": True, "temperature": 0.2, "hidden": 1024, "width": 128},

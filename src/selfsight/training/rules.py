@@ -20,18 +20,18 @@ from selfsight.machine import best_device, cores_of_process, fastest_threads, ha
 from selfsight.objectives.facts import Chosen, Facts, Rule
 from selfsight.objectives.objective import find
 from selfsight.objectives.patches import patch_side
-from selfsight.objectives.shared import MEASURED, adamw, batch_of, quarters, restyled
+from selfsight.objectives.shared import BATCH, MEASURED, adamw, batch_of, quarters, restyled
 from selfsight.training.recipe import Budget, Recipe, check_numbers
 from selfsight.training.threads import most_for
 
 SMALL = 64  # images below this many pixels are enlarged for the encoder
-BATCH = 256  # items per step, and the batch that `RATES` are for
 LARGEST_START = 224  # pixels, whatever size the weights know
 # A ResNet for a CPU: three stages of one block
 NARROW = {"layers": [1, 1, 1, 0], "channels": [64, 128, 256, 256]}
 NARROW_COST = 28_300  # operations, forward, for each pixel of a view
 SIZES = (32, 64, 96, 128)  # on a CPU; half of each, the side of a view, is in whole strides
 LEAST_STEPS = 300  # with fewer of them, a smaller size learns more
+# At a batch of `BATCH`
 RATES = {"adamw": 2e-3, "muon": 4e-2, "sgd": 0.06, "lars": 0.3}
 WEIGHT_DECAYS = {"adamw": 0.05, "muon": 0.05, "sgd": 5e-4, "lars": 1e-4}
 
