@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # what type checkers and editors see, of groups their package
     from selfsight.encoders.encoder import Encoder as Encoder
     from selfsight.encoders.weights import load as load
     from selfsight.errors import SelfsightError as SelfsightError
+    from selfsight.heads.head import load_head as load_head
+    from selfsight.verbs import train as train
     from selfsight.verbs.cache import cache as cache
     from selfsight.verbs.compare import compare as compare
     from selfsight.verbs.demo import demo as demo
@@ -38,6 +40,7 @@ if TYPE_CHECKING:  # what type checkers and editors see, of groups their package
     from selfsight.verbs.objectives import objectives as objectives
     from selfsight.verbs.odd import odd as odd
     from selfsight.verbs.plan import plan as plan
+    from selfsight.verbs.predict import predict as predict
     from selfsight.verbs.pretrain import pretrain as pretrain
     from selfsight.verbs.report import report as report
     from selfsight.verbs.runs import runs as runs
@@ -46,6 +49,7 @@ __version__ = "0.1.0"
 
 _NOUNS = {
     "load": "selfsight.encoders.weights",
+    "load_head": "selfsight.heads.head",
     "Encoder": "selfsight.encoders.encoder",
     "Collection": "selfsight.data.collection",
     "SelfsightError": "selfsight.errors",

@@ -17,7 +17,7 @@ from typing import Any
 
 # In the order of `selfsight --help`; the groups come after them. A trailing underscore is for a keyword of Python.
 VERBS = (
-    *("import_", "objectives", "plan", "pretrain", "compare", "embed", "odd", "evaluate", "report", "demo"),
+    *("import_", "objectives", "plan", "pretrain", "compare", "embed", "odd", "evaluate", "predict", "report", "demo"),
     *("runs", "cache", "forget"),
 )
 SHORT = {"out": "-o"}  # short names of options, the same for every verb that has the option
@@ -27,9 +27,10 @@ HEADINGS = {
     "Data": ("columns", "include", "exclude", "root", "blank", "rate", "strict", "canvases", "collection", "train",
              "test", "data", "split_by", "probe"),
     "Encoder": ("model", "encoder", "weights", "size", "tokens"),
-    "Training": ("objective", "views", "positives", "batch_size", "accumulate", "optimiser", "learning_rate",
+    "Training": ("method", "objective", "views", "positives", "batch_size", "accumulate", "optimiser", "learning_rate",
                  "weight_decay", "recipe", "seed"),
     "Budget": ("minutes", "epochs", "steps", "extend"),
+    "Labels": ("labels", "kind", "miss_rate", "positive", "costs", "coverage"),
     "Measuring": ("beside", "shots", "seeds"),
     "Machine": ("device", "energy"),
     "Output": ("out", "track", "json", "yes"),
@@ -43,12 +44,14 @@ EXAMPLES = {
     "compare": "selfsight compare runs/first runs/second",
     "embed": "selfsight embed photos/ --model runs/first -o features.parquet",
     "evaluate": "selfsight evaluate runs/first --train labelled/train --test labelled/test",
+    "predict": "selfsight predict new/ --head heads/first -o predictions.parquet",
     "report": "selfsight report runs/first",
     "demo": "selfsight demo",
     "runs": "selfsight runs list runs/",
     "cache": "selfsight cache list",
     "odd": "selfsight odd photos/ --model runs/first -o odd/",
     "forget": "selfsight forget photos.lance a.jpg",
+    "classify": "selfsight train classify photos/ --model runs/first -o heads/first",
 }
 
 

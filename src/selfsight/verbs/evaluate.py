@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from selfsight.data.labels import Labels
     from selfsight.data.pixels import PixelFormat
     from selfsight.encoders.encoder import Encoder
+    from selfsight.heads.evaluation import HeadEvaluation
+    from selfsight.heads.head import Head
     from selfsight.probing.probes import Labelled
 
     Pair: TypeAlias = tuple[Labelled, Labelled]  # train, test
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 PIXEL_SIDE = 32
 PIXEL_DIMENSIONS = 256
 LOWEST = 5  # classes whose recall is printed
+WORST = 10  # classes of a head that are
 
 
 class Side(NamedTuple):
@@ -37,7 +40,7 @@ class Side(NamedTuple):
 
 @checked
 def evaluate(
-    model: str | Encoder,
+    model: str | Encoder | Head,
     *,
     train: str | None = None,
     test: str | None = None,
@@ -46,21 +49,25 @@ def evaluate(
     beside: str | Encoder | Sequence[str | Encoder] | None = None,
     shots: str | int | Sequence[str | int] = "1,5,30,all",
     seeds: int = 5,
+    labels: str | None = None,
+    by: str | None = None,
     out: str | None = None,
     device: str | None = None,
-) -> Evaluation:
-    """Measure an encoder with labels: k-NN, linear and few-shot accuracy, beside controls.
+) -> Evaluation | HeadEvaluation:
+    """Measure an encoder with labels: k-NN, linear and few-shot accuracy, beside controls. Or measure a head.
 
-    The controls are the same encoder with random weights (its batch norms with the statistics of the data), raw
-    pixels, the commonest class, the starting weights if there were any, and every encoder of --beside. Labels are the
-    column `label` of a collection, or else the names of the folders that hold the images; images without one are left
-    out, and a note counts them. Where test images are uneven over classes, balanced accuracy leads.
+    A head has learnt already, so it takes --test alone, with --labels and --by, and gives its metrics with intervals.
+
+    For an encoder the controls are the same encoder with random weights (its batch norms with the statistics of the
+    data), raw pixels, the commonest class, the starting weights if there were any, and every encoder of --beside.
+    Labels are the column `label` of a collection, or else the names of the folders that hold the images; images without
+    one are left out, and a note counts them. Where test images are uneven over classes, balanced accuracy leads.
 
     Parameters
     ----------
     model
         A run, an encoder folder, a .safetensors file with timm's config.json beside it, timm:NAME (or NAME alone),
-        torchvision:NAME or package:NAME.
+        torchvision:NAME or package:NAME; or a head.
     train
         Folder of labelled images to learn from: CLASS/image.jpg.
     test
@@ -77,16 +84,29 @@ def evaluate(
         Labels per class, separated by commas (in Python also a number or a list); `all` is every label.
     seeds
         Random draws of the labels for each few-shot figure; mean and spread are given.
+    labels
+        Of a head: a CSV or Parquet with the columns label and path or id, instead of the labels that --test has.
+    by
+        Of a head: a column of --test, such as site, for whose values the figures are given apart.
     out
-        Folder for evaluation.json and evaluation.csv; the run's own folder if `model` is a run.
+        Folder for evaluation.json and evaluation.csv, or confusion.png and reliability.png of a head; the run's own
+        folder if `model` is a run.
     device
         Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
     """
     from selfsight.data.canvases import measure_format
     from selfsight.data.labels import caveats, common_classes
     from selfsight.encoders.weights import encoder_of
+    from selfsight.heads.head import Head, head_folder, load_head
     from selfsight.probing.probes import gains, measure, measure_commonest, more_labels
 
+    if isinstance(model, Head) or head_folder(model) is not None:
+        encoder_only = {"--train": train, "--data": data, "--split-by": split_by, "--beside": beside}
+        if refused := [name for name, value in encoder_only.items() if value is not None]:
+            raise SelfsightError(f"{refused[0]} is for encoders: a head has learnt already. Give --test alone.")
+        return _of_head(model if isinstance(model, Head) else load_head(str(model)), test, labels, by, out)
+    if labels is not None or by is not None:
+        raise SelfsightError(f"{'--labels' if labels else '--by'} is for heads, and {model} is not one.")
     counts = parse_shots(shots)
     if seeds < 1:
         raise SelfsightError(f"--seeds must be at least 1, not {seeds}.")
@@ -124,6 +144,34 @@ def evaluate(
     )
     kept = Path(out) if out else folder if folder and (folder / "recipe.yaml").exists() else None
     return result if kept is None else _kept(result, kept)
+
+
+def _of_head(head: Head, test: str | None, labels: str | None, by: str | None, out: str | None) -> HeadEvaluation:
+    """The figures of a head, with its pictures in the folder `out`."""
+    import json
+
+    from selfsight.data.importers import check_outside, open_source
+    from selfsight.data.labels import Labels
+    from selfsight.files import write_whole
+    from selfsight.heads.evaluation import evaluate_head
+    from selfsight.machine import best_device
+    from selfsight.report.plots import confusion_png, reliability_png
+
+    if test is None:
+        raise SelfsightError("--test is missing: labelled items that the head has not learnt from. --test FOLDER")
+    head.module.to(best_device())
+    items = open_source(test)
+    if out is not None:
+        check_outside(out, items.about.location)
+    result = evaluate_head(head, items, Labels.of(items, path=labels, kind=head.about.kind), by)
+    if out is not None:
+        folder = Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "evaluation.json", json.dumps(result.to_dict(), indent=2))
+        if result.confusion:
+            write_whole(folder / "confusion.png", confusion_png(result.classes, result.confusion))
+            write_whole(folder / "reliability.png", reliability_png(result.reliability))
+    return result
 
 
 def parse_shots(shots: str | int | Sequence[str | int]) -> list[str]:
@@ -337,8 +385,42 @@ def _kept(result: Evaluation, folder: Path) -> Evaluation:
     return result
 
 
-def show(result: Evaluation) -> None:
+def _show_head(result: HeadEvaluation) -> None:
+    """Print the figures of a head, by value of the column where one was given, and its surest mistakes."""
+    from selfsight.console import results, table
+    from selfsight.heads.metrics import TITLES, number, shown
+
+    console = results(soft_wrap=True)
+    table((f"on {result.items:,} items", "value [95 % interval]"), shown(result.metrics))
+    if result.recall:
+        worst = sorted(result.recall.items(), key=lambda each: each[1]["sensitivity"].value or 0.0)[:WORST]
+        rows = [
+            (name, *(number(which, found[which]) for which in ("sensitivity", "specificity"))) for name, found in worst
+        ]
+        heading = "class" if len(rows) == len(result.recall) else f"worst {WORST} of {len(result.recall)} classes"
+        table((heading, "sensitivity", "specificity"), rows)
+    if result.by:
+        names = list(next(iter(result.by.values())))
+        rows = [
+            (value, *(number(n, found[n]) if n in found else "–" for n in names)) for value, found in result.by.items()
+        ]
+        table(("by", *(TITLES[name] for name in names)), rows)
+    for each in result.mistakes[:LOWEST]:
+        console.print(
+            f"Mistake: {each.uri} is {each.truth}, the answer is {each.answer} ({100 * each.probability:.0f} %)"
+        )
+    for note in result.notes:
+        console.print(f"Note: {note}.")
+
+
+def show(result: Evaluation | HeadEvaluation) -> None:
     """Print the verdict, the accuracies, what pretraining bought and whether there are enough labels."""
+    if not isinstance(result, Evaluation):
+        return _show_head(result)
+    return _show_encoder(result)
+
+
+def _show_encoder(result: Evaluation) -> None:
     from rich.table import Table
 
     from selfsight.console import results

@@ -1,0 +1,279 @@
+"""Classify: one class, several, an ordered grade or a number an item, learnt from frozen features of a few labels.
+
+What was not named is chosen by cross-validation on the labels at hand, with groups on one side. The same held-out
+scores calibrate the probabilities, size the prediction sets, price the operating point and measure the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+
+from selfsight.data.groups import group_numbers
+from selfsight.data.labels import Labels
+from selfsight.data.spread import spread
+from selfsight.errors import DataError, SelfsightError, meant
+from selfsight.heads import calibration as cal
+from selfsight.heads.fits import Fit, Targets, cross_fitted, methods
+from selfsight.heads.metrics import Answers
+from selfsight.heads.modules import NEAREST, Calibrate, Memory, Scores
+from selfsight.probing.metrics import UNEVEN
+from selfsight.probing.neighbours import nearest
+
+CHOICE_ITEMS = 3_000  # on which methods are compared
+HELD_ITEMS = 20_000  # that are held out in turn, to calibrate and to measure
+FOLDS, FEW_FOLDS, FEW = 5, 10, 500  # more folds where labels are few
+MEMORY = 5_000  # items that are kept to tell what is new, and which examples are like an item
+LEAST_NUMBERS = 5  # labels of a number
+NEW = 0.01  # p-value below which an item is left open as unlike all that was learnt
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A fitted head, before it has a folder.
+
+    targets: what it was taught, N items.
+    method: see `fits.methods`. setting: of the method.
+    scorer: features to scores. kept: numbers [M] of the items that it keeps the features of.
+    calibrate: what turns scores into probabilities. decision: and these into labels.
+    coverage: promised of sets. threshold: the least probability of a class in a set; None where nothing is promised.
+    folds: of each item [N], -1 for one that was not held out.
+    held: probabilities, or values, [N, K] by a head that did not learn from the item; nan where there is none.
+    tried: {method and setting: loss}, least first.
+    notes: what a user must know.
+    """
+
+    targets: Targets
+    method: str
+    setting: str
+    scorer: nn.Module
+    kept: np.ndarray
+    calibrate: Calibrate
+    decision: cal.Decision
+    coverage: float
+    threshold: float | None
+    folds: np.ndarray
+    held: np.ndarray
+    tried: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def task(self, features: np.ndarray) -> Scores:
+        """The module from features [B, D] to scores; `features` [N, D] are of all items."""
+        return Scores(self.scorer, Memory(_unit(features[self.kept])))
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a user asked of a head.
+
+    method: one of `fits.methods`; chosen if None.
+    coverage: of the prediction sets.
+    miss_rate: the most that may be missed of the class `positive`.
+    positive: that class.
+    costs: table of costs, see `calibration.read_costs`.
+    seed: of the folds.
+    """
+
+    method: str | None = None
+    coverage: float = 0.9
+    miss_rate: float | None = None
+    positive: str | None = None
+    costs: str | None = None
+    seed: int = 0
+
+
+def learn(labels: Labels, features: np.ndarray, wish: Wish) -> Learnt:
+    """Fit a head to `features` [N, D] of items that all have a label.
+
+    Raises `SelfsightError` for a method that there is not, and for labels that are too few.
+    """
+    targets = Targets.of(labels)
+    _check(targets, labels, wish)
+    choices = _choices(targets, wish.method)
+    folds, notes = _folds(labels, targets, wish.seed)
+    method, setting, tried = _chosen(choices, targets, features, folds)
+    fit = choices[method][setting]
+    held = np.full_like(targets.values, np.nan)
+    there = np.flatnonzero(folds >= 0)
+    temperature, threshold, width = 1.0, None, None
+    if len(there):
+        scores = cross_fitted(fit, features[there], targets.take(there), folds[there])
+        taught = targets.take(there)
+        if targets.kind == "number":
+            held[there] = scores
+            width = cal.half_width(taught.values[:, 0], scores[:, 0], wish.coverage)
+        else:
+            temperature = cal.fit_temperature(taught, scores)
+            held[there] = cal.probabilities(targets.kind, scores, temperature)
+            threshold = cal.set_threshold(taught, held[there], wish.coverage)
+        if threshold is None and width is None:
+            notes.append(
+                f"{len(there)} labels are too few to promise that {100 * wish.coverage:g} % of the prediction sets "
+                "hold the truth"
+            )
+    decision = _decision(targets.take(there), held[there], targets, wish)
+    kept = np.arange(len(targets)) if method == "knn" else spread(len(targets), MEMORY)
+    calibrate = Calibrate(
+        targets.kind,
+        torch.tensor(temperature, dtype=torch.float32),
+        torch.tensor(float("inf") if width is None else width, dtype=torch.float32),
+        torch.from_numpy(_distances(features[kept], [labels.groups[i] for i in kept])),
+    )
+    return Learnt(
+        targets, method, setting, fit(features, targets), kept, calibrate, decision, wish.coverage, threshold, folds,
+        held, tried, notes,
+    )  # fmt: skip
+
+
+def answers(kind: str, classes: tuple[str, ...], found: dict[str, np.ndarray], decision: cal.Decision,
+            threshold: float | None) -> Answers:  # fmt: skip
+    """What the tensors of a head, as arrays, say of each item."""
+    if kind == "number":
+        value, ends = found["value"][:, None], np.stack([found["low"], found["high"]], 1)
+        return Answers(value, value, ends if np.isfinite(ends).all() else None, np.zeros(len(value), bool))
+    p = found["probabilities"]
+    sets = None if threshold is None else p >= threshold
+    if kind == "classes":
+        return Answers(p, p >= 0.5, sets, np.zeros(len(p), bool))
+    if sets is not None:  # the likeliest class is always in it, which covers more than was promised
+        sets |= p == p.max(1, keepdims=True)
+    left = np.zeros(len(p), bool) if sets is None else sets.sum(1) != 1
+    if "novel" in found:
+        left |= found["novel"] < NEW
+    return Answers(p, decision.answers(classes, p), sets, left)
+
+
+def _check(targets: Targets, labels: Labels, wish: Wish) -> None:
+    """Raise `SelfsightError` for a wish that these labels cannot be given."""
+    if not 0.5 <= wish.coverage < 1.0:
+        raise SelfsightError(f"--coverage lies from 0.5 to below 1, not at {wish.coverage:g}.")
+    if targets.kind == "number":
+        if len(targets) < LEAST_NUMBERS:
+            raise DataError(f"{labels.location} has {len(targets)} numbers; {LEAST_NUMBERS} or more are needed.")
+        if float(targets.values.std()) == 0.0:
+            raise DataError(
+                f"All numbers of {labels.location} are {targets.values[0, 0]:g}; there is nothing to learn."
+            )
+    asked = {"--miss-rate": wish.miss_rate, "--positive": wish.positive, "--costs": wish.costs}
+    given = [name for name, value in asked.items() if value is not None]
+    if given and targets.kind not in ("class", "grade"):
+        raise SelfsightError(f"{given[0]} is for one class an item; these labels are of the kind {targets.kind}.")
+    if wish.costs is not None and wish.miss_rate is not None:
+        raise SelfsightError("--miss-rate and --costs are two ways to decide. Give one of them.")
+    if wish.positive is not None and wish.miss_rate is None:
+        raise SelfsightError("--positive names the class of --miss-rate. Give both.")
+    if wish.miss_rate is not None and not 0.0 < wish.miss_rate < 1.0:
+        raise SelfsightError(f"--miss-rate lies between 0 and 1, not at {wish.miss_rate:g}.")
+    if wish.positive is not None and wish.positive not in targets.classes:
+        raise SelfsightError(
+            f"There is no class {wish.positive!r} for --positive.{meant(wish.positive, targets.classes)}"
+        )
+    if wish.miss_rate is not None and wish.positive is None and len(targets.classes) > 2:
+        raise SelfsightError(f"Say which class must not be missed, --positive: one of {', '.join(targets.classes)}.")
+
+
+def _choices(targets: Targets, method: str | None) -> dict[str, dict[str, Fit]]:
+    found = methods(targets.kind, len(targets))
+    if method is None:
+        return found
+    if method not in found:
+        raise SelfsightError(
+            f"--method {method} cannot be had for {len(targets):,} labels of the kind {targets.kind}. Choose one of "
+            f"{', '.join(found)}.{meant(method, found)}"
+        )
+    return {method: found[method]}
+
+
+def _folds(labels: Labels, targets: Targets, seed: int) -> tuple[np.ndarray, list[str]]:
+    """([N] the fold in which each item is held out, -1 for never; notes). An item is held out if its class has others,
+    which it is then measured by."""
+    nobody = np.full(len(targets), -1, dtype=np.int64)
+    some = spread(len(targets), HELD_ITEMS)
+    groups = len(np.unique(group_numbers([labels.groups[i] for i in some], len(some))))
+    count = min(FEW_FOLDS if len(targets) <= FEW else FOLDS, groups)
+    if count < 2:
+        return nobody, ["all labels are of one group, so nothing can be held out: the head is neither chosen, "
+                        "calibrated nor measured"]  # fmt: skip
+    folds = nobody.copy()
+    folds[some] = labels.take(some).folds(count, seed)
+    if targets.kind not in ("class", "grade"):
+        return folds, []
+    numbers = targets.numbers
+    counts = np.zeros((len(targets.classes), count), dtype=np.int64)
+    np.add.at(counts, (numbers[some], folds[some]), 1)
+    lonely = some[counts.sum(1)[numbers[some]] == counts[numbers[some], folds[some]]]
+    folds[lonely] = -1
+    names = sorted({targets.classes[number] for number in numbers[lonely]})
+    if len(np.unique(numbers[folds >= 0])) < 2:
+        return nobody, ["with one label, or one group, per class nothing can be held out: the head is neither chosen, "
+                        "calibrated nor measured. Give two or more labels per class"]  # fmt: skip
+    told = f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+    return folds, [f"{told}: one label or group only, which cannot be held out and measured"] if names else []
+
+
+def _chosen(
+    choices: dict[str, dict[str, Fit]], targets: Targets, features: np.ndarray, folds: np.ndarray
+) -> tuple[str, str, dict[str, float]]:
+    """(method, setting, {method and setting: loss}) of the least loss on held-out items, after calibration."""
+    first = next(iter(choices))
+    there = np.flatnonzero(folds >= 0)
+    if not len(there):
+        settings = list(choices[first])
+        return first, settings[len(settings) // 2], {}
+    some = there[spread(len(there), CHOICE_ITEMS)]
+    taught = targets.take(some)
+    weights = _weights(taught)
+    tried: dict[tuple[str, str], float] = {}
+    for method, setting, fit in _each(choices):
+        scores = cross_fitted(fit, features[some], taught, folds[some])
+        temperature = 1.0 if targets.kind == "number" else cal.fit_temperature(taught, scores)
+        tried[method, setting] = float(weights @ cal.losses(taught, scores, temperature))
+    best = min(tried, key=tried.__getitem__)
+    ordered = sorted(tried, key=tried.__getitem__)
+    return *best, {" ".join(filter(None, each)): tried[each] for each in ordered}
+
+
+def _each(choices: dict[str, dict[str, Fit]]) -> Iterator[tuple[str, str, Fit]]:
+    for method, settings in choices.items():
+        for setting, fit in settings.items():
+            yield method, setting, fit
+
+
+def uneven(targets: Targets) -> bool:
+    """Whether one class has so many more labels than another that each must count the same."""
+    sizes = targets.values.sum(0)
+    return targets.kind in ("class", "grade") and bool(sizes.max() > UNEVEN * sizes[sizes > 0].min())
+
+
+def _weights(targets: Targets) -> np.ndarray:
+    """[N] of each item in a mean, which sum to 1: where classes are uneven, each class has the same."""
+    if not uneven(targets):
+        return np.full(len(targets), 1.0 / len(targets))
+    sizes = targets.values.sum(0)
+    return np.asarray(1.0 / ((sizes > 0).sum() * sizes[targets.numbers]))
+
+
+def _decision(held: Targets, p: np.ndarray, targets: Targets, wish: Wish) -> cal.Decision:
+    if wish.miss_rate is not None:
+        positive = wish.positive or targets.classes[int(targets.values.sum(0).argmin())]
+        return cal.at_miss_rate(held, p, wish.miss_rate, positive)
+    if wish.costs is not None:
+        return cal.at_costs(held, p, cal.read_costs(wish.costs, targets.classes))
+    return cal.balanced(targets) if uneven(targets) else cal.Decision()
+
+
+def _distances(features: np.ndarray, groups: list[str | None]) -> np.ndarray:
+    """Distances [M] float32, ascending, of items to the 10 nearest of other groups, as `Memory` measures them."""
+    numbers = group_numbers(groups, len(groups))
+    similarity, _ = nearest(features, features, NEAREST, (numbers, numbers))
+    known = np.isfinite(similarity)
+    far = 1.0 - np.where(known, similarity, 0.0).sum(1) / np.maximum(known.sum(1), 1)
+    return np.sort(far[known.any(1)]).astype(np.float32)
+
+
+def _unit(features: np.ndarray) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.from_numpy(np.ascontiguousarray(features, np.float32)), dim=1)

@@ -1,0 +1,219 @@
+"""What a head on frozen features can be: prototypes, linear, ordinal, nearest neighbours; each fitted in seconds."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from selfsight.data.labels import Labels
+from selfsight.errors import SelfsightError
+from selfsight.heads.modules import Linear, Nearest
+
+STRENGTHS = (1.0, 10.0, 100.0, 1000.0)  # inverse L2 strengths C on features of unit length
+NEIGHBOURS = (5, 20)
+MOST_NEIGHBOURS = 20_000  # labels, above which neighbours are too slow and too large to keep
+SHARPNESS = 10.0  # of prototypes, whose cosines are else too near each other for probabilities
+LEAST = 1e-7  # probability of a grade
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is to be learnt of N items.
+
+    kind: "class", "classes", "grade" or "number".
+    classes: their names in order; none for numbers.
+    values: [N, K] float32: 1 for each class of an item, or its number.
+    """
+
+    kind: str
+    classes: tuple[str, ...]
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, labels: Labels, classes: tuple[str, ...] | None = None) -> Targets:
+        """Those of items that all have a label. Raises `SelfsightError` for a class that is not among `classes`."""
+        if labels.kind == "number":
+            return cls("number", (), np.array(labels.values, dtype=np.float32)[:, None])
+        names = tuple(labels.classes) if classes is None else classes
+        if strange := sorted(set(labels.classes) - set(names)):
+            raise SelfsightError(
+                f"{labels.location} has classes that the head does not know: {', '.join(strange[:5])}. It knows "
+                f"{', '.join(names)}. Train it again with them, or leave these items without a label."
+            )
+        places = {name: i for i, name in enumerate(names)}
+        values = np.zeros((len(labels), len(names)), np.float32)
+        for row, value in enumerate(labels.values):
+            several = value if isinstance(value, tuple) else (value,)
+            values[row, [places[str(name)] for name in several]] = 1.0
+        return cls(labels.kind, names, values)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """[N] int64, the class number of each item."""
+        return np.asarray(self.values.argmax(1), np.int64)
+
+    def take(self, places: np.ndarray) -> Targets:
+        """Those of the items at these places."""
+        return replace(self, values=self.values[places])
+
+
+Fit = Callable[[np.ndarray, Targets], nn.Module]  # (features [N, D], targets) to the module that scores
+
+
+def methods(kind: str, items: int) -> dict[str, dict[str, Fit]]:
+    """What can be fitted to labels of a kind, by method and setting, the simplest first."""
+    linear: Callable[..., nn.Module] = {
+        "class": fit_linear, "grade": fit_linear, "classes": fit_several, "number": fit_number,
+    }[kind]  # fmt: skip
+    found: dict[str, dict[str, Fit]] = {}
+    if kind in ("class", "grade"):
+        found["prototypes"] = {"": fit_prototypes}
+    found["linear"] = {f"C={strength:g}": partial(linear, strength=strength) for strength in STRENGTHS}
+    if kind == "grade":
+        found["ordinal"] = {f"C={strength:g}": partial(fit_ordinal, strength=strength) for strength in STRENGTHS}
+    if items <= MOST_NEIGHBOURS:
+        found["knn"] = {f"k={k}": partial(fit_nearest, k=k) for k in NEIGHBOURS}
+    return found
+
+
+def fit_prototypes(features: np.ndarray, targets: Targets) -> Linear:
+    """The class whose mean is nearest: 10 (2 m·x - m·m) for the mean m of the class. Snell et al., "Prototypical
+    Networks for Few-shot Learning", NeurIPS 2017."""
+    unit, counts = _unit(features), targets.values.sum(0)
+    means = (targets.values.T @ unit) / np.maximum(counts, 1.0)[:, None]  # [K, D]
+    bias = np.where(counts > 0, -SHARPNESS * (means**2).sum(1), -np.inf)
+    return _linear(2.0 * SHARPNESS * means, bias)
+
+
+def fit_linear(features: np.ndarray, targets: Targets, strength: float) -> Linear:
+    """Logistic regression; a class without examples has a probability of 0."""
+    from selfsight.probing import linear
+
+    numbers, classes = targets.numbers, len(targets.classes)
+    if len(there := np.unique(numbers)) < 2:  # one class only, which is then certain
+        bias = np.full(classes, -np.inf)
+        bias[there] = 0.0
+        return _linear(np.zeros((classes, features.shape[1])), bias)
+    probe = linear.fit_linear(features, numbers, classes, strength)
+    return _linear(probe.weight, probe.bias)
+
+
+def fit_several(features: np.ndarray, targets: Targets, strength: float) -> Linear:
+    """A logistic regression for each class by itself. One that all items have, or none, has log-odds that do not depend
+    on the features."""
+    from sklearn.linear_model import LogisticRegression
+
+    unit, count = _unit(features), len(targets)
+    weight = np.zeros((len(targets.classes), features.shape[1]))
+    share = (targets.values.sum(0) + 0.5) / (count + 1.0)
+    bias = np.log(share / (1.0 - share))
+    for column, truth in enumerate(targets.values.T):
+        if 0 < truth.sum() < count:
+            model = LogisticRegression(C=strength, max_iter=200, tol=1e-3)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # reaching the iteration limit moves no digit that is shown
+                model.fit(unit, truth)
+            weight[column], bias[column] = model.coef_[0], model.intercept_[0]
+    return _linear(weight, bias)
+
+
+def fit_number(features: np.ndarray, targets: Targets, strength: float) -> Linear:
+    """Ridge regression of the number."""
+    from sklearn.linear_model import Ridge
+
+    truth = targets.values[:, 0].astype(np.float64)
+    middle, scale = truth.mean(), truth.std() or 1.0
+    model = Ridge(alpha=1.0 / strength).fit(_unit(features), (truth - middle) / scale)
+    return _linear(scale * model.coef_[None], np.array([middle + scale * model.intercept_]))
+
+
+def fit_nearest(features: np.ndarray, targets: Targets, k: int) -> Nearest:
+    """The k nearest labelled items vote."""
+    bank, values = torch.from_numpy(_unit(features)), torch.from_numpy(targets.values)
+    return Nearest(bank, values, targets.kind, k)
+
+
+class Ordinal(nn.Module):
+    """Log-probabilities [B, K] of ordered grades by the proportional-odds model, P(grade <= k) = sigmoid(t_k - w·x),
+    of features of unit length. weight [D], cuts t [K - 1] ascending. McCullagh, "Regression Models for Ordinal Data",
+    JRSS B 1980."""
+
+    weight: Tensor
+    cuts: Tensor
+
+    def __init__(self, weight: Tensor, cuts: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("cuts", cuts)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return _grades(F.normalize(features, dim=1) @ self.weight, self.cuts).clamp_min(LEAST).log()
+
+
+def _grades(along: Tensor, cuts: Tensor) -> Tensor:
+    """Probabilities [B, K] of grades where items lie `along` [B] one line."""
+    below = torch.sigmoid(cuts - along[:, None])  # [B, K - 1]
+    return torch.diff(below, dim=1, prepend=torch.zeros_like(below[:, :1]), append=torch.ones_like(below[:, :1]))
+
+
+def fit_ordinal(features: np.ndarray, targets: Targets, strength: float) -> Ordinal:
+    """The proportional-odds model with the L2 penalty |w|^2 / (2 C) on the sum over items, by L-BFGS."""
+    unit = torch.from_numpy(_unit(features)).double()
+    truth = torch.from_numpy(targets.numbers)
+    weight = torch.zeros(unit.shape[1], dtype=torch.float64, requires_grad=True)
+    shares = np.clip(np.cumsum(targets.values.mean(0))[:-1], 0.01, 0.99)
+    first = torch.tensor([np.log(shares[0] / (1 - shares[0]))], requires_grad=True)
+    # Gaps between cuts stay positive as exponentials of what is fitted.
+    gaps = torch.tensor(np.log(np.maximum(np.diff(np.log(shares / (1 - shares))), 0.1)), requires_grad=True)
+    optimiser = torch.optim.LBFGS([weight, first, gaps], max_iter=200, line_search_fn="strong_wolfe")
+
+    def cuts() -> Tensor:
+        return torch.cumsum(torch.cat([first, gaps.exp()]), 0)
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        found = _grades(unit @ weight, cuts()).clamp_min(LEAST)
+        total = -found.gather(1, truth[:, None]).log().sum() + weight.square().sum() / (2.0 * strength)
+        total.backward()
+        return total
+
+    optimiser.step(loss)
+    return Ordinal(weight.detach().float(), cuts().detach().float())
+
+
+def _linear(weight: np.ndarray, bias: np.ndarray) -> Linear:
+    return Linear(torch.from_numpy(weight.astype(np.float32)), torch.from_numpy(bias.astype(np.float32)))
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    from sklearn.preprocessing import normalize
+
+    return np.asarray(normalize(features), np.float32)
+
+
+def cross_fitted(fit: Fit, features: np.ndarray, targets: Targets, folds: np.ndarray) -> np.ndarray:
+    """Scores [N, K] of each item by what was fitted to the other folds. folds: of each item, [N]."""
+    out = np.zeros_like(targets.values)
+    for fold in np.unique(folds):
+        held = np.flatnonzero(folds == fold)
+        kept = np.flatnonzero(folds != fold)
+        scorer = fit(features[kept], targets.take(kept))
+        out[held] = scored(scorer, features[held])
+    return out
+
+
+def scored(scorer: nn.Module, features: np.ndarray) -> np.ndarray:
+    """Scores [N, K] of features [N, D], a piece at a time."""
+    with torch.inference_mode():
+        parts = [scorer(part) for part in torch.from_numpy(np.ascontiguousarray(features)).split(4096)]
+        return np.asarray(torch.cat(parts).numpy())

@@ -1,0 +1,76 @@
+"""A head that learns again with more labels: whether it takes the place of the one before."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from selfsight.data.collection import Collection
+from selfsight.data.labels import Labels
+from selfsight.encoders.features import pooled_labelled
+from selfsight.errors import DataError, SelfsightError
+from selfsight.heads.classify import Learnt, uneven
+from selfsight.heads.head import Head, head_folder, held_out
+from selfsight.heads.metrics import Answers, difference
+from selfsight.probing.evaluation import Interval
+
+LEADING = {"class": "top1", "grade": "kappa", "classes": "map", "number": "r2"}
+
+
+def place_for(folder: Path) -> bool:
+    """Whether a head is at `folder` already. Raises `SelfsightError` if something else is."""
+    if head_folder(folder) is not None:
+        return True
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise SelfsightError(f"{folder} holds something else than a head. Give another -o.")
+    return False
+
+
+def gain_over(before: Head, learnt: Learnt, labels: Labels, items: Collection) -> Interval:
+    """How much better the new head is than the one before, in the metric that leads for the kind, on the items that the
+    new one was held out from. The one before answers as it did when it was held out itself, and as it is for items
+    that it has not learnt from. Nothing is known where nothing was held out.
+
+    Raises `SelfsightError` if the one before is of another kind of labels.
+    """
+    targets = learnt.targets
+    if before.about.kind != targets.kind:
+        raise SelfsightError(
+            f"{before.path} holds a head for labels of the kind {before.about.kind}; these are {targets.kind}. "
+            "Give another -o."
+        )
+    there = np.flatnonzero(learnt.folds >= 0)
+    if not len(there):
+        return Interval(None, None, None)
+    some, features, bad = pooled_labelled(before.encoder, items, labels.take(there))
+    if bad:
+        raise DataError(f"{items.uri_of(next(iter(bad)))} cannot be read any more. Run the same command again.")
+    found = before.tensors(features)
+    known = dict(zip(before.items["id"].to_pylist(), before.items["held_out"].to_pylist(), strict=True))
+    told = "value" if targets.kind == "number" else "probabilities"
+    for row, item in enumerate(some.ids):
+        if known.get(item) is not None:
+            found[told][row] = known[item][0] if targets.kind == "number" else known[item]
+    old = _in_classes(before.answers(found), before.about.classes, targets.classes)
+    groups = [labels.groups[place] for place in there] if any(labels.groups) else None
+    name = "balanced" if targets.kind == "class" and uneven(targets) else LEADING[targets.kind]
+    return difference(targets.take(there), held_out(learnt), old, groups, [name])[name]
+
+
+def _in_classes(said: Answers, own: tuple[str, ...], asked: tuple[str, ...]) -> Answers:
+    """The answers over the classes `asked`, in which a class that the head did not know has a probability of 0. A class
+    that is not asked for any more counts as the last one, which is wrong for nearly all items."""
+    if own == asked or not own:
+        return said
+    p = np.zeros((len(said.probabilities), len(asked)))
+    places = {name: i for i, name in enumerate(asked)}
+    for i, name in enumerate(own):
+        if name in places:
+            p[:, places[name]] = said.probabilities[:, i]
+    if said.decided.ndim == 2:
+        decided = p >= 0.5
+    else:
+        decided = np.array([places.get(name, len(asked) - 1) for name in own])[said.decided]
+    return replace(said, probabilities=p, decided=decided)

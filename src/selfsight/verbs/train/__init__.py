@@ -1,0 +1,6 @@
+"""Learn a head from labels: one task a verb."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from selfsight.verbs.train.classify import classify as classify

@@ -1,0 +1,202 @@
+"""train classify: from a few labels to a head that names classes, grades or numbers."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from selfsight.results import Result
+from selfsight.verbs.arguments import checked
+
+if TYPE_CHECKING:
+    from selfsight.data.collection import Collection
+    from selfsight.data.labels import Labels
+    from selfsight.encoders.encoder import Encoder
+    from selfsight.heads.calibration import Decision
+    from selfsight.heads.head import Head
+    from selfsight.probing.evaluation import Interval
+
+
+@dataclass(frozen=True)
+class Classifier(Result):
+    """The result of `train classify`.
+
+    head: its folder. kind: of the labels: class, classes, grade or number. classes: in the order of probabilities.
+    method: that scores features. items: labelled ones that it learnt from. unlabelled: items without a label. metrics:
+    of items that were held out in turn, with 95 % intervals. decision: how probabilities become a label, and its price.
+    tried: {method and setting: loss on held-out items}, the best first. over_before: how much better it is than the
+    head that was in the folder, None if there was none. replaced: whether it took its place. notes: what a user must
+    know.
+    """
+
+    head: str
+    kind: str
+    classes: list[str]
+    method: str
+    items: int
+    unlabelled: int
+    metrics: dict[str, Interval]
+    decision: Decision
+    tried: dict[str, float]
+    over_before: Interval | None
+    replaced: bool
+    notes: list[str]
+
+
+@checked
+def classify(
+    source: str,
+    *,
+    model: str | Encoder,
+    out: str,
+    labels: str | None = None,
+    kind: Literal["class", "grade", "number"] = "class",
+    method: Literal["prototypes", "linear", "ordinal", "knn"] | None = None,
+    miss_rate: float | None = None,
+    positive: str | None = None,
+    costs: str | None = None,
+    coverage: float = 0.9,
+    seed: int = 0,
+    device: str | None = None,
+) -> Classifier:
+    """Learn a head from the labelled items of SOURCE: it names the class, the classes, the grade or the number.
+
+    The encoder stays as it is. What is not named is chosen by cross-validation on the labels, with groups (patients,
+    parts) on one side; the same held-out items calibrate the probabilities, size the prediction sets and measure the
+    head. Items without a label are left out. If -o holds a head already, the new one takes its place unless it is
+    measurably worse; the old one is kept in FOLDER.before.
+
+    Parameters
+    ----------
+    source
+        Folder of images, or any other source that `selfsight import --help` names.
+    model
+        A run, an encoder folder, a .safetensors file with timm's config.json beside it, timm:NAME (or NAME alone),
+        torchvision:NAME or package:NAME.
+    out
+        Folder for the head.
+    labels
+        A CSV or Parquet with the columns label (several as a|b) and path or id. If not given: what `selfsight label`
+        recorded, the column `label`, or else the names of the outermost folders.
+    kind
+        class: one class an item, or several where a label has several. grade: ordered classes. number: a quantity.
+    method
+        prototypes: the nearest class mean. linear: logistic or ridge regression. ordinal: for grades. knn: the nearest
+        labelled items vote.
+    miss_rate
+        The largest share of the items of --positive that may be missed, such as 0.01: sets the threshold and prints the
+        false alarms that it costs.
+    positive
+        The class that must not be missed; of two classes the rarer, if not given.
+    costs
+        A CSV with the columns truth, answer and cost: the answer with the least expected cost is given.
+    coverage
+        Share of the prediction sets (for numbers: intervals) that are to hold the truth.
+    seed
+        Of the folds.
+    device
+        Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
+    """
+    from selfsight.data.canvases import measure_format
+    from selfsight.data.importers import check_outside, open_source
+    from selfsight.data.labels import Labels
+    from selfsight.data.written import note
+    from selfsight.encoders.features import pooled_labelled
+    from selfsight.encoders.weights import encoder_of
+    from selfsight.heads.classify import Wish, learn
+    from selfsight.heads.head import about_of, items_of, load_head, save_head
+    from selfsight.heads.succession import gain_over, place_for
+
+    folder = Path(out)
+    before = load_head(folder) if place_for(folder) else None
+    items = open_source(source)
+    check_outside(out, items.about.location)
+    every = Labels.of(items, path=labels, kind=kind)
+    encoder = encoder_of(model, measure_format(items))
+    taught, features, bad = pooled_labelled(encoder, items, every.labelled(least=2))
+    learnt = learn(taught, features, Wish(method, coverage, miss_rate, positive, costs, seed))
+    notes = [every.doubt] if every.doubt else []
+    notes += [f"{items.uri_of(item)} {reason}" for item, reason in sorted(bad.items())]
+    about = about_of(learnt, taught, encoder, notes)
+    gain = None if before is None else gain_over(before, learnt, taught, items)
+    if replaced := gain is None or gain.sign >= 0:
+        lineage = lineage_of(items, taught, encoder, model, seed, before)
+        table = items_of(learnt, taught, features)
+        save_head(folder, about, learnt.task(features), learnt.calibrate, encoder, table, lineage)
+        note("head", folder, items.path)
+    return Classifier(
+        str(folder), about.kind, list(about.classes), f"{about.method} {about.setting}".strip(), about.items,
+        len(every) - int(every.known.sum()), about.metrics["held_out"], about.decision, about.tried, gain, replaced,
+        about.notes,
+    )  # fmt: skip
+
+
+def lineage_of(
+    items: Collection, labels: Labels, encoder: Encoder, model: str | Encoder, seed: int, parent: Head | None
+) -> dict[str, object]:
+    """What lineage.json says: from what, by what and with which versions a head was made."""
+    import sys
+
+    from selfsight.machine import environment
+
+    return {
+        "command": shlex.join(["selfsight", *sys.argv[1:]]) if sys.argv[0].endswith("selfsight") else "from Python",
+        "model": model if isinstance(model, str) else "an Encoder",
+        "seed": seed,
+        "collection": str(items.path),
+        "collection_version": items.version,
+        "ids": items.id_hash(labels.rows),
+        "labels": labels.digest,
+        "encoder": encoder.digest,
+        "parent": parent.digest if parent else None,
+        "versions": environment(str(encoder.device))["versions"],
+    }
+
+
+def show(result: Classifier) -> None:
+    """Print what was learnt, how well it does on held-out items, and what to do next."""
+    from selfsight.console import results, table
+    from selfsight.heads.metrics import shown
+
+    console = results(soft_wrap=True)
+    of = f"{len(result.classes)} classes" if result.classes else "a number"
+    without = f"; {result.unlabelled:,} without a label are left out" if result.unlabelled else ""
+    console.print(f"Learnt {of} from {result.items:,} labelled items by {result.method}{without}.")
+    if result.metrics:
+        rows = [(title, value) for title, value in shown(result.metrics)]
+        table(("on items held out in turn", "value [95 % interval]"), rows)
+    for sentence in decided(result.decision):
+        console.print(sentence)
+    for text in result.notes:
+        console.print(f"Note: {text}.")
+    where = shlex.quote(result.head)
+    if not result.replaced:
+        console.print(f"It is worse than the head in {where}, which stays. Nothing was written.")
+        return
+    if result.over_before is not None:
+        console.print(f"It took the place of the head that was there, now in {where}.before.")
+    console.print(f"Next: selfsight predict NEW/ --head {where} -o predictions.parquet")
+
+
+def decided(decision: Decision) -> list[str]:
+    """What the rule is, and what it costs, in sentences."""
+    from selfsight.heads.metrics import percent
+
+    price = decision.price
+    if decision.rule == "balanced":
+        return ["Classes are uneven, so the label is the class that is likeliest against its share: balanced accuracy."]
+    if decision.rule == "threshold":
+        return [
+            f"From a probability of {decision.threshold:.3g} on an item is called {decision.positive}: on held-out "
+            f"items {percent(price['miss_rate'])} of them are missed (promised: at most "
+            f"{100 * price['promised']:g} %), and "
+            f"{percent(price['false_alarms'])} of the others raise a false alarm."
+        ]
+    if decision.rule == "costs":
+        return [
+            f"The answer of least expected cost is given: {price['mean_cost']:.3g} an item on held-out items, where "
+            f"the likeliest class would cost {price['mean_cost_of_the_likeliest']:.3g}."
+        ]
+    return []
