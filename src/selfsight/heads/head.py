@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfsight.data.labels import Labels
+from selfsight.data.labels import Kind, Labels
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.store import read_folder, save
 from selfsight.errors import DataError, check_version
@@ -29,11 +29,19 @@ from selfsight.heads.classify import Learnt, answers
 from selfsight.heads.fits import Ordinal, Targets
 from selfsight.heads.metrics import Answers, figures, recall
 from selfsight.heads.modules import Calibrate, HeadModule, Linear, Memory, Nearest, Scores
-from selfsight.results import plain
 
 FORMAT_VERSION = 1
 LIKE = 3  # examples in `why`
 PIECE = 4096  # items whose tensors are computed at a time
+
+
+class Example(NamedTuple):
+    """An item that was learnt from, its label, and the cosine of its features to those of another."""
+
+    id: str
+    uri: str
+    label: str
+    similarity: float
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class About:
     """
 
     task: str
-    kind: str
+    kind: Kind
     classes: tuple[str, ...]
     method: str
     setting: str
@@ -67,11 +75,12 @@ class About:
     format_version: int = FORMAT_VERSION
 
     @classmethod
-    def of(cls, content: Mapping[str, Any]) -> About:
+    def of(cls, content: Mapping[str, object]) -> About:
         """From what head.json holds. Raises `KeyError` or `TypeError` for anything else."""
         known = {f.name for f in fields(cls)}
-        values = {name: value for name, value in content.items() if name in known}
-        return cls(**values | {"classes": tuple(content["classes"]), "decision": Decision(**content["decision"])})
+        values: dict[str, Any] = {name: value for name, value in content.items() if name in known}
+        values |= {"classes": tuple(values["classes"]), "decision": Decision(**values["decision"])}
+        return cls(**values)
 
 
 class Head:
@@ -110,16 +119,16 @@ class Head:
         about = self.about
         return answers(about.kind, about.classes, found, about.decision, about.threshold)
 
-    def why(self, features: np.ndarray) -> list[list[dict[str, Any]]]:
-        """Of each row of features [N, D] the 3 examples that are most like it: id, uri, label, similarity."""
+    def why(self, features: np.ndarray) -> list[list[Example]]:
+        """Of each row of features [N, D] the 3 examples that are most like it."""
         bank: Tensor = self.module.task.memory.bank  # type: ignore[union-attr, assignment]
         known = self.items.filter(self.items["features"].is_valid())
         rows = known.select(["id", "uri", "label"]).to_pylist()
-        found: list[list[dict[str, Any]]] = []
+        found: list[list[Example]] = []
         for part in torch.from_numpy(np.ascontiguousarray(features, np.float32)).split(PIECE):
             similarity, index = (F.normalize(part.to(bank.device), dim=1) @ bank.T).topk(min(LIKE, len(bank)), dim=1)
             for cosines, places in zip(similarity.tolist(), index.tolist(), strict=True):
-                found.append([rows[i] | {"similarity": s} for i, s in zip(places, cosines, strict=True)])
+                found.append([Example(**rows[i], similarity=s) for i, s in zip(places, cosines, strict=True)])
         return found
 
     def predictions(self, rows: pa.Table, features: np.ndarray) -> pa.Table:
@@ -129,7 +138,7 @@ class Head:
         columns: dict[str, Any] = {"id": rows["id"], "uri": rows["uri"]}
         columns |= _columns(self.about, said, found)
         columns["novel"] = pa.array(found["novel"], pa.float64())
-        columns["why"] = pa.array(self.why(features), WHY)
+        columns["why"] = pa.array([[one._asdict() for one in few] for few in self.why(features)], WHY)
         return pa.table(columns)
 
 
@@ -212,7 +221,7 @@ def _task(about: About, state: dict[str, Tensor], items: pa.Table) -> Scores:
     bank = remembered(items)
     if about.method == "knn":
         values = [read_label(label, about.kind) for label in items["label"].to_pylist()]
-        labels = Labels("number" if about.kind == "number" else about.kind, items, tuple(values), "")  # type: ignore[arg-type]
+        labels = Labels(about.kind, items, tuple(values), "")
         targets = torch.from_numpy(Targets.of(labels, about.classes).values)
         scorer: nn.Module = Nearest(bank, targets, about.kind, int(about.setting.removeprefix("k=")))
     elif about.method == "ordinal":
@@ -305,8 +314,8 @@ def save_head(
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
                   made / "head.safetensors")  # fmt: skip
         pq.write_table(items, made / "items.parquet")
-        (made / "lineage.json").write_text(json.dumps(plain(dict(lineage)), indent=2))
-        (made / "head.json").write_text(json.dumps(plain(asdict(about)), indent=2))
+        (made / "lineage.json").write_text(json.dumps(dict(lineage), indent=2))
+        (made / "head.json").write_text(json.dumps(asdict(about), indent=2))
         before = folder.with_name(f"{folder.name}.before")
         if folder.exists():
             shutil.rmtree(before, ignore_errors=True)
