@@ -23,7 +23,7 @@ from selfsight.data.labels import Kind, Labels
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.store import read_folder, save
 from selfsight.errors import DataError, check_version
-from selfsight.files import clear_left, own_folder, read_json
+from selfsight.files import clear_left, own_folder, read_json, whole
 from selfsight.heads.calibration import Decision
 from selfsight.heads.classify import Learnt, answers
 from selfsight.heads.fits import Ordinal, Targets
@@ -293,6 +293,26 @@ def items_of(learnt: Learnt, labels: Labels, features: np.ndarray, weights: np.n
             "features": pa.array(remember, pa.list_(pa.float32())),
         }
     )
+
+
+def forget_in(folder: Path, ids: set[str], contents: set[str]) -> int:
+    """Remove items with these ids or contents from items.parquet of a head, with their features; returns how many.
+
+    Neighbours then vote without them. Any other method has learnt from them already, which only training again undoes.
+    Raises `DataError` if none would be left.
+    """
+    file = folder / "items.parquet"
+    items = pq.read_table(file)
+    pairs = zip(items["id"].to_pylist(), items["content_hash"].to_pylist(), strict=True)
+    gone = [item in ids or content in contents for item, content in pairs]
+    left = items.filter(pa.array([not each for each in gone]))
+    if not any(gone):
+        return 0
+    if not len(left["features"].drop_null()):
+        raise DataError(f"The head {folder} has learnt from nothing else. Delete the folder itself.")
+    with whole(file) as out:
+        pq.write_table(left, out)
+    return sum(gone)
 
 
 def save_head(

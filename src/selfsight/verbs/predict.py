@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from selfsight.results import Result, counted
 from selfsight.verbs.arguments import checked
@@ -35,7 +35,7 @@ class Predictions(Result):
     left_open: int
     file: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         values = {
             name: getattr(self, name) for name in ("items", "set_aside", "reasons", "labels", "left_open", "file")
         }
