@@ -126,10 +126,25 @@ def test_costs_choose_the_least_expected_cost(tmp_path: Path) -> None:
             cal.read_costs(str(tmp_path / "costs.csv"), ("bad", "good"))
 
 
-def test_balanced_rule_weighs_by_the_inverse_of_shares() -> None:
-    targets = Targets("class", ("a", "b"), np.eye(2, dtype=np.float32)[np.array([0] * 9 + [1])])
-    rule = cal.balanced(targets)
-    assert rule.answers(targets.classes, np.array([[0.89, 0.11], [0.91, 0.09]])).tolist() == [1, 0]
+def test_uneven_classes_are_decided_against_their_shares_where_that_pays() -> None:
+    rng = np.random.default_rng(5)
+    rare = rng.uniform(size=2000) < 0.1
+    odds = rng.normal(size=2000) + 2.0 * rare - 2.0 - np.log(9.0)  # log-odds of the model that drew them
+    p = cal.probabilities("class", np.stack([np.zeros(2000), 2.0 * odds + 2.0 + np.log(9.0)], 1))
+    targets = Targets("class", ("a", "b"), np.eye(2, dtype=np.float32)[rare.astype(int)])
+    rule = cal.balanced(targets, p, targets)
+    assert rule.rule == "balanced" and rule.weights[1] > rule.weights[0]
+    found = [(said[rare] == 1).mean() for said in (rule.answers(targets.classes, p), p.argmax(1))]
+    assert found[0] > found[1] + 0.1
+
+
+def test_a_handful_of_a_class_that_nothing_tells_is_not_called_everywhere() -> None:
+    rng = np.random.default_rng(6)
+    numbers = np.array([0] * 300 + [1] * 3 + [2] * 2)
+    targets = Targets("class", ("a", "b", "c"), np.eye(3, dtype=np.float32)[numbers])
+    p = np.tile(targets.values.mean(0), (305, 1)) * rng.uniform(0.7, 1.3, (305, 3))
+    rule = cal.balanced(targets, p / p.sum(1, keepdims=True), targets)
+    assert (rule.answers(targets.classes, p) == numbers).mean() > 0.9
 
 
 def test_wilson_interval() -> None:
