@@ -104,8 +104,8 @@ def evaluate(
     by
         Of a head: a column of --test, such as site, for whose values the figures are given apart.
     out
-        Folder for evaluation.json and evaluation.csv, or confusion.png and reliability.png of a head; the run's own
-        folder if `model` is a run.
+        Folder for evaluation.json and evaluation.csv, or confusion.png and reliability.png of a head; the run's or the
+        head's own folder if `model` is one.
     device
         Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
     """
@@ -119,7 +119,8 @@ def evaluate(
         encoder_only = {"--train": train, "--data": data, "--split-by": split_by, "--beside": beside}
         if refused := [name for name, value in encoder_only.items() if value is not None]:
             raise SelfsightError(f"{refused[0]} is for encoders: a head has learnt already. Give --test alone.")
-        return _of_head(model if isinstance(model, Head) else load_head(str(model)), test, labels, by, out)
+        head = model if isinstance(model, Head) else load_head(str(model))
+        return _of_head(head, test, labels, by, out, head_folder(model))
     if labels is not None or by is not None:
         raise SelfsightError(f"{'--labels' if labels else '--by'} is for heads, and {model} is not one.")
     counts = parse_shots(shots)
@@ -161,8 +162,10 @@ def evaluate(
     return result if kept is None else _kept(result, kept)
 
 
-def _of_head(head: Head, test: str | None, labels: str | None, by: str | None, out: str | None) -> HeadEvaluation:
-    """The figures of a head, with its pictures in the folder `out`."""
+def _of_head(
+    head: Head, test: str | None, labels: str | None, by: str | None, out: str | None, own: Path | None
+) -> HeadEvaluation:
+    """The figures of a head, written with their pictures to the folder `out`, or to the head's `own`."""
     import json
 
     from selfsight.data.importers import check_outside, open_source
@@ -179,8 +182,7 @@ def _of_head(head: Head, test: str | None, labels: str | None, by: str | None, o
     if out is not None:
         check_outside(out, items.about.location)
     result = evaluate_head(head, items, Labels.of(items, path=labels, kind=head.about.kind), by)
-    if out is not None:
-        folder = Path(out)
+    if (folder := Path(out) if out else own) is not None:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "evaluation.json", json.dumps(result.to_dict(), indent=2))
         if result.confusion:
@@ -421,9 +423,8 @@ def _show_head(result: HeadEvaluation) -> None:
         ]
         table(("by", *(TITLES[name] for name in names)), rows)
     for each in result.mistakes[:LOWEST]:
-        console.print(
-            f"Mistake: {each.uri} is {each.truth}, the answer is {each.answer} ({100 * each.probability:.0f} %)"
-        )
+        sure = "" if each.probability is None else f" ({100 * each.probability:.0f} %)"
+        console.print(f"Mistake: {each.uri} is {each.truth}, the answer is {each.answer}{sure}")
     for note in result.notes:
         console.print(f"Note: {note}.")
 
