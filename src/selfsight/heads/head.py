@@ -133,6 +133,9 @@ class Head:
 
     def predictions(self, rows: pa.Table, features: np.ndarray) -> pa.Table:
         """One row an item of `rows`, with pooled `features` [N, D]: DESIGN's columns for the kind, without `reason`."""
+        if not len(rows):  # the columns all the same
+            nobody = pa.table({"id": ["nobody"], "uri": ["nobody"]})
+            return self.predictions(nobody, np.zeros((1, self.encoder.dim), np.float32)).slice(0, 0)
         found = self.tensors(features)
         said = self.answers(found)
         columns: dict[str, Any] = {"id": rows["id"], "uri": rows["uri"]}
