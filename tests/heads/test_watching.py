@@ -13,8 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import tiny_encoder
-from test_head import write_colours
+from helpers import tiny_encoder, write_colours
 
 import selfsight
 from selfsight.encoders.store import save

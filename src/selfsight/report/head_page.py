@@ -171,6 +171,8 @@ def _pictures(head: Head, place: str, mistakes: Sequence[Mistake]) -> tuple[dict
     wanted = {mistake.id for mistake in mistakes}
     if not wanted:
         return {}, ""
+    if not place:
+        return {}, "The pictures are missing, as lineage.json does not say where they are."
     try:
         items = Collection.open(place)
         items.source  # noqa: B018
