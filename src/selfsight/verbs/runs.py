@@ -245,6 +245,7 @@ def _show_runs(runs: list[Described]) -> None:
 
 def _show_heads(heads: list[DescribedHead]) -> None:
     from selfsight.console import table
+    from selfsight.encoders.licences import NONE
 
     rows = []
     for row in heads:
@@ -254,5 +255,6 @@ def _show_heads(heads: list[DescribedHead]) -> None:
         count = f"{len(row.classes or []):,}"
         told = {"number": "a number", "grade": f"{count} grades"}.get(row.kind or "", f"{count} classes")
         known = [row.task or "", told, row.method or "", f"{row.items or 0:,}"]
-        rows.append([*known, f"{row.bytes / 1e6:,.1f}", f"{row.head} (licence: {row.licence})"])
+        licence = "" if row.licence == NONE else f" (licence: {row.licence})"
+        rows.append([*known, f"{row.bytes / 1e6:,.1f}", f"{row.head}{licence}"])
     table(("task", "answers", "method", "items", "MB", "head"), rows)
