@@ -17,7 +17,7 @@ from typing import Any
 
 # In the order of `selfsight --help`; the groups come after them. A trailing underscore is for a keyword of Python.
 VERBS = (
-    *("import_", "objectives", "plan", "pretrain", "compare", "embed", "odd", "evaluate", "report", "demo"),
+    *("import_", "objectives", "plan", "pretrain", "compare", "embed", "odd", "label", "evaluate", "report", "demo"),
     *("runs", "cache", "forget"),
 )
 SHORT = {"out": "-o"}  # short names of options, the same for every verb that has the option
@@ -48,6 +48,7 @@ EXAMPLES = {
     "runs": "selfsight runs list runs/",
     "cache": "selfsight cache list",
     "odd": "selfsight odd photos/ --model runs/first -o odd/",
+    "label": "selfsight label photos/ --model runs/first",
     "forget": "selfsight forget photos.lance a.jpg",
 }
 

@@ -1,0 +1,58 @@
+"""One local web server: on 127.0.0.1 only, for whoever has its address, until Ctrl-C."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from contextlib import suppress
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from selfsight.errors import MachineError, in_words
+from selfsight.pages.gate import Gate
+
+AT_ONCE = 64  # requests; the next ones are told to come again
+SECONDS = 3  # that requests under way have to end in, after Ctrl-C
+
+
+class Server:
+    """The server of a page. It listens from the start, so that no other program takes the port, and answers in `run`.
+
+    address: of the page, with the token: whoever has it may do what the page does.
+    """
+
+    def __init__(self, app: ASGIApp, port: int | None = None) -> None:
+        """port: a free one if not given. Raises `MachineError` if it is taken."""
+        self._socket = _listening(port or 0)
+        token, port = secrets.token_urlsafe(24), self._socket.getsockname()[1]
+        self.address = f"http://127.0.0.1:{port}/{token}/"
+        config = uvicorn.Config(
+            Gate(app, token, port), http="h11", ws="none", lifespan="off", server_header=False, proxy_headers=False,
+            access_log=False, log_config=None, limit_concurrency=AT_ONCE, timeout_graceful_shutdown=SECONDS,
+        )  # fmt: skip
+        self._server = uvicorn.Server(config)
+
+    def run(self) -> None:
+        """Answer until Ctrl-C, or until `stop` is called from another thread. Requests under way end first."""
+        with suppress(KeyboardInterrupt):
+            self._server.run(sockets=[self._socket])
+        self._socket.close()
+
+    def stop(self) -> None:
+        """Let `run` end."""
+        self._server.should_exit = True
+
+
+def _listening(port: int) -> socket.socket:
+    """A socket on 127.0.0.1. Raises `MachineError`."""
+    if not 0 <= port < 2**16:
+        raise MachineError(f"There is no port {port}. Give one from 1024 to 65535, or leave --port out.")
+    listener = socket.socket()
+    try:
+        listener.bind(("127.0.0.1", port))
+        listener.listen(AT_ONCE)
+    except OSError as error:
+        listener.close()
+        raise MachineError(f"Port {port} cannot be used ({in_words(error)}). Give another --port, or none.") from None
+    return listener
