@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -168,10 +169,28 @@ def test_stopping_lets_a_request_under_way_end(serve: Callable[[Any], Any]) -> N
     assert replies[0].status == 200 and replies[0].json == "whole"
 
 
+def test_a_page_is_served_from_a_notebook_too() -> None:
+    """Which calls it within a running event loop."""
+    from conftest import Visitor
+
+    app = FastAPI()
+    app.get("/x")(lambda: "here")
+    server, replies = Server(app), []
+
+    def visit() -> None:
+        replies.append(Visitor(server.address).get("x"))
+        server.stop()
+
+    async def cell() -> None:
+        threading.Timer(0.3, visit).start()
+        server.run()
+
+    asyncio.run(cell())
+    assert replies[0].json == "here"
+
+
 def test_websockets_do_not_pass() -> None:
     async def reached(*_: object) -> None:
         raise AssertionError("the app was reached")
-
-    import asyncio
 
     asyncio.run(Gate(reached, "t", 1)({"type": "websocket", "path": "/t/", "headers": []}, None, None))  # type: ignore[arg-type]

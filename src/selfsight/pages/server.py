@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import socket
+import threading
 from contextlib import suppress
 
 import uvicorn
@@ -36,12 +38,33 @@ class Server:
     def run(self) -> None:
         """Answer until Ctrl-C, or until `stop` is called from another thread. Requests under way end first."""
         with suppress(KeyboardInterrupt):
-            self._server.run(sockets=[self._socket])
+            if _in_notebook():
+                thread = threading.Thread(target=self._serve)
+                thread.start()
+                try:
+                    thread.join()
+                finally:
+                    self.stop()
+                    thread.join()
+            else:
+                self._serve()
         self._socket.close()
+
+    def _serve(self) -> None:
+        self._server.run(sockets=[self._socket])
 
     def stop(self) -> None:
         """Let `run` end."""
         self._server.should_exit = True
+
+
+def _in_notebook() -> bool:
+    """Whether an event loop runs in this thread already, beside which no second one can."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _listening(port: int) -> socket.socket:
