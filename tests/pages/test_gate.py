@@ -169,6 +169,12 @@ def test_stopping_lets_a_request_under_way_end(serve: Callable[[Any], Any]) -> N
     assert replies[0].status == 200 and replies[0].json == "whole"
 
 
+def test_a_port_can_be_used_again_at_once(serve: Callable[[Any], Any]) -> None:
+    with serve(FastAPI()) as visitor:
+        visitor.get("")
+    Server(FastAPI(), visitor.port)
+
+
 def test_a_page_is_served_from_a_notebook_too() -> None:
     """Which calls it within a running event loop."""
     from conftest import Visitor

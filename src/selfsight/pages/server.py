@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import socket
 import threading
@@ -11,7 +12,7 @@ from contextlib import suppress
 import uvicorn
 from starlette.types import ASGIApp
 
-from selfsight.errors import MachineError, in_words
+from selfsight.errors import MachineError
 from selfsight.pages.gate import Gate
 
 AT_ONCE = 64  # requests; the next ones are told to come again
@@ -71,11 +72,8 @@ def _listening(port: int) -> socket.socket:
     """A socket on 127.0.0.1. Raises `MachineError`."""
     if not 0 <= port < 2**16:
         raise MachineError(f"There is no port {port}. Give one from 1024 to 65535, or leave --port out.")
-    listener = socket.socket()
     try:
-        listener.bind(("127.0.0.1", port))
-        listener.listen(AT_ONCE)
+        return socket.create_server(("127.0.0.1", port), backlog=AT_ONCE)
     except OSError as error:
-        listener.close()
-        raise MachineError(f"Port {port} cannot be used ({in_words(error)}). Give another --port, or none.") from None
-    return listener
+        reason = os.strerror(error.errno or 0)
+        raise MachineError(f"Port {port} cannot be used ({reason}). Give another --port, or none.") from None

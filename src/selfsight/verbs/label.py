@@ -219,7 +219,8 @@ def show(result: Labelling) -> None:
         pair = f"{each.first} and {each.second}"
         console.print(f"{pair} agree on {100 * each.same:.0f} % of {each.items:,} items{kappa}.")
     if result.disputed:
-        console.print(f"On {result.disputed:,} people differ; the latest answer counts until somebody settles it.")
+        about = f"{result.disputed:,} item{'' if result.disputed == 1 else 's'}"
+        console.print(f"People differ about {about}: the latest answer counts until somebody settles it.")
     if result.exported is not None:
         console.print(f"Written to {result.exported}, for --labels {quote(result.exported)}")
         return
