@@ -10,15 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import tiny_encoder
 from PIL import Image
 
+import selfsight
 from selfsight.data.collection import Collection
 from selfsight.data.decisions import Journal
 from selfsight.data.importers import open_source
+from selfsight.encoders.store import save
 from selfsight.pages.answers import Answers
 from selfsight.pages.label import labelling
 from selfsight.pages.neighbours import Neighbours, Watch
 from selfsight.pages.pictures import Pictures
+from selfsight.verbs.label import of_head
 
 CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
 FLAGS = (
@@ -29,6 +33,7 @@ FLAGS = (
     "--disable-background-networking",
 )
 Page = Callable[..., Any]
+ENTER = "\ue007"  # as WebDriver names the key
 
 
 class Browser:
@@ -313,3 +318,42 @@ def test_a_server_that_is_gone_is_said_and_answers_are_not_taken(
     shown = browser.text("#labelled")
     browser.press("a", "a")
     assert browser.text("#labelled") == shown and len(lines(items)) == 1
+
+
+def test_from_the_first_label_to_a_trained_classifier(tmp_path: Path, browser: Browser, serve: Page) -> None:
+    """A person labels twelve pictures of two kinds on the page; a head learns from them and names the other twenty."""
+    rng = np.random.default_rng(0)
+    truth: dict[str, str] = {}
+    (tmp_path / "photos").mkdir()
+    for i in range(32):
+        pixels = rng.normal(110, 30, (32, 32, 3))
+        pixels[:, :, i % 2] += 50
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / "photos" / f"{i:02d}.png")
+        truth[f"{i:02d}.png"] = ("red", "green")[i % 2]
+    save(tiny_encoder(32), tmp_path / "encoder")
+    items = open_source(tmp_path / "photos")
+    answers = Answers(items)
+    order = answers.ids[:12]
+    with serve(labelling(answers, Pictures(items), order, "photos")) as page:
+        browser.open(f"http://{page.host}/{page.token}/")
+        keys: dict[str, str] = {}
+        for _ in range(12):
+            kind = truth[browser.text("#name")]
+            if kind in keys:
+                browser.press(keys[kind])
+            else:
+                keys[kind] = str(len(keys) + 1)
+                browser.press("/", *kind, ENTER)
+            browser.saved()
+            browser.until(lambda done=_ + 1: len(answers.labels) == done)
+    photos, head = str(tmp_path / "photos"), str(tmp_path / "head")
+    result = selfsight.train.classify(photos, model=str(tmp_path / "encoder"), out=head)
+    assert (result.items, result.unlabelled, result.classes) == (12, 20, ["green", "red"])
+    table = selfsight.predict(photos, head=head).table
+    new = [row for row in table.to_pylist() if row["id"] not in order]
+    assert len(new) == 20 and sum(row["label"] == truth[row["uri"]] for row in new) >= 17
+    with serve(
+        labelling(answers, Pictures(items), answers.ids, "photos", of_head(items, str(tmp_path / "head")))
+    ) as page:
+        said = page.get(f"api/items/{new[0]['id']}").json["suggestions"][0]
+        assert said["name"] == new[0]["label"] and said["probability"] == pytest.approx(new[0]["score"], abs=1e-5)

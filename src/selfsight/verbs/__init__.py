@@ -27,13 +27,13 @@ MOST_TOGETHER = 7
 HEADINGS = {
     "Data": ("columns", "include", "exclude", "root", "blank", "rate", "strict", "canvases", "collection", "train",
              "test", "data", "split_by", "probe"),
-    "Encoder": ("model", "encoder", "weights", "size", "tokens"),
+    "Encoder": ("model", "head", "encoder", "weights", "size", "tokens"),
     "Training": ("method", "objective", "views", "positives", "batch_size", "accumulate", "optimiser", "learning_rate",
                  "weight_decay", "recipe", "seed"),
     "Budget": ("minutes", "epochs", "steps", "extend"),
-    "Labels": ("labels", "kind", "miss_rate", "positive", "costs", "coverage"),
+    "Labels": ("labels", "ask", "kind", "by", "export", "miss_rate", "positive", "costs", "coverage"),
     "Measuring": ("beside", "shots", "seeds"),
-    "Machine": ("device", "energy"),
+    "Machine": ("device", "port", "energy"),
     "Output": ("out", "track", "json", "yes"),
 }  # fmt: skip
 # A command line of each verb that works, for those who left something out.

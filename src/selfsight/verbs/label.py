@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from selfsight.verbs.arguments import checked
 if TYPE_CHECKING:
     from selfsight.data.collection import Collection
     from selfsight.encoders.encoder import Encoder
+    from selfsight.heads.head import Head
     from selfsight.pages.answers import Agreement, Answers
     from selfsight.pages.neighbours import Suggest
 
@@ -55,6 +57,7 @@ def label(
     source: str,
     *,
     model: str | Encoder | None = None,
+    head: str | Head | None = None,
     ask: str | None = None,
     kind: Literal["class", "classes", "grade"] = "class",
     by: str = "local",
@@ -76,6 +79,8 @@ def label(
     model
         A run, or what `embed --model` takes, to suggest the labels of the most similar labelled images, and to say when
         more labels change little.
+    head
+        A head, to suggest the labels that it would give, in place of the most similar images.
     ask
         Table of the items to label, in this order, with a column id or path: what `selfsight select -o` writes. All
         images if not given.
@@ -96,13 +101,15 @@ def label(
 
     if export is not None and Path(export).suffix.lower() != ".csv":
         raise SelfsightError(f"Labels are written as .csv, not as {export!r}. For example: --export labels.csv")
+    if head is not None and model is not None:
+        raise SelfsightError("--head and --model both suggest labels. Give one of them.")
     items = open_source(source)
     answers = Answers(items, by, kind)
     order = _order(items, answers, ask)
     if answers.damaged:
         console().print(_damaged(answers.damaged), soft_wrap=True)
     if export is None:
-        _serve(items, answers, order, model, port)
+        _serve(items, answers, order, model, head, port)
     else:
         check_outside(export, items.about.location)
         _write(Path(export), items, answers)
@@ -114,8 +121,9 @@ def label(
 
 
 def _serve(
-    items: Collection, answers: Answers, order: list[str], model: str | Encoder | None, port: int | None
-) -> None:
+    items: Collection, answers: Answers, order: list[str], model: str | Encoder | None, head: str | Head | None,
+    port: int | None,
+) -> None:  # fmt: skip
     """Show the page until Ctrl-C."""
     try:
         from selfsight.pages.label import labelling
@@ -128,6 +136,7 @@ def _serve(
 
     suggest = None if model is None else _neighbours(items, answers, model)
     watch = None if suggest is None else Watch(suggest, answers)
+    suggest = suggest if head is None else of_head(items, head)
     server = Server(labelling(answers, Pictures(items), order, items.about.location, suggest, watch), port)
     count = f"{len(order):,} item{'' if len(order) == 1 else 's'}"
     console().print(f"Label {count} here, and stop with Ctrl-C:\n  {server.address}", soft_wrap=True)
@@ -142,6 +151,28 @@ def _neighbours(items: Collection, answers: Answers, model: str | Encoder) -> Su
 
     rows, features, _ = pooled(encoder_of(model, measure_format(items)), items)
     return Neighbours(rows["id"].to_pylist(), features, answers)
+
+
+def of_head(items: Collection, head: str | Head) -> Suggest:
+    """What a head says of the items. Raises `SelfsightError` for a head of numbers."""
+    from selfsight.encoders.features import pooled
+    from selfsight.heads.head import Head, load_head
+    from selfsight.machine import best_device
+
+    opened = head if isinstance(head, Head) else load_head(head)
+    if not opened.about.classes:
+        raise SelfsightError(f"{opened.path} is a head of numbers, and the page asks for classes. Give another --head.")
+    opened.module.to(best_device())
+    rows, features, _ = pooled(opened.encoder, items)
+    probabilities = opened.tensors(features)["probabilities"]
+    places = {item: place for place, item in enumerate(rows["id"].to_pylist())}
+
+    def suggest(ids: Sequence[str]) -> dict[str, list[tuple[str, float]]]:
+        known = [item for item in ids if item in places]
+        said = {item: zip(opened.about.classes, probabilities[places[item]].tolist(), strict=True) for item in known}
+        return {item: sorted(pairs, key=lambda pair: -pair[1]) for item, pairs in said.items()}
+
+    return suggest
 
 
 def _order(items: Collection, answers: Answers, ask: str | None) -> list[str]:
