@@ -17,7 +17,8 @@ from typing import Any
 
 # In the order of `selfsight --help`; the groups come after them. A trailing underscore is for a keyword of Python.
 VERBS = (
-    *("import_", "objectives", "plan", "pretrain", "compare", "embed", "odd", "evaluate", "predict", "report", "demo"),
+    *("import_", "objectives", "plan", "pretrain", "compare", "embed", "odd", "label", "evaluate", "predict"),
+    *("report", "demo"),
     *("runs", "cache", "forget"),
 )
 SHORT = {"out": "-o"}  # short names of options, the same for every verb that has the option
@@ -26,13 +27,13 @@ MOST_TOGETHER = 7
 HEADINGS = {
     "Data": ("columns", "include", "exclude", "root", "blank", "rate", "strict", "canvases", "collection", "train",
              "test", "data", "split_by", "probe"),
-    "Encoder": ("model", "encoder", "weights", "size", "tokens"),
+    "Encoder": ("model", "head", "encoder", "weights", "size", "tokens"),
     "Training": ("method", "objective", "views", "positives", "batch_size", "accumulate", "optimiser", "learning_rate",
                  "weight_decay", "recipe", "seed"),
     "Budget": ("minutes", "epochs", "steps", "extend"),
-    "Labels": ("labels", "kind", "miss_rate", "positive", "costs", "coverage"),
+    "Labels": ("labels", "ask", "kind", "by", "export", "miss_rate", "positive", "costs", "coverage"),
     "Measuring": ("beside", "shots", "seeds"),
-    "Machine": ("device", "energy"),
+    "Machine": ("device", "port", "energy"),
     "Output": ("out", "track", "json", "yes"),
 }  # fmt: skip
 # A command line of each verb that works, for those who left something out.
@@ -50,6 +51,7 @@ EXAMPLES = {
     "runs": "selfsight runs list runs/",
     "cache": "selfsight cache list",
     "odd": "selfsight odd photos/ --model runs/first -o odd/",
+    "label": "selfsight label photos/ --model runs/first",
     "forget": "selfsight forget photos.lance a.jpg",
     "classify": "selfsight train classify photos/ --model runs/first -o heads/first",
 }
