@@ -176,7 +176,7 @@ def test_no_patient_of_a_real_table_is_on_both_sides(tmp_path: Path) -> None:
 
 
 def test_few_labels_are_held_out_one_of_each_class() -> None:
-    """Features are noise, of which a half of the answers is right. Were a class short of a label just where it is asked,
+    """Features are noise, so that half of the answers are right. Were a class short of a label just where it is asked,
     it would hardly ever be guessed: ten folds are right on 15 % here."""
     right = []
     for seed in range(40):
