@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 import selfsight
+from selfsight.heads.evaluation import HeadEvaluation
 from selfsight.results import Result
 from selfsight.verbs import Verb, every_verb, groups
+from selfsight.verbs.arguments import kinds_of
 
 SRC = Path(__file__).parent.parent / "src"
 GROUP = '''"""Learn a head."""
@@ -195,8 +197,10 @@ def test_a_package_under_verbs_is_a_group(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", every_verb(), ids=lambda verb: " ".join(verb.words))
 def test_each_verb_gives_a_result_that_is_shown_and_is_json(verb: Verb) -> None:
-    result = eval(verb.function.__annotations__["return"], vars(verb.module))
-    assert issubclass(result, Result) and list(inspect.signature(verb.module.show).parameters) == ["result"]
+    names = vars(verb.module) | {"HeadEvaluation": HeadEvaluation}
+    results = kinds_of(eval(verb.function.__annotations__["return"], names))
+    assert all(isinstance(result, type) and issubclass(result, Result) for result in results)
+    assert list(inspect.signature(verb.module.show).parameters) == ["result"]
 
 
 def test_completion_is_installed_only_when_asked_for(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """Plain values by name, for JSON."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: plain(v) for name, v in values.items() if v is not None or name not in self.if_any}
+        return {name: _plain(v) for name, v in values.items() if v is not None or name not in self.if_any}
 
 
 def counted(counts: Mapping[str, int]) -> str:
@@ -34,12 +34,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def plain(value: Any) -> Any:
-    """Results, dataclasses and what holds them as values that JSON knows."""
+def _plain(value: Any) -> Any:
     if isinstance(value, Result):
         return value.to_dict()
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
-    return [plain(v) for v in value] if isinstance(value, list | tuple) else value
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

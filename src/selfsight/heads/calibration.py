@@ -14,6 +14,7 @@ from selfsight.probing.evaluation import Interval
 PRIOR = 1.0  # standard deviation of the logarithm of a temperature, before any label was seen
 RANGE = (-4.0, 4.0)  # of that logarithm
 FLOOR = 1e-12
+POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of a class's share of the labels, that its probability is divided by
 
 
 def probabilities(kind: str, scores: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -102,8 +103,8 @@ def half_width(truth: np.ndarray, values: np.ndarray, coverage: float) -> float 
 class Decision:
     """How probabilities become a label.
 
-    rule: "likeliest"; "balanced", the likeliest against its share of the labels; "threshold", `positive` from
-        `threshold` on; or "costs", the least expected cost.
+    rule: "likeliest"; "balanced", the likeliest against a power of its share of the labels; "threshold", `positive`
+        from `threshold` on; or "costs", the least expected cost.
     weights: of "balanced", one per class.
     positive: of "threshold".
     threshold: of "threshold".
@@ -132,10 +133,19 @@ class Decision:
         return np.asarray(p.argmax(1))
 
 
-def balanced(targets: Targets) -> Decision:
-    """The rule that gives every class the same weight, for classes of uneven size."""
+def balanced(held: Targets, p: np.ndarray, targets: Targets) -> Decision:
+    """The likeliest class against its share of the labels `targets`, to a power from 0 to 1: the least at which
+    held-out `p` [N, K] of the items `held` have the best macro-F1. A full power finds the most of rare classes, but
+    calls too much by their names where they are a handful."""
+    from sklearn.metrics import f1_score
+
     shares = targets.values.mean(0)
-    return Decision("balanced", weights=[float(1.0 / (len(shares) * share)) for share in shares])
+    rules = [Decision("balanced", [float(weight) for weight in shares**-power]) for power in POWERS]
+    worth = [
+        f1_score(held.numbers, rule.answers(held.classes, p), average="macro", zero_division=0.0) for rule in rules
+    ]
+    best = next(rule for rule, found in zip(rules, worth, strict=True) if found > max(worth) - 1e-9)
+    return best if best is not rules[0] else Decision()
 
 
 def at_miss_rate(targets: Targets, p: np.ndarray, rate: float, positive: str) -> Decision:

@@ -226,12 +226,11 @@ def _chosen(
         return first, settings[len(settings) // 2], {}
     some = there[spread(len(there), CHOICE_ITEMS)]
     taught = targets.take(some)
-    weights = _weights(taught)
     tried: dict[tuple[str, str], float] = {}
     for method, setting, fit in _each(choices):
         scores = cross_fitted(fit, features[some], taught, folds[some])
         temperature = 1.0 if targets.kind == "number" else cal.fit_temperature(taught, scores)
-        tried[method, setting] = float(weights @ cal.losses(taught, scores, temperature))
+        tried[method, setting] = float(cal.losses(taught, scores, temperature).mean())
     best = min(tried, key=tried.__getitem__)
     ordered = sorted(tried, key=tried.__getitem__)
     return *best, {" ".join(filter(None, each)): tried[each] for each in ordered}
@@ -249,21 +248,13 @@ def uneven(targets: Targets) -> bool:
     return targets.kind in ("class", "grade") and bool(sizes.max() > UNEVEN * sizes[sizes > 0].min())
 
 
-def _weights(targets: Targets) -> np.ndarray:
-    """[N] of each item in a mean, which sum to 1: where classes are uneven, each class has the same."""
-    if not uneven(targets):
-        return np.full(len(targets), 1.0 / len(targets))
-    sizes = targets.values.sum(0)
-    return np.asarray(1.0 / ((sizes > 0).sum() * sizes[targets.numbers]))
-
-
 def _decision(held: Targets, p: np.ndarray, targets: Targets, wish: Wish) -> cal.Decision:
     if wish.miss_rate is not None:
         positive = wish.positive or targets.classes[int(targets.values.sum(0).argmin())]
         return cal.at_miss_rate(held, p, wish.miss_rate, positive)
     if wish.costs is not None:
         return cal.at_costs(held, p, cal.read_costs(wish.costs, targets.classes))
-    return cal.balanced(targets) if uneven(targets) else cal.Decision()
+    return cal.balanced(held, p, targets) if uneven(targets) and len(p) else cal.Decision()
 
 
 def _distances(features: np.ndarray, groups: list[str | None]) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from selfsight.data.collection import Collection
-from selfsight.data.labels import Labels
+from selfsight.data.labels import Kind, Labels
 from selfsight.encoders.features import pooled_labelled
 from selfsight.errors import SelfsightError, meant
 from selfsight.heads.fits import Targets
@@ -45,7 +45,7 @@ class HeadEvaluation(Result):
     """
 
     task: str
-    kind: str
+    kind: Kind
     head: str
     metrics: dict[str, Interval]
     by: dict[str, dict[str, Interval]]
@@ -112,13 +112,13 @@ def evaluate_head(head: Head, items: Collection, labels: Labels, by: str | None 
 def _parts(labels: Labels, by: str) -> dict[str, np.ndarray]:
     """{value: places} of a column."""
     if by not in labels.rows.column_names:
-        names = sorted(labels.rows.column_names)
-        raise SelfsightError(f"{labels.location} has no column {by}.{meant(by, names)} It has {', '.join(names)}.")
+        there = sorted(labels.rows.column_names)
+        raise SelfsightError(f"{labels.location} has no column {by}.{meant(by, there)} It has {', '.join(there)}.")
     values = np.array([written_label("" if value is None else value) for value in labels.rows[by].to_pylist()])
-    names = np.unique(values)
+    names = sorted(set(values.tolist()))
     if len(names) > MOST_VALUES:
         raise SelfsightError(f"The column {by} has {len(names):,} values; --by takes one of at most {MOST_VALUES}.")
-    return {str(name) or "(none)": np.flatnonzero(values == name) for name in names}
+    return {name or "(none)": np.flatnonzero(values == name) for name in names}
 
 
 def _take(said: Answers, places: np.ndarray) -> Answers:

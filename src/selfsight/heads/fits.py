@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfsight.data.labels import Labels
+from selfsight.data.labels import Kind, Labels
 from selfsight.errors import SelfsightError
 from selfsight.heads.modules import Linear, Nearest
 
@@ -32,7 +32,7 @@ class Targets:
     values: [N, K] float32: 1 for each class of an item, or its number.
     """
 
-    kind: str
+    kind: Kind
     classes: tuple[str, ...]
     values: np.ndarray
 

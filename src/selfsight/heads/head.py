@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,21 +19,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfsight.data.labels import Labels
+from selfsight.data.labels import Kind, Labels
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.store import read_folder, save
 from selfsight.errors import DataError, check_version
-from selfsight.files import clear_left, own_folder, read_json
+from selfsight.files import clear_left, own_folder, read_json, whole
 from selfsight.heads.calibration import Decision
 from selfsight.heads.classify import Learnt, answers
 from selfsight.heads.fits import Ordinal, Targets
 from selfsight.heads.metrics import Answers, figures, recall
 from selfsight.heads.modules import Calibrate, HeadModule, Linear, Memory, Nearest, Scores
-from selfsight.results import plain
 
 FORMAT_VERSION = 1
 LIKE = 3  # examples in `why`
 PIECE = 4096  # items whose tensors are computed at a time
+
+
+class Example(NamedTuple):
+    """An item that was learnt from, its label, and the cosine of its features to those of another."""
+
+    id: str
+    uri: str
+    label: str
+    similarity: float
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class About:
     """
 
     task: str
-    kind: str
+    kind: Kind
     classes: tuple[str, ...]
     method: str
     setting: str
@@ -67,11 +75,12 @@ class About:
     format_version: int = FORMAT_VERSION
 
     @classmethod
-    def of(cls, content: Mapping[str, Any]) -> About:
+    def of(cls, content: Mapping[str, object]) -> About:
         """From what head.json holds. Raises `KeyError` or `TypeError` for anything else."""
         known = {f.name for f in fields(cls)}
-        values = {name: value for name, value in content.items() if name in known}
-        return cls(**values | {"classes": tuple(content["classes"]), "decision": Decision(**content["decision"])})
+        values: dict[str, Any] = {name: value for name, value in content.items() if name in known}
+        values |= {"classes": tuple(values["classes"]), "decision": Decision(**values["decision"])}
+        return cls(**values)
 
 
 class Head:
@@ -110,26 +119,29 @@ class Head:
         about = self.about
         return answers(about.kind, about.classes, found, about.decision, about.threshold)
 
-    def why(self, features: np.ndarray) -> list[list[dict[str, Any]]]:
-        """Of each row of features [N, D] the 3 examples that are most like it: id, uri, label, similarity."""
+    def why(self, features: np.ndarray) -> list[list[Example]]:
+        """Of each row of features [N, D] the 3 examples that are most like it."""
         bank: Tensor = self.module.task.memory.bank  # type: ignore[union-attr, assignment]
         known = self.items.filter(self.items["features"].is_valid())
         rows = known.select(["id", "uri", "label"]).to_pylist()
-        found: list[list[dict[str, Any]]] = []
+        found: list[list[Example]] = []
         for part in torch.from_numpy(np.ascontiguousarray(features, np.float32)).split(PIECE):
             similarity, index = (F.normalize(part.to(bank.device), dim=1) @ bank.T).topk(min(LIKE, len(bank)), dim=1)
             for cosines, places in zip(similarity.tolist(), index.tolist(), strict=True):
-                found.append([rows[i] | {"similarity": s} for i, s in zip(places, cosines, strict=True)])
+                found.append([Example(**rows[i], similarity=s) for i, s in zip(places, cosines, strict=True)])
         return found
 
     def predictions(self, rows: pa.Table, features: np.ndarray) -> pa.Table:
         """One row an item of `rows`, with pooled `features` [N, D]: DESIGN's columns for the kind, without `reason`."""
+        if not len(rows):  # the columns all the same
+            nobody = pa.table({"id": ["nobody"], "uri": ["nobody"]})
+            return self.predictions(nobody, np.zeros((1, self.encoder.dim), np.float32)).slice(0, 0)
         found = self.tensors(features)
         said = self.answers(found)
         columns: dict[str, Any] = {"id": rows["id"], "uri": rows["uri"]}
         columns |= _columns(self.about, said, found)
         columns["novel"] = pa.array(found["novel"], pa.float64())
-        columns["why"] = pa.array(self.why(features), WHY)
+        columns["why"] = pa.array([[one._asdict() for one in few] for few in self.why(features)], WHY)
         return pa.table(columns)
 
 
@@ -212,7 +224,7 @@ def _task(about: About, state: dict[str, Tensor], items: pa.Table) -> Scores:
     bank = remembered(items)
     if about.method == "knn":
         values = [read_label(label, about.kind) for label in items["label"].to_pylist()]
-        labels = Labels("number" if about.kind == "number" else about.kind, items, tuple(values), "")  # type: ignore[arg-type]
+        labels = Labels(about.kind, items, tuple(values), "")
         targets = torch.from_numpy(Targets.of(labels, about.classes).values)
         scorer: nn.Module = Nearest(bank, targets, about.kind, int(about.setting.removeprefix("k=")))
     elif about.method == "ordinal":
@@ -286,6 +298,26 @@ def items_of(learnt: Learnt, labels: Labels, features: np.ndarray, weights: np.n
     )
 
 
+def forget_in(folder: Path, ids: set[str], contents: set[str]) -> int:
+    """Remove items with these ids or contents from items.parquet of a head, with their features; returns how many.
+
+    Neighbours then vote without them. Any other method has learnt from them already, which only training again undoes.
+    Raises `DataError` if none would be left.
+    """
+    file = folder / "items.parquet"
+    items = pq.read_table(file)
+    pairs = zip(items["id"].to_pylist(), items["content_hash"].to_pylist(), strict=True)
+    gone = [item in ids or content in contents for item, content in pairs]
+    left = items.filter(pa.array([not each for each in gone]))
+    if not any(gone):
+        return 0
+    if not len(left["features"].drop_null()):
+        raise DataError(f"The head {folder} has learnt from nothing else. Delete the folder itself.")
+    with whole(file) as out:
+        pq.write_table(left, out)
+    return sum(gone)
+
+
 def save_head(
     folder: Path, about: About, task: Scores, calibrate: Calibrate, encoder: Encoder, items: pa.Table,
     lineage: Mapping[str, object],
@@ -305,8 +337,8 @@ def save_head(
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
                   made / "head.safetensors")  # fmt: skip
         pq.write_table(items, made / "items.parquet")
-        (made / "lineage.json").write_text(json.dumps(plain(dict(lineage)), indent=2))
-        (made / "head.json").write_text(json.dumps(plain(asdict(about)), indent=2))
+        (made / "lineage.json").write_text(json.dumps(dict(lineage), indent=2))
+        (made / "head.json").write_text(json.dumps(asdict(about), indent=2))
         before = folder.with_name(f"{folder.name}.before")
         if folder.exists():
             shutil.rmtree(before, ignore_errors=True)

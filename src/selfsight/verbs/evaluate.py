@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from selfsight.errors import SelfsightError
 from selfsight.probing.evaluation import OWN, About, Evaluation
@@ -32,6 +32,21 @@ LOWEST = 5  # classes whose recall is printed
 WORST = 10  # classes of a head that are
 
 
+@overload
+def evaluate(
+    model: str | Head, *, test: str, labels: str | None = None, by: str | None = None, out: str | None = None,
+    device: str | None = None,
+) -> HeadEvaluation: ...  # fmt: skip
+@overload
+def evaluate(
+    model: str | Encoder, *, train: str, test: str, beside: str | Encoder | Sequence[str | Encoder] | None = None,
+    shots: str | int | Sequence[str | int] = ..., seeds: int = 5, out: str | None = None, device: str | None = None,
+) -> Evaluation: ...  # fmt: skip
+@overload
+def evaluate(
+    model: str | Encoder, *, data: str, split_by: str, beside: str | Encoder | Sequence[str | Encoder] | None = None,
+    shots: str | int | Sequence[str | int] = ..., seeds: int = 5, out: str | None = None, device: str | None = None,
+) -> Evaluation: ...  # fmt: skip
 @checked
 def evaluate(
     model: str | Encoder | Head,

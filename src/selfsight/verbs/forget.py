@@ -29,8 +29,9 @@ class Item:
 class Elsewhere:
     """Where forgotten items still are, or may be.
 
-    kind: "collection"; "features", a table that `embed -o` wrote; "pictures", what `odd -o` or `report -o` drew; or
-    "run", which may have learnt from them.
+    kind: "collection"; "features", a table that `embed -o` or `predict -o` wrote; "pictures", what `odd -o` or
+    `report -o` drew; "run", which may have learnt from them; or "head", which has: their rows and features were removed
+    from it, and it is to be trained again.
     path: of it.
     items: of a collection, the items with their ids or with the same content.
     """
@@ -61,8 +62,9 @@ def forget(collection: str, *ids: str, group: str | None = None) -> Forgotten:
     The table, its older versions, the features, the journal of decisions and the decoded pixels in the cache folder are
     rewritten or deleted. A new import leaves the items out, for their ids (hashes of their paths) are remembered.
     Your own files stay as they are, and so do runs: an encoder that was trained on an item has seen it, and a
-    report may show it. Other collections, tables of features and runs that may hold an item are listed. The command
-    line asks first; in Python the call is the answer.
+    report may show it. Heads lose the item's row and features, and are named, as they have learnt from it. Other
+    collections, tables of features and runs that may hold an item are listed. The command line asks first; in Python
+    the call is the answer.
 
     Parameters
     ----------
@@ -216,7 +218,19 @@ def _elsewhere(tables: list[Path], gone: dict[str, str], contents: set[str]) -> 
             out.append(Elsewhere("collection", str(path), [Item(item, uri) for item, uri in found.items()]))
     out += [Elsewhere("features", line.path) for line in written("features") if ids_in(Path(line.path)) & ids]
     out += [Elsewhere("pictures", line.path) for line in written("pictures") if Path(line.collection) in held]
+    out += _heads(ids, contents)
     return out + [Elsewhere("run", path) for path, table in _runs(tables[0].parent) if table.resolve() in held]
+
+
+def _heads(ids: set[str], contents: set[str]) -> list[Elsewhere]:
+    """The known heads that held any of the items and have learnt from them. Their rows are removed."""
+    from selfsight.data.written import written
+    from selfsight.heads.head import forget_in
+
+    folders = {file.parent.resolve() for way in ("*", "*/*", "heads/*/*") for file in Path().glob(f"{way}/head.json")}
+    folders |= {Path(line.path) for line in written("head")}
+    folders |= {found for path in folders if (found := path.with_name(f"{path.name}.before")).is_dir()}
+    return [Elsewhere("head", str(path)) for path in sorted(folders) if forget_in(path, ids, contents)]
 
 
 def _runs(beside: Path) -> list[tuple[str, Path]]:
@@ -251,5 +265,7 @@ def show(result: Forgotten) -> None:
             print(f"{other.path} still holds features of them: delete it, or write it again with selfsight embed.")
         elif other.kind == "pictures":
             print(f"{other.path} may show them: delete it, or make it again.")
+        elif other.kind == "head":
+            print(f"{other.path} has learnt from them: their rows are removed; train it again, or delete it.")
         else:
             print(f"{other.path} may have learnt from them: selfsight runs remove {path}")

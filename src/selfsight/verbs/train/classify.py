@@ -26,7 +26,8 @@ class Classifier(Result):
     head: its folder. kind: of the labels: class, classes, grade or number. classes: in the order of probabilities.
     method: that scores features. items: labelled ones that it learnt from. unlabelled: items without a label. metrics:
     of items that were held out in turn, with 95 % intervals. decision: how probabilities become a label, and its price.
-    tried: {method and setting: loss on held-out items}, the best first. over_before: how much better it is than the
+    tried: {method and setting: loss on held-out items}, the best first. commonest: share of the labels that are of the
+    commonest class, None where an item has no one class. over_before: how much better it is than the
     head that was in the folder, None if there was none. replaced: whether it took its place. notes: what a user must
     know.
     """
@@ -40,6 +41,7 @@ class Classifier(Result):
     metrics: dict[str, Interval]
     decision: Decision
     tried: dict[str, float]
+    commonest: float | None
     over_before: Interval | None
     replaced: bool
     notes: list[str]
@@ -128,7 +130,8 @@ def classify(
         note("head", folder, items.path)
     return Classifier(
         str(folder), about.kind, list(about.classes), f"{about.method} {about.setting}".strip(), about.items,
-        len(every) - int(every.known.sum()), about.metrics["held_out"], about.decision, about.tried, gain, replaced,
+        len(every) - int(every.known.sum()), about.metrics["held_out"], about.decision, about.tried,
+        float(learnt.targets.values.mean(0).max()) if about.kind in ("class", "grade") else None, gain, replaced,
         about.notes,
     )  # fmt: skip
 
@@ -167,6 +170,8 @@ def show(result: Classifier) -> None:
     if result.metrics:
         rows = [(title, value) for title, value in shown(result.metrics)]
         table(("on items held out in turn", "value [95 % interval]"), rows)
+    if result.metrics and result.commonest is not None:
+        console.print(f"Always answering the commonest class would be right on {100 * result.commonest:.1f} %.")
     for sentence in decided(result.decision):
         console.print(sentence)
     for text in result.notes:
@@ -186,7 +191,7 @@ def decided(decision: Decision) -> list[str]:
 
     price = decision.price
     if decision.rule == "balanced":
-        return ["Classes are uneven, so the label is the class that is likeliest against its share: balanced accuracy."]
+        return ["Classes are uneven, so probabilities are weighed against the classes' shares: best macro-F1."]
     if decision.rule == "threshold":
         return [
             f"From a probability of {decision.threshold:.3g} on an item is called {decision.positive}: on held-out "
