@@ -17,7 +17,8 @@ from typing import Any
 
 # In the order of `selfsight --help`; the groups come after them. A trailing underscore is for a keyword of Python.
 VERBS = (
-    *("import_", "objectives", "plan", "pretrain", "compare", "embed", "odd", "evaluate", "predict", "report", "demo"),
+    *("import_", "objectives", "plan", "pretrain", "compare", "embed", "odd", "label", "evaluate", "predict"),
+    *("report", "demo"),
     *("runs", "cache", "forget"),
 )
 SHORT = {"out": "-o"}  # short names of options, the same for every verb that has the option
@@ -50,6 +51,7 @@ EXAMPLES = {
     "runs": "selfsight runs list runs/",
     "cache": "selfsight cache list",
     "odd": "selfsight odd photos/ --model runs/first -o odd/",
+    "label": "selfsight label photos/ --model runs/first",
     "forget": "selfsight forget photos.lance a.jpg",
     "classify": "selfsight train classify photos/ --model runs/first -o heads/first",
 }
