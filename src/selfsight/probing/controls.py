@@ -54,11 +54,25 @@ def changed(pair: Pair, change: Callable[[list[np.ndarray]], list[np.ndarray]]) 
     return pair[0]._replace(features=train), pair[1]._replace(features=test)
 
 
+def readable(encoder: Encoder, sides: Sequence[Side], notes: list[str]) -> list[Side]:
+    """The items of `sides` that can be decoded for the encoder, by id; what cannot is noted."""
+    found = []
+    for side in sides:
+        labels, _, bad = pooled_labelled(encoder, side.items, side.labels)
+        _note(side, bad, notes)
+        found.append(Side(side.items, labels.take(np.argsort(labels.ids, kind="stable"))))
+    return found
+
+
 def _labelled(encoder: Encoder, side: Side, classes: list[str], notes: list[str]) -> Labelled:
     """Features and classes of labelled items; what fails to decode is noted, once."""
     labels, features, bad = pooled_labelled(encoder, side.items, side.labels)
+    _note(side, bad, notes)
+    return Labelled(features, labels.numbers(classes), labels.groups)
+
+
+def _note(side: Side, bad: Mapping[str, str], notes: list[str]) -> None:
     where = side.items.about.location
     for note in sorted(f"{where}: {side.items.uri_of(item)} {reason}" for item, reason in bad.items()):
         if note not in notes:
             notes.append(note)
-    return Labelled(features, labels.numbers(classes), labels.groups)

@@ -127,7 +127,7 @@ def needed(
         level=interval_of(level, levels),
         labels=interval_of(value, each),
         saved=interval_of(1.0 - value / of, 1.0 - each / of),
-        at_most=value <= labels[0],
+        at_most=value <= labels[0] * (1.0 + SLACK),  # a logarithm and back is not exact
         reached=float(np.isfinite(each).mean()) if len(each) else float(np.isfinite(value)),
         gap=interval_of(float(values[-1] - level), found[:, -1] - levels),
     )
