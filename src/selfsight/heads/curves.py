@@ -156,8 +156,8 @@ def measure_rows(task: Task, arms: list[str], counts: list[str], seeds: int, fol
 def hurried(rows: Iterable[Row]) -> list[str]:
     """A note for each training that saw its labels so seldom that more minutes would change the figures."""
     return [
-        f"{ARMS[row.arm].title} saw each label {row.passes:.0f} times only, so more --minutes may raise it; labels saved "
-        "flatter"
+        f"{ARMS[row.arm].title} saw each label {row.passes:.0f} times only, so more --minutes may raise it; the labels "
+        "saved flatter"
         for row in rows
         if row.passes is not None and row.passes < FEW_PASSES
     ]

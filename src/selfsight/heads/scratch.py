@@ -91,7 +91,10 @@ def supervised_answers(
 def train_supervised(
     encoder: Encoder, canvases: Canvases, numbers: dict[str, int], classes: int, schedule: Schedule, seed: int = 0
 ) -> tuple[Supervised, float]:
-    """The encoder's network with random weights, trained on `canvases`, and the passes over these. numbers: of the class of each item, by id."""
+    """The encoder's network with random weights, trained on `canvases`, and the passes over these.
+
+    numbers: of the class of each item, by id.
+    """
     net = Supervised(random_like(encoder, seed), classes).to(encoder.device).train()
     weight = torch.ones(classes, device=encoder.device)
     truth = np.array([numbers[item] for item in canvases.ids])

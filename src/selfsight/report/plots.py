@@ -86,15 +86,17 @@ def draw_curve(axes: Axes, result: LabelCurve) -> None:
         axes.axhline(100 * level, color=AIM, linewidth=1.4, linestyle="--", label=title)
         if least is not None and most is not None:
             axes.axhspan(100 * least, 100 * most, color=AIM, alpha=0.08, linewidth=0)
-        reached = next(iter(result.needed.values())).labels.value if result.needed else None
-        if reached is not None:
+        first = next(iter(result.needed.values()), None)
+        reached = first.labels.value if first else None
+        if first and reached is not None:
+            few = "at most " if first.at_most else ""
             axes.plot([reached / classes], [100 * level], marker="D", markersize=8, color=AIM, linestyle="none",
-                      label=f"reached with {reached:,.0f} labels", zorder=5)  # fmt: skip
+                      label=f"reached with {few}{reached:,.0f} labels", zorder=5)  # fmt: skip
     _log_axis(axes, sorted({p.per_class for points in result.curves.values() for p in points}))
     axes.set_xlabel("labels per class")
     axes.set_ylabel(f"{'balanced accuracy' if result.leading == 'balanced' else 'accuracy'} in %")
     axes.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
 
 
 def _log_axis(axes: Axes, places: list[float]) -> None:
