@@ -17,8 +17,8 @@ from typing import Any
 
 # In the order of `selfsight --help`; the groups come after them. A trailing underscore is for a keyword of Python.
 VERBS = (
-    *("import_", "objectives", "plan", "pretrain", "compare", "embed", "odd", "label", "evaluate", "predict"),
-    *("report", "demo"),
+    *("import_", "objectives", "plan", "pretrain", "compare", "embed", "odd", "label", "evaluate"),
+    *("label_curve", "predict", "report", "demo"),
     *("runs", "cache", "forget"),
 )
 SHORT = {"out": "-o"}  # short names of options, the same for every verb that has the option
@@ -32,7 +32,7 @@ HEADINGS = {
                  "weight_decay", "recipe", "seed"),
     "Budget": ("minutes", "epochs", "steps", "extend"),
     "Labels": ("labels", "ask", "kind", "by", "export", "miss_rate", "positive", "costs", "coverage"),
-    "Measuring": ("beside", "shots", "seeds"),
+    "Measuring": ("beside", "shots", "seeds", "arms"),
     "Machine": ("device", "port", "energy"),
     "Output": ("out", "track", "json", "yes"),
 }  # fmt: skip
@@ -45,6 +45,7 @@ EXAMPLES = {
     "compare": "selfsight compare runs/first runs/second",
     "embed": "selfsight embed photos/ --model runs/first -o features.parquet",
     "evaluate": "selfsight evaluate runs/first --train labelled/train --test labelled/test",
+    "label_curve": "selfsight label-curve runs/first --train labelled/train --test labelled/test -o curve/",
     "predict": "selfsight predict new/ --head heads/first -o predictions.parquet",
     "report": "selfsight report runs/first",
     "demo": "selfsight demo",
