@@ -99,7 +99,7 @@ def evaluate_head(head: Head, items: Collection, labels: Labels, by: str | None 
     if by is not None:
         for value, places in _parts(known, by).items():
             mine = None if groups is None else [groups[i] for i in places]
-            parts[value] = figures(targets.take(places), _take(said, places), mine)
+            parts[value] = figures(targets.take(places), said.take(places), mine)
     single = targets.kind in ("class", "grade")
     return HeadEvaluation(
         head.about.task, targets.kind, head.digest, figures(targets, said, groups), parts,
@@ -119,11 +119,6 @@ def _parts(labels: Labels, by: str) -> dict[str, np.ndarray]:
     if len(names) > MOST_VALUES:
         raise SelfsightError(f"The column {by} has {len(names):,} values; --by takes one of at most {MOST_VALUES}.")
     return {name or "(none)": np.flatnonzero(values == name) for name in names}
-
-
-def _take(said: Answers, places: np.ndarray) -> Answers:
-    sets = None if said.sets is None else said.sets[places]
-    return Answers(said.probabilities[places], said.decided[places], sets, said.abstained[places])
 
 
 def _confusion(targets: Targets, said: Answers) -> list[list[int]]:

@@ -38,6 +38,11 @@ class Answers:
     sets: np.ndarray | None
     abstained: np.ndarray
 
+    def take(self, places: np.ndarray) -> Answers:
+        """Those for the items at these places."""
+        sets = None if self.sets is None else self.sets[places]
+        return Answers(self.probabilities[places], self.decided[places], sets, self.abstained[places])
+
 
 def figures(targets: Targets, answers: Answers, groups: Sequence[str | None] | None = None) -> dict[str, Interval]:
     """Each metric of the kind with its bootstrap interval, over groups where there are groups."""

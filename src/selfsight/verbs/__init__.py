@@ -30,7 +30,7 @@ HEADINGS = {
     "Training": ("method", "objective", "views", "positives", "batch_size", "accumulate", "optimiser", "learning_rate",
                  "weight_decay", "recipe", "seed"),
     "Budget": ("minutes", "epochs", "steps", "extend"),
-    "Labels": ("labels", "kind", "miss_rate", "positive", "costs", "coverage"),
+    "Labels": ("labels", "kind", "self_train", "miss_rate", "positive", "costs", "coverage"),
     "Measuring": ("beside", "shots", "seeds"),
     "Machine": ("device", "energy"),
     "Output": ("out", "track", "json", "yes"),
