@@ -6,7 +6,7 @@ scores calibrate the probabilities, size the prediction sets, price the operatin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,7 @@ from selfsight.data.labels import Labels
 from selfsight.data.spread import spread
 from selfsight.errors import DataError, SelfsightError, meant
 from selfsight.heads import calibration as cal
-from selfsight.heads.fits import Fit, Targets, cross_fitted, methods
+from selfsight.heads.fits import Fit, More, Targets, cross_fitted, fitted, methods
 from selfsight.heads.metrics import Answers
 from selfsight.heads.modules import NEAREST, Calibrate, Memory, Scores
 from selfsight.probing.metrics import UNEVEN
@@ -30,6 +30,7 @@ FOLDS, FEW_FOLDS, FEW = 5, 10, 500  # more folds where labels are few
 LEAST_FOLDS = 3
 MEMORY = 5_000  # items that are kept to tell what is new, and which examples are like an item
 LEAST_NUMBERS = 5  # labels of a number
+ALWAYS = -2  # in place of its fold, of an item that every fit learns from
 NEW = 0.01  # p-value below which an item is left open as unlike all that was learnt
 
 
@@ -87,23 +88,32 @@ class Wish:
     seed: int = 0
 
 
-def learn(labels: Labels, features: np.ndarray, wish: Wish) -> Learnt:
+Guesses = Callable[[int | None], More]  # what else is learnt from without a fold; None: with all labels
+
+
+def learn(
+    labels: Labels, features: np.ndarray, wish: Wish, seen: np.ndarray | None = None, more: Guesses | None = None
+) -> Learnt:
     """Fit a head to `features` [N, D] of items that all have a label.
+
+    seen: which [N] of the labels the encoder was tuned on. They are always learnt from and never held out. more: what
+    is learnt from beside the labels, which nearest neighbours cannot.
 
     Raises `SelfsightError` for a method that there is not, and for labels that are too few.
     """
     targets = Targets.of(labels)
     _check(targets, labels, wish)
     choices = _choices(targets, wish.method)
-    folds, notes = _folds(labels, targets, wish.seed)
-    method, setting, tried = _chosen(choices, targets, features, folds)
+    if more is not None:
+        choices.pop("knn", None)
+    folds, notes = _folds(labels, targets, wish.seed, seen)
+    method, setting, tried = _chosen(choices, targets, features, folds, more)
     fit = choices[method][setting]
     held = np.full_like(targets.values, np.nan)
     there = np.flatnonzero(folds >= 0)
     temperature, threshold, width = 1.0, None, None
     if len(there):
-        scores = cross_fitted(fit, features[there], targets.take(there), folds[there])
-        taught = targets.take(there)
+        scores, taught = _held_out(fit, targets, features, folds, HELD_ITEMS, more)
         if targets.kind == "number":
             held[there] = scores
             width = cal.half_width(taught.values[:, 0], scores[:, 0], wish.coverage)
@@ -124,8 +134,9 @@ def learn(labels: Labels, features: np.ndarray, wish: Wish) -> Learnt:
         torch.tensor(float("inf") if width is None else width, dtype=torch.float32),
         torch.from_numpy(_distances(features[kept], [labels.groups[i] for i in kept])),
     )
+    scorer = fitted(fit, features, targets, more and more(None))
     return Learnt(
-        targets, method, setting, fit(features, targets), kept, calibrate, decision, wish.coverage, threshold, folds,
+        targets, method, setting, scorer, kept, calibrate, decision, wish.coverage, threshold, np.maximum(folds, -1),
         held, tried, notes,
     )  # fmt: skip
 
@@ -189,13 +200,16 @@ def _choices(targets: Targets, method: str | None) -> dict[str, dict[str, Fit]]:
     return {method: found[method]}
 
 
-def _folds(labels: Labels, targets: Targets, seed: int) -> tuple[np.ndarray, list[str]]:
-    """([N] the fold in which each item is held out, -1 for never; notes). An item is held out if its class has others,
-    which it is then measured by."""
+def _folds(labels: Labels, targets: Targets, seed: int, seen: np.ndarray | None = None) -> tuple[np.ndarray, list[str]]:
+    """([N] the fold in which each item is held out, -1 for never, ALWAYS for one that is always learnt from; notes). An
+    item is held out if its class has others, which it is then measured by."""
     nobody = np.full(len(targets), -1, dtype=np.int64)
-    some = spread(len(targets), HELD_ITEMS)
+    some = np.arange(len(targets))
+    if seen is not None:
+        nobody[seen], some = ALWAYS, np.flatnonzero(~seen)
+    some = some[spread(len(some), HELD_ITEMS)]
     groups = len(np.unique(group_numbers([labels.groups[i] for i in some], len(some))))
-    count = min(_fold_count(targets), groups)
+    count = min(_fold_count(targets.take(some)), groups)
     if count < 2:
         return nobody, ["all labels are of one group, so nothing can be held out: the head is neither chosen, "
                         "calibrated nor measured"]  # fmt: skip
@@ -206,7 +220,8 @@ def _folds(labels: Labels, targets: Targets, seed: int) -> tuple[np.ndarray, lis
     numbers = targets.numbers
     counts = np.zeros((len(targets.classes), count), dtype=np.int64)
     np.add.at(counts, (numbers[some], folds[some]), 1)
-    lonely = some[counts.sum(1)[numbers[some]] == counts[numbers[some], folds[some]]]
+    always = np.bincount(numbers[folds == ALWAYS], minlength=len(targets.classes))
+    lonely = some[(counts.sum(1) + always)[numbers[some]] == counts[numbers[some], folds[some]]]
     folds[lonely] = -1
     names = sorted({targets.classes[number] for number in numbers[lonely]})
     if len(np.unique(numbers[folds >= 0])) < 2:
@@ -222,24 +237,34 @@ def _fold_count(targets: Targets) -> int:
     usual = FEW_FOLDS if len(targets) <= FEW else FOLDS
     if targets.kind not in ("class", "grade"):
         return usual
-    least = int(targets.values.sum(0).min())
+    sizes = targets.values.sum(0)
+    least = int(sizes[sizes > 0].min(initial=usual))
     return least if LEAST_FOLDS <= least < usual else usual
 
 
+def _held_out(
+    fit: Fit, targets: Targets, features: np.ndarray, folds: np.ndarray, most: int, more: Guesses | None
+) -> tuple[np.ndarray, Targets]:
+    """(scores, targets) of up to `most` of the items that are held out, in their order."""
+    parts = [np.flatnonzero(folds >= 0), np.flatnonzero(folds == ALWAYS)]
+    used = np.sort(np.concatenate([some[spread(len(some), most)] for some in parts]))
+    asked = folds[used] >= 0
+    scores = cross_fitted(fit, features[used], targets.take(used), folds[used], more)
+    return scores[asked], targets.take(used[asked])
+
+
 def _chosen(
-    choices: dict[str, dict[str, Fit]], targets: Targets, features: np.ndarray, folds: np.ndarray
-) -> tuple[str, str, dict[str, float]]:
+    choices: dict[str, dict[str, Fit]], targets: Targets, features: np.ndarray, folds: np.ndarray,
+    more: Guesses | None = None,
+) -> tuple[str, str, dict[str, float]]:  # fmt: skip
     """(method, setting, {method and setting: loss}) of the least loss on held-out items, after calibration."""
     first = next(iter(choices))
-    there = np.flatnonzero(folds >= 0)
-    if not len(there):
+    if not (folds >= 0).any():
         settings = list(choices[first])
         return first, settings[len(settings) // 2], {}
-    some = there[spread(len(there), CHOICE_ITEMS)]
-    taught = targets.take(some)
     tried: dict[tuple[str, str], float] = {}
     for method, setting, fit in _each(choices):
-        scores = cross_fitted(fit, features[some], taught, folds[some])
+        scores, taught = _held_out(fit, targets, features, folds, CHOICE_ITEMS, more)
         temperature = 1.0 if targets.kind == "number" else cal.fit_temperature(taught, scores)
         tried[method, setting] = float(cal.losses(taught, scores, temperature).mean())
     best = min(tried, key=tried.__getitem__)

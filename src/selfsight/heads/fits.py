@@ -67,7 +67,19 @@ class Targets:
         return replace(self, values=self.values[places])
 
 
-Fit = Callable[[np.ndarray, Targets], nn.Module]  # (features [N, D], targets) to the module that scores
+Fit = Callable[..., nn.Module]  # (features [N, D], targets, weights=[N] of the items) to the module that scores
+
+
+@dataclass(frozen=True)
+class More:
+    """What a fit learns from beside the labels, each item at less than their weight of 1.
+
+    features: [P, D]. targets: of P items. weights: [P].
+    """
+
+    features: np.ndarray
+    targets: Targets
+    weights: np.ndarray
 
 
 def methods(kind: str, items: int) -> dict[str, dict[str, Fit]]:
@@ -86,16 +98,18 @@ def methods(kind: str, items: int) -> dict[str, dict[str, Fit]]:
     return found
 
 
-def fit_prototypes(features: np.ndarray, targets: Targets) -> Linear:
+def fit_prototypes(features: np.ndarray, targets: Targets, weights: np.ndarray | None = None) -> Linear:
     """The class whose mean is nearest: 10 (2 m·x - m·m) for the mean m of the class. Snell et al., "Prototypical
     Networks for Few-shot Learning", NeurIPS 2017."""
-    unit, counts = _unit(features), targets.values.sum(0)
-    means = (targets.values.T @ unit) / np.maximum(counts, 1.0)[:, None]  # [K, D]
+    unit = _unit(features)
+    values = targets.values if weights is None else targets.values * weights[:, None].astype(np.float32)
+    counts = values.sum(0)
+    means = (values.T @ unit) / np.where(counts > 0, counts, 1.0)[:, None]  # [K, D]
     bias = np.where(counts > 0, -SHARPNESS * (means**2).sum(1), -np.inf)
     return _linear(2.0 * SHARPNESS * means, bias)
 
 
-def fit_linear(features: np.ndarray, targets: Targets, strength: float) -> Linear:
+def fit_linear(features: np.ndarray, targets: Targets, strength: float, weights: np.ndarray | None = None) -> Linear:
     """Logistic regression; a class without examples has a probability of 0."""
     from selfsight.probing import linear
 
@@ -104,7 +118,7 @@ def fit_linear(features: np.ndarray, targets: Targets, strength: float) -> Linea
         bias = np.full(classes, -np.inf)
         bias[there] = 0.0
         return _linear(np.zeros((classes, features.shape[1])), bias)
-    probe = linear.fit_linear(features, numbers, classes, strength)
+    probe = linear.fit_linear(features, numbers, classes, strength, weights=weights)
     return _linear(probe.weight, probe.bias)
 
 
@@ -166,10 +180,11 @@ def _grades(along: Tensor, cuts: Tensor) -> Tensor:
     return torch.diff(below, dim=1, prepend=torch.zeros_like(below[:, :1]), append=torch.ones_like(below[:, :1]))
 
 
-def fit_ordinal(features: np.ndarray, targets: Targets, strength: float) -> Ordinal:
+def fit_ordinal(features: np.ndarray, targets: Targets, strength: float, weights: np.ndarray | None = None) -> Ordinal:
     """The proportional-odds model with the L2 penalty |w|^2 / (2 C) on the sum over items, by L-BFGS."""
     unit = torch.from_numpy(_unit(features)).double()
     truth = torch.from_numpy(targets.numbers)
+    counts = torch.ones(len(truth)) if weights is None else torch.from_numpy(weights)
     weight = torch.zeros(unit.shape[1], dtype=torch.float64, requires_grad=True)
     shares = np.clip(np.cumsum(targets.values.mean(0))[:-1], 0.01, 0.99)
     first = torch.tensor([np.log(shares[0] / (1 - shares[0]))], requires_grad=True)
@@ -183,7 +198,7 @@ def fit_ordinal(features: np.ndarray, targets: Targets, strength: float) -> Ordi
     def loss() -> Tensor:
         optimiser.zero_grad()
         found = _grades(unit @ weight, cuts()).clamp_min(LEAST)
-        total = -found.gather(1, truth[:, None]).log().sum() + weight.square().sum() / (2.0 * strength)
+        total = -(counts * found.gather(1, truth[:, None])[:, 0].log()).sum() + weight.square().sum() / (2.0 * strength)
         total.backward()
         return total
 
@@ -201,13 +216,27 @@ def _unit(features: np.ndarray) -> np.ndarray:
     return np.asarray(normalize(features), np.float32)
 
 
-def cross_fitted(fit: Fit, features: np.ndarray, targets: Targets, folds: np.ndarray) -> np.ndarray:
-    """Scores [N, K] of each item by what was fitted to the other folds. folds: of each item, [N]."""
+def fitted(fit: Fit, features: np.ndarray, targets: Targets, more: More | None = None) -> nn.Module:
+    """What is fitted to items with a label, and to `more`."""
+    if more is None or not len(more.weights):
+        return fit(features, targets)
+    values = np.concatenate([targets.values, more.targets.values])
+    weights = np.concatenate([np.ones(len(targets)), more.weights])
+    return fit(np.concatenate([features, more.features]), replace(targets, values=values), weights=weights)
+
+
+def cross_fitted(
+    fit: Fit, features: np.ndarray, targets: Targets, folds: np.ndarray, more: Callable[[int], More] | None = None
+) -> np.ndarray:
+    """Scores [N, K] of each item by what was fitted to all but its fold; 0 for an item that is in none.
+
+    folds: of each item, [N]; -1 for one that is never held out. more: what else is learnt from without a fold.
+    """
     out = np.zeros_like(targets.values)
-    for fold in np.unique(folds):
+    for fold in np.unique(folds[folds >= 0]).tolist():
         held = np.flatnonzero(folds == fold)
         kept = np.flatnonzero(folds != fold)
-        scorer = fit(features[kept], targets.take(kept))
+        scorer = fitted(fit, features[kept], targets.take(kept), more(fold) if more else None)
         out[held] = scored(scorer, features[held])
     return out
 

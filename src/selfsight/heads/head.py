@@ -292,6 +292,7 @@ def items_of(learnt: Learnt, labels: Labels, features: np.ndarray, weights: np.n
             "label": pa.array([written_label(value) for value in labels.values], pa.string()),
             "fold": pa.array(learnt.folds, pa.int32()),
             "weight": pa.array(np.ones(len(labels)) if weights is None else weights, pa.float64()),
+            "guessed": pa.array(np.zeros(len(labels), bool)),
             "held_out": pa.array(held, pa.list_(pa.float32())),
             "features": pa.array(remember, pa.list_(pa.float32())),
         }

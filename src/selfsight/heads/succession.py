@@ -29,7 +29,7 @@ def place_for(folder: Path) -> bool:
 def gain_over(before: Head, learnt: Learnt, labels: Labels, items: Collection) -> Interval:
     """How much better the new head is than the one before, in the metric that leads for the kind, on the items that the
     new one was held out from. The one before answers as it did when it was held out itself, and as it is for items
-    that it has not learnt from. Nothing is known where nothing was held out.
+    that it has not learnt from; others are left out. Nothing is known where nothing was held out.
 
     Raises `SelfsightError` if the one before is of another kind of labels.
     """
@@ -39,14 +39,15 @@ def gain_over(before: Head, learnt: Learnt, labels: Labels, items: Collection) -
             f"{before.path} holds a head for labels of the kind {before.about.kind}; these are {targets.kind}. "
             "Give another -o."
         )
-    there = np.flatnonzero(learnt.folds >= 0)
+    known = dict(zip(before.items["id"].to_pylist(), before.items["held_out"].to_pylist(), strict=True))
+    honest = np.array([item not in known or known[item] is not None for item in labels.ids])
+    there = np.flatnonzero((learnt.folds >= 0) & honest)
     if not len(there):
         return Interval(None, None, None)
     some, features, bad = pooled_labelled(before.encoder, items, labels.take(there))
     if bad:
         raise DataError(f"{items.uri_of(next(iter(bad)))} cannot be read any more. Run the same command again.")
     found = before.tensors(features)
-    known = dict(zip(before.items["id"].to_pylist(), before.items["held_out"].to_pylist(), strict=True))
     told = "value" if targets.kind == "number" else "probabilities"
     for row, item in enumerate(some.ids):
         if known.get(item) is not None:
@@ -54,7 +55,8 @@ def gain_over(before: Head, learnt: Learnt, labels: Labels, items: Collection) -
     old = _in_classes(before.answers(found), before.about.classes, targets.classes)
     groups = [labels.groups[place] for place in there] if any(labels.groups) else None
     name = leading(targets.kind, targets.values.sum(0))
-    return difference(targets.take(there), held_out(learnt), old, groups, [name])[name]
+    new = held_out(learnt).take(np.flatnonzero(honest[learnt.folds >= 0]))
+    return difference(targets.take(there), new, old, groups, [name])[name]
 
 
 def _in_classes(said: Answers, own: tuple[str, ...], asked: tuple[str, ...]) -> Answers:

@@ -44,6 +44,7 @@ def fit_linear(
     strength: float | None = None,
     groups: Sequence[str | None] | np.ndarray | None = None,
     seed: int = 0,
+    weights: np.ndarray | None = None,
 ) -> LinearProbe:
     """The linear probe fitted to `features` [N, D] and class numbers `labels` [N], each below `classes`.
 
@@ -51,6 +52,7 @@ def fit_linear(
     8,000
         of them), drawn by `seed`, and then fits all items with it.
     groups: a name for each item, or None for an item that is alone. No group is on both sides of that split.
+    weights: how much each item counts [N], all the same if not given. The split of a choice leaves them out.
 
     Raises `ValueError` for items of fewer than two classes.
     """
@@ -58,7 +60,7 @@ def fit_linear(
         raise ValueError("a linear probe needs items of at least two classes")
     if strength is None:
         strength = _chosen(features, labels, classes, group_numbers(groups, len(labels)), seed)
-    return _fitted(features, labels, classes, strength)
+    return _fitted(features, labels, classes, strength, weights)
 
 
 def _chosen(features: np.ndarray, labels: np.ndarray, classes: int, groups: np.ndarray, seed: int) -> float:
@@ -73,13 +75,15 @@ def _chosen(features: np.ndarray, labels: np.ndarray, classes: int, groups: np.n
     return STRENGTHS[int(np.argmax(hits))]
 
 
-def _fitted(features: np.ndarray, labels: np.ndarray, classes: int, strength: float) -> LinearProbe:
+def _fitted(
+    features: np.ndarray, labels: np.ndarray, classes: int, strength: float, weights: np.ndarray | None = None
+) -> LinearProbe:
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=strength, max_iter=200, tol=1e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # reaching the iteration limit moves no digit that is shown
-        model.fit(_unit(features), labels)
+        model.fit(_unit(features), labels, weights)
     rows, ends = model.coef_, model.intercept_
     if len(rows) == 1:  # of two classes scikit-learn keeps the difference: sigmoid(z) = softmax(-z / 2, z / 2)
         rows, ends = np.concatenate([-rows, rows]) / 2, np.concatenate([-ends, ends]) / 2

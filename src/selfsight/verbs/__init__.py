@@ -31,7 +31,7 @@ HEADINGS = {
     "Training": ("method", "objective", "views", "positives", "batch_size", "accumulate", "optimiser", "learning_rate",
                  "weight_decay", "recipe", "seed"),
     "Budget": ("minutes", "epochs", "steps", "extend"),
-    "Labels": ("labels", "ask", "kind", "by", "export", "miss_rate", "positive", "costs", "coverage"),
+    "Labels": ("labels", "ask", "kind", "by", "export", "self_train", "miss_rate", "positive", "costs", "coverage"),
     "Measuring": ("beside", "shots", "seeds", "arms"),
     "Machine": ("device", "port", "energy"),
     "Output": ("out", "track", "json", "yes"),
