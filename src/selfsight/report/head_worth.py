@@ -111,12 +111,17 @@ def promised(about: About) -> str:
 def preferred(result: HeadComparison) -> str:
     """Which of two heads is better, and by how much."""
     name, gap = result.leading, result.difference[result.leading]
-    one, other = (number(name, replace(side[name], low=None, high=None)) for side in result.metrics)
+    one, other = (alone(name, side[name]) for side in result.metrics)
     by = f"{difference(name, gap)}{'' if name in PLAIN else ' points'} on {result.items:,} items"
     both = f"{TITLES[name]} {one} of {result.heads[0]}, {other} of {result.heads[1]}, {by}"
     if result.better is None:
         return f"No measurable difference: {both}."
     return f"{result.heads[result.better]} is better: {both}."
+
+
+def alone(name: str, found: Interval) -> str:
+    """A metric without its interval."""
+    return number(name, replace(found, low=None, high=None))
 
 
 def difference(name: str, gap: Interval) -> str:

@@ -249,22 +249,17 @@ def show(result: Comparison | HeadComparison) -> None:
 
 def _show_heads(result: HeadComparison) -> None:
     from selfsight.console import results, table
-    from selfsight.heads.metrics import TITLES, number
-    from selfsight.report.head_worth import difference, preferred
+    from selfsight.heads.metrics import TITLES
+    from selfsight.report.head_worth import alone, difference, preferred
 
     console = results(soft_wrap=True)
     console.print(preferred(result))
     rows = [
-        (
-            TITLES[name],
-            number(name, result.metrics[0][name]),
-            number(name, result.metrics[1][name]),
-            difference(name, gap),
-        )
+        (TITLES[name], *(alone(name, side[name]) for side in result.metrics), difference(name, gap))
         for name, gap in result.difference.items()
         if gap.value is not None
     ]
-    table((f"on {result.items:,} items", *result.heads, "difference [95 % interval]"), rows)
+    table((f"on {result.items:,} items", "first", "second", "first over second [95 % interval]"), rows)
     for note in result.notes:
         console.print(f"Note: {note}.")
 
