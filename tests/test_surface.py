@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import selfsight
+from selfsight.heads.curves import LabelCurve
 from selfsight.heads.evaluation import HeadEvaluation
 from selfsight.results import Result
 from selfsight.verbs import Verb, every_verb, groups
@@ -198,7 +199,7 @@ def test_a_package_under_verbs_is_a_group(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", every_verb(), ids=lambda verb: " ".join(verb.words))
 def test_each_verb_gives_a_result_that_is_shown_and_is_json(verb: Verb) -> None:
-    names = vars(verb.module) | {"HeadEvaluation": HeadEvaluation}
+    names = vars(verb.module) | {"HeadEvaluation": HeadEvaluation, "LabelCurve": LabelCurve}
     results = kinds_of(eval(verb.function.__annotations__["return"], names))
     assert all(isinstance(result, type) and issubclass(result, Result) for result in results)
     assert list(inspect.signature(verb.module.show).parameters) == ["result"]
