@@ -50,11 +50,13 @@ def of_real_data(line: str) -> bool:
 
 
 def shortened(line: str) -> str:
-    """The line with two steps, small ones where its verb lets choose, in place of its budget."""
+    """The line with two steps, small ones where its verb lets choose, in place of its budget; three seconds of a verb
+    that has no steps."""
     words = tuple(line.split()[1:])
     [taken] = (signature(verb.function).parameters for verb in every_verb() if verb.words == words[: len(verb.words)])
     few = {"steps": "--steps 2", "batch_size": "--batch-size 4"}
-    return re.sub(r"--(minutes|epochs) \S+", " ".join(few[name] for name in few if name in taken), line)
+    steps = " ".join(few[name] for name in few if name in taken)
+    return re.sub(r"--(minutes|epochs) \S+", steps or "--minutes 0.05", line)
 
 
 # One process for the commands of a page: it takes seconds to load what they need, and tests/test_cli.py starts its own.

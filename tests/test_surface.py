@@ -202,11 +202,8 @@ def test_a_package_under_verbs_is_a_group(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", every_verb(), ids=lambda verb: " ".join(verb.words))
 def test_each_verb_gives_a_result_that_is_shown_and_is_json(verb: Verb) -> None:
-    names = vars(verb.module) | {
-        "HeadEvaluation": HeadEvaluation,
-        "HeadComparison": HeadComparison,
-        "LabelCurve": LabelCurve,
-    }
+    results_of = (HeadEvaluation, HeadComparison, LabelCurve)
+    names = vars(verb.module) | {kind.__name__: kind for kind in results_of}
     results = kinds_of(eval(verb.function.__annotations__["return"], names))
     assert all(isinstance(result, type) and issubclass(result, Result) for result in results)
     assert list(inspect.signature(verb.module.show).parameters) == ["result"]

@@ -87,6 +87,17 @@ def test_scratch_learns_what_can_be_seen(data: Path, tmp_path: Path) -> None:
     assert result.needed == {} and "the only arm" in verdict(result)
 
 
+def test_scratch_with_a_few_labels_is_drawn_as_often_as_the_others(data: Path, tmp_path: Path) -> None:
+    how = {"arms": "frozen,scratch", "scratch_shots": "2", "minutes": 0.01}
+    few = curve(data, tmp_path / "out", **how)
+    assert [(p.shots, p.draws) for p in few.curves["scratch"]] == [("2", 2)]
+    assert few.level is None and few.needed == {}  # which is with all labels
+    every = curve(data, tmp_path / "out", **how | {"scratch_shots": "all"})
+    assert [(p.shots, p.draws) for p in every.curves["scratch"]] == [("2", 2), ("all", 1)]
+    assert every.level == every.curves["scratch"][1].accuracy and set(every.needed) == {"frozen"}
+    assert every.curves["frozen"] == few.curves["frozen"]  # further points move no interval
+
+
 def test_what_is_measured_is_kept_and_new_shots_are_added(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     curve(data, out, shots="1,all")

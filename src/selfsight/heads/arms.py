@@ -14,6 +14,7 @@ from selfsight.encoders.encoder import Encoder
 from selfsight.heads.scratch import supervised_answers
 from selfsight.probing.controls import Pair
 from selfsight.probing.linear import draw_shots, fit_few_shot, fit_linear
+from selfsight.views.plan import ViewGroup
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Task:
 
     train, test: labelled items that can be decoded. classes: in the order of their numbers. encoder: that is measured.
     pairs: features of both, in the same order: by the "encoder", the "random" one and its "start". minutes: of a
-    supervised training.
+    supervised training. view: the augmentation of the pretraining, if it is known.
     """
 
     train: Side
@@ -31,6 +32,7 @@ class Task:
     encoder: Encoder
     pairs: dict[str, Pair]
     minutes: float
+    view: ViewGroup | None = None
 
     @property
     def taught(self) -> np.ndarray:
@@ -83,7 +85,7 @@ def from_scratch(task: Task, draw: Draw) -> Learnt:
     """Hits of the same network supervised from random weights."""
     chosen = np.sort(draw.places(task.taught))
     train = task.train._replace(labels=task.train.labels.take(chosen))
-    found, passes = supervised_answers(task.encoder, train, task.test, task.classes, task.minutes)
+    found, passes = supervised_answers(task.encoder, train, task.test, task.classes, task.minutes, task.view, draw.seed)
     return Learnt(np.equal(found, task.truth), passes)
 
 
@@ -92,19 +94,19 @@ class Arm:
     """A way to learn.
 
     title: in pictures and tables. learn: from a draw. features: the encoder whose features it needs; "" for none.
-    only_all: whether it is measured with all labels alone, because each draw takes minutes.
+    slow: whether each draw takes minutes, and is made for few numbers of labels only.
     """
 
     title: str
     learn: Learn
     features: str = ""
-    only_all: bool = False
+    slow: bool = False
 
 
 ARMS = {
     "frozen": Arm("frozen features, linear head", partial(on_features, name="encoder"), "encoder"),
     "random": Arm("random weights, linear head", partial(on_features, name="random"), "random"),
     "start": Arm("starting weights, linear head", partial(on_features, name="start"), "start"),
-    "scratch": Arm("supervised from scratch", from_scratch, only_all=True),
+    "scratch": Arm("supervised from scratch", from_scratch, slow=True),
 }
 LEVEL = "scratch"  # what the others are to reach

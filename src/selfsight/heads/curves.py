@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -14,6 +14,7 @@ import numpy as np
 
 from selfsight.console import track
 from selfsight.heads.arms import ARMS, LEVEL, Draw, Task
+from selfsight.heads.scratch import ways
 from selfsight.probing.curve import Needed, Point, interval_of, needed, resampled
 from selfsight.probing.evaluation import Interval
 from selfsight.probing.metrics import balancing, leading
@@ -101,7 +102,7 @@ def key_of(task: Task, arm: str) -> str:
     if name := ARMS[arm].features:  # of the features themselves: the starting weights may be others, or whitened
         facts += [blake2b(part.features.tobytes(), digest_size=8).hexdigest() for part in task.pairs[name]]
     else:
-        facts.append(task.minutes)
+        facts += [task.minutes, repr(ways(task.encoder.geometry.size, task.view))]
     return blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
 
 
@@ -125,15 +126,17 @@ def read_rows(folder: Path) -> list[Row]:
     return list(found.values())
 
 
-def measure_rows(task: Task, arms: list[str], counts: list[str], seeds: int, folder: Path) -> list[Row]:
-    """The rows of `arms` with these labels per class, those that `folder` has not measured now, one by one; and rows
-    that it has of other numbers of labels."""
+def measure_rows(
+    task: Task, arms: list[str], counts: list[str], seeds: int, folder: Path, slow: Sequence[str] = ("all",)
+) -> list[Row]:
+    """The rows of `arms` with these labels per class (those of `slow` arms), those that `folder` has not measured now,
+    one by one; and rows that it has of other numbers of labels."""
     keys = {arm: key_of(task, arm) for arm in arms}
     mine = {row.key: row for row in read_rows(folder) if keys.get(row.arm) == row.of and row.seed < seeds}
     wanted = [
         (arm, draw)
         for arm in arms
-        for draw in draws_of(["all"] if ARMS[arm].only_all else counts, seeds, int(np.bincount(task.taught).max()))
+        for draw in draws_of(list(slow) if ARMS[arm].slow else counts, seeds, int(np.bincount(task.taught).max()))
         if (keys[arm], arm, draw.shots, draw.seed) not in mine
     ]
     file = folder / ROWS
@@ -180,7 +183,8 @@ def figures(
     rows: Iterable[Row], weights: np.ndarray, groups: list[str | None], classes: int
 ) -> tuple[dict[str, list[CurvePoint]], Interval | None, dict[str, Needed]]:
     """(points by arm, the level that is to be reached, labels with which each arm reaches it) from rows of the same
-    test items. weights: of these. groups: of these. The level is None, and nothing reaches it, without its arm."""
+    test items. weights: of these. groups: of these. The level is None, and nothing reaches it, unless its arm was
+    measured with all labels."""
     drawn: dict[tuple[str, int, str], list[Row]] = {}
     for row in sorted(rows, key=lambda row: (list(ARMS).index(row.arm), row.labels, row.seed)):
         drawn.setdefault((row.arm, row.labels, row.shots), []).append(row)
@@ -194,9 +198,10 @@ def figures(
         point = CurvePoint(shots, labels, labels / classes, accuracy, len(drawn[keys[i]]))
         curves.setdefault(arm, []).append(point)
         places.setdefault(arm, []).append(i)
-    if LEVEL not in places:
+    level = [i for i in places.pop(LEVEL, []) if keys[i][2] == "all"]
+    if not level:
         return curves, None, {}
-    top = places.pop(LEVEL)[-1]
+    [top] = level
     reached = {
         arm: needed([keys[i][1] for i in own], values[own], found[:, own], values[top], found[:, top], keys[top][1])
         for arm, own in places.items()

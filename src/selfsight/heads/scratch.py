@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 
 import numpy as np
@@ -16,33 +15,45 @@ from selfsight.console import track
 from selfsight.data.batches import Batch, Batches
 from selfsight.data.canvases import Canvases, Part, Resident
 from selfsight.data.splits import Side
+from selfsight.data.spread import spread
 from selfsight.encoders.encoder import Encoder
-from selfsight.encoders.features import gathered, item_features
+from selfsight.encoders.features import gathered, input_batches, item_features
+from selfsight.encoders.statistics import NORM_ITEMS, measure_batch_norm
 from selfsight.encoders.store import random_like
 from selfsight.errors import DataError
+from selfsight.machine import has_bf16
+from selfsight.objectives.shared import PLAIN
 from selfsight.probing.metrics import balancing, leading
-from selfsight.training.optimisers import learning_rate_factor, make_optimiser
+from selfsight.training.build import computing
+from selfsight.training.optimisers import Group, learning_rate_factor, make_optimiser
 from selfsight.views.make import make_views
-from selfsight.views.plan import Colour, ViewGroup, ViewPlan
+from selfsight.views.plan import ViewGroup, ViewPlan
 
-RATES = (5e-4, 2e-3)  # of AdamW: what transformers and what convolutions like
-TRIAL = 0.5  # of the minutes, for each of the rates
-HELD = 0.2  # of the labels, on which the rate is chosen
+RATES = (2e-2, 5e-3)  # of Muon: as in pretraining, and a quarter of it
+TRIAL = 0.25  # of the minutes, for each way that is tried
+HELD, LEAST_TO_HOLD = 0.2, 5  # of the labels, on which the way is chosen; labels of each class that it takes
 BATCH, WARMUP, WEIGHT_DECAY = 64, 0.05, 0.05
-MOST_PASSES = 300  # after which small data have nothing more to give
-GENTLE = Colour(0.0, 0.0, 0.0, 0.0, jitter=0.0, grey=0.0, solarise=0.0)
+MOST_PASSES, LEAST_STEPS = 300, 300  # after so many passes small data have nothing more to give
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How long a network learns, and how fast.
+class Way:
+    """How a network learns.
 
-    seconds: of training, which ends sooner after 300 passes over the labels.
+    name: of the augmentation, for people.
+    view: the augmentation.
     rate: the highest learning rate, after a warm-up and before half a cosine down to 0.
     """
 
-    seconds: float
-    rate: float
+    name: str
+    view: ViewGroup
+    rate: float = RATES[0]
+
+
+class Apart(Group):
+    """A group of the optimiser. use_fallback: whether Muon takes AdamW's steps for it."""
+
+    use_fallback: bool
 
 
 class Supervised(nn.Module):
@@ -57,70 +68,123 @@ class Supervised(nn.Module):
         return logits
 
 
+def ways(size: int, view: ViewGroup | None) -> list[Way]:
+    """The augmentations that are tried for inputs of `size` pixels: a third to all of the picture, with the colours and
+    flips of the pretraining's own `view`, where it is known; that view itself; the first with colours unchanged."""
+    own = replace(view or ViewGroup(1, size), count=1, shared=frozenset(), draws=0)
+    large = replace(own, size=size, scale=(0.3, 1.0), ratio=(3 / 4, 4 / 3))
+    named = {"large parts": large} | ({"views of the pretraining": own} if view else {})
+    named["large parts, colours unchanged"] = replace(large, colour=PLAIN)
+    found: list[Way] = []
+    for name, group in named.items():
+        if group not in [way.view for way in found]:
+            found.append(Way(name, group))
+    return found
+
+
 def supervised_answers(
-    encoder: Encoder, train: Side, test: Side, classes: list[str], minutes: float
-) -> tuple[np.ndarray, float]:
+    encoder: Encoder, train: Side, test: Side, classes: list[str], minutes: float, view: ViewGroup | None = None,
+    seed: int = 0,
+) -> tuple[np.ndarray, float]:  # fmt: skip
     """(class numbers [N] of the test items, passes over the labels) of the encoder's network, trained from random
     weights on all labels of `train` for so many minutes.
 
-    Views are flips and crops of 60 to 100 % of the picture. The learning rate is the better of two on a fifth of the
-    labels, each tried for half of the minutes; with too few labels to hold any out it is the lower one. Where classes
-    are uneven, the loss weighs them alike, as balanced accuracy does.
+    The augmentation, and then the learning rate, are the best on a fifth of the labels, each tried for a quarter of the
+    minutes; with fewer than 5 labels of a class none are held out, and the first of `ways` is taken. Where classes are
+    uneven, the loss weighs them alike, as balanced accuracy does. view: the augmentation of the pretraining.
 
     Raises `SelfsightError` where canvases cannot be written, or an item cannot be decoded at test.
     """
-    held_in, numbers = train.items, dict(zip(train.labels.ids, train.labels.numbers(classes).tolist(), strict=True))
-    canvases = Resident(held_in, encoder.geometry.format, encoder.geometry.size, rows=train.labels.rows)
-    rate = RATES[0]
-    with suppress(DataError):  # too few labels or groups to hold some out
-        kept, held = train.labels.hold_out(HELD)
+    numbers = dict(zip(train.labels.ids, train.labels.numbers(classes).tolist(), strict=True))
+    canvases = Resident(train.items, encoder.geometry.format, 2 * encoder.geometry.size, rows=train.labels.rows)
+    choices = ways(encoder.geometry.size, view)
+    way = choices[0]
+    if split := _held_out(train, classes):
+        kept, held = split
         places = np.flatnonzero(np.isin(canvases.ids, [train.labels.ids[place] for place in kept]))
-        asked = Side(held_in, train.labels.take(held))
+        asked = Side(train.items, train.labels.take(held))
         truth = asked.labels.numbers(classes)
-        weights = _weights(truth)
-        found = {}
-        for tried in RATES:
-            schedule = Schedule(TRIAL * 60 * minutes, tried)
-            net, _ = train_supervised(encoder, Part(canvases, places), numbers, len(classes), schedule)
-            found[tried] = float(((answers(net, asked) == truth) * weights).sum())
-        rate = max(RATES, key=lambda each: found[each])
-    net, passes = train_supervised(encoder, canvases, numbers, len(classes), Schedule(60 * minutes, rate))
+        weights, found = _weights(truth), {}
+
+        def attempt(way: Way) -> None:
+            seconds = TRIAL * 60 * minutes
+            net, _ = train_supervised(encoder, Part(canvases, places), numbers, len(classes), way, seconds, seed)
+            found[way] = float(((answers(net, asked) == truth) * weights).sum())
+
+        for each in choices:
+            attempt(each)
+        attempt(replace(max(found, key=lambda each: found[each]), rate=RATES[1]))
+        way = max(found, key=lambda each: found[each])
+    net, passes = train_supervised(encoder, canvases, numbers, len(classes), way, 60 * minutes, seed)
     return answers(net, test), passes
 
 
+def _held_out(train: Side, classes: list[str]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Places that are kept and that are held out; None where labels or groups are too few."""
+    if np.bincount(train.labels.numbers(classes), minlength=len(classes)).min() < LEAST_TO_HOLD:
+        return None
+    try:
+        return train.labels.hold_out(HELD)
+    except DataError:
+        return None
+
+
 def train_supervised(
-    encoder: Encoder, canvases: Canvases, numbers: dict[str, int], classes: int, schedule: Schedule, seed: int = 0
-) -> tuple[Supervised, float]:
-    """The encoder's network with random weights, trained on `canvases`, and the passes over these.
+    encoder: Encoder, canvases: Canvases, numbers: dict[str, int], classes: int, way: Way, seconds: float,
+    seed: int = 0,
+) -> tuple[Supervised, float]:  # fmt: skip
+    """The encoder's network with random weights, trained on `canvases` for so many seconds, or 300 passes if these are
+    fewer, and its passes over them. Batch norms get the statistics of whole pictures in the end.
 
     numbers: of the class of each item, by id.
     """
-    net = Supervised(random_like(encoder, seed), classes).to(encoder.device).train()
-    weight = torch.ones(classes, device=encoder.device)
+    device, geometry = encoder.device, encoder.geometry
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = Supervised(random_like(encoder, seed), classes)
+    net = net.to(device).to(memory_format=torch.channels_last).train()
     truth = np.array([numbers[item] for item in canvases.ids])
-    if leading(truth) == "balanced":
-        sizes = np.bincount(truth, minlength=classes)
-        weight = torch.tensor(np.where(sizes > 0, sizes.mean() / np.maximum(sizes, 1), 0.0), dtype=torch.float32)
-        weight = weight.to(encoder.device)
-    groups = [
-        {"params": [p for p in net.parameters() if (p.ndim > 1) == large], "weight_decay": WEIGHT_DECAY * large}
-        for large in (True, False)
-    ]
-    optimiser = make_optimiser(groups, "adamw", schedule.rate)  # type: ignore[arg-type]
-    normalise = canvases.geometry(encoder.geometry.mean, encoder.geometry.std)
-    plan = ViewPlan((ViewGroup(1, encoder.geometry.size, (0.6, 1.0), colour=GENTLE),))
-    batches = Batches(canvases, BATCH, seed)
-    steps = 0
-    for batch, share in _until(batches, schedule.seconds):
-        [view] = make_views(batch, plan, normalise, seed, encoder.device)
-        wanted = torch.tensor([numbers[item] for item in batch.ids], device=encoder.device)
+    weight = _class_weights(truth, classes).to(device)
+    optimiser = make_optimiser(_groups(net), "muon", way.rate)
+    normalise, precision = canvases.geometry(geometry.mean, geometry.std), "bf16" if has_bf16(device.type) else "no"
+    batches, steps = Batches(canvases, BATCH, seed), 0
+    for batch, share in _until(batches, seconds):
+        [view] = make_views(batch, ViewPlan((way.view,)), normalise, seed, device)
+        wanted = torch.tensor([numbers[item] for item in batch.ids], device=device)
         for group in optimiser.param_groups:
-            group["lr"] = schedule.rate * learning_rate_factor(share, WARMUP)
+            group["lr"] = way.rate * learning_rate_factor(share, WARMUP)
+        with computing(precision, device):
+            scores = net(view.pixels)
+        loss = F.cross_entropy(scores.float(), wanted, weight)
         optimiser.zero_grad()
-        F.cross_entropy(net(view.pixels), wanted, weight).backward()
-        optimiser.step()
+        loss.backward()
+        if torch.isfinite(loss.detach()):
+            optimiser.step()
         steps += 1
+    some = canvases.rows.take(spread(len(canvases), NORM_ITEMS))
+    inputs = input_batches(canvases.collection, some, geometry, "Statistics")
+    measure_batch_norm(net.encoder, (geometry.to_input(pixels) for found, pixels, _ in inputs if found))
     return net.eval(), steps / batches.steps_per_epoch
+
+
+def _class_weights(truth: np.ndarray, classes: int) -> Tensor:
+    """[K] of the loss: all 1, or where classes are uneven such that they count alike."""
+    if leading(truth) != "balanced":
+        return torch.ones(classes)
+    sizes = np.bincount(truth, minlength=classes)
+    return torch.tensor(np.where(sizes > 0, sizes.mean() / np.maximum(sizes, 1), 0.0), dtype=torch.float32)
+
+
+def _groups(net: Supervised) -> list[Group]:
+    """Its parameters for the optimiser: no decay of biases and norms, and no matrix steps for the last layer, whose
+    rows are classes."""
+    found: list[Group] = []
+    for last in (False, True):
+        own = [p for name, p in net.named_parameters() if name.startswith("last.") == last]
+        for matrices in (True, False):
+            part = [p for p in own if (p.ndim > 1) == matrices]
+            found.append(Apart(params=part, weight_decay=WEIGHT_DECAY * matrices, use_fallback=last))
+    return found
 
 
 def answers(net: Supervised, side: Side) -> np.ndarray:
@@ -135,8 +199,9 @@ def answers(net: Supervised, side: Side) -> np.ndarray:
 
 
 def _until(batches: Batches, seconds: float) -> Iterator[tuple[Batch, float]]:
-    """Batches with the share of the budget that is over, 0 to 1: of the time, or of the passes if these are fewer."""
-    began, most = monotonic(), MOST_PASSES * batches.steps_per_epoch
+    """Batches with the share of the budget that is over, 0 to 1: of the time, or of the passes if
+    these are fewer; but 300 steps are allowed."""
+    began, most = monotonic(), max(LEAST_STEPS, MOST_PASSES * batches.steps_per_epoch)
     told = 0
 
     def coming() -> Iterator[tuple[Batch, float]]:

@@ -91,8 +91,9 @@ def resampled(
     weights: of the items [N]. An item keeps its weight however often its class is drawn. groups: a name for each item,
     or None for an item that is alone. Whole groups are resampled.
 
-    Items and each point's draws of the labels are resampled with replacement, the items the same for all points. Owen,
-    "The pigeonhole bootstrap", Annals of Applied Statistics 2007. With one item or group, no resampling is made.
+    Items and each point's draws of the labels are resampled with replacement: the items alike for all points, the draws
+    alike for those of as many labels, which have learnt from the same. Owen, "The pigeonhole bootstrap", Annals of
+    Applied Statistics 2007. With one item or group, no resampling is made.
     """
     numbers = group_numbers(groups, len(weights))
     count = int(numbers.max()) + 1
@@ -100,10 +101,14 @@ def resampled(
     sums = [np.stack([np.bincount(numbers, row * weights, count) for row in point.hits]) for point in points]
     values = np.array([some.sum(1).mean() for some in sums]) / sizes.sum()
     rng, found = np.random.default_rng(seed), []
-    for _ in range(draws if count > 1 else 0):
+    rows = [  # the same whatever other points there are
+        np.random.default_rng([seed, point.labels]).integers(0, len(point.hits), (draws, len(point.hits)))
+        for point in points
+    ]
+    for draw in range(draws if count > 1 else 0):
         times = np.bincount(rng.integers(0, count, count), minlength=count)
-        rows = [(some @ times)[rng.integers(0, len(some), len(some))].mean() for some in sums]
-        found.append(np.array(rows) / (sizes @ times))
+        means = [(some @ times)[chosen[draw]].mean() for some, chosen in zip(sums, rows, strict=True)]
+        found.append(np.array(means) / (sizes @ times))
     return values, np.array(found).reshape(-1, len(points))
 
 

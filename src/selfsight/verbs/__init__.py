@@ -32,7 +32,7 @@ HEADINGS = {
                  "weight_decay", "recipe", "seed"),
     "Budget": ("minutes", "epochs", "steps", "extend"),
     "Labels": ("labels", "ask", "kind", "by", "export", "self_train", "miss_rate", "positive", "costs", "coverage"),
-    "Measuring": ("beside", "shots", "seeds", "arms"),
+    "Measuring": ("beside", "shots", "seeds", "arms", "scratch_shots"),
     "Machine": ("device", "port", "energy"),
     "Output": ("out", "track", "json", "yes"),
 }  # fmt: skip

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from selfsight.encoders.encoder import Encoder
     from selfsight.heads.arms import Task
     from selfsight.heads.curves import LabelCurve
+    from selfsight.views.plan import ViewGroup
 
 
 @checked
@@ -33,6 +34,7 @@ def label_curve(
     shots: str | int | Sequence[str | int] = "1,2,5,10,30,100,all",
     seeds: int = 5,
     arms: str | Sequence[str] = "frozen,random,start,scratch",
+    scratch_shots: str | int | Sequence[str | int] = "all",
     minutes: float = 5.0,
     device: str | None = None,
 ) -> LabelCurve:
@@ -65,9 +67,11 @@ def label_curve(
     arms
         Ways to learn, separated by commas (in Python also a list). frozen: a linear head on the encoder's features.
         random: the same with random weights. start: with the run's starting weights. scratch: the same network
-        supervised from random weights, with all labels.
+        supervised from random weights.
+    scratch_shots
+        Labels per class of the trainings from scratch, of which each takes minutes.
     minutes
-        Of the supervised training from scratch. Two learning rates are tried for half as long each before it.
+        Of a supervised training from scratch. What it does best with is tried for as long before it.
     device
         Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
     """
@@ -76,7 +80,7 @@ def label_curve(
     from selfsight.heads.curves import LabelCurve, figures, hurried, label_digest, measure_rows, weights_of
     from selfsight.probing.metrics import leading
 
-    counts, chosen, folder = parse_shots(shots), parse_arms(arms), Path(out)
+    counts, slow, chosen, folder = parse_shots(shots), parse_shots(scratch_shots), parse_arms(arms), Path(out)
     if seeds < 1:
         raise SelfsightError(f"--seeds must be at least 1, not {seeds}.")
     if not minutes > 0:
@@ -90,7 +94,7 @@ def label_curve(
     notes += short_of(counts, task.classes, task.taught)
     chosen = [arm for arm in chosen if arm != "start" or "start" in task.pairs]
     folder.mkdir(parents=True, exist_ok=True)
-    rows = measure_rows(task, chosen, counts, seeds, folder)
+    rows = measure_rows(task, chosen, counts, seeds, folder, slow)
     notes += hurried(rows)
     curves, level, reached = figures(rows, weights_of(task.truth), task.test.labels.groups, len(task.classes))
     name = str(model) if isinstance(model, str) else "Encoder"
@@ -134,7 +138,17 @@ def _task(model: str | Encoder, sides: Sequence[Side], arms: list[str], minutes:
     encoders = with_controls(folder, encoder, train.items, notes)
     used = {"encoder", *(ARMS[arm].features for arm in arms)}
     pairs = features_of({name: encoders[name] for name in encoders if name in used}, (train, test), classes, notes)
-    return Task(train, test, classes, encoder, pairs, minutes)
+    return Task(train, test, classes, encoder, pairs, minutes, _view(folder))
+
+
+def _view(folder: Path | None) -> ViewGroup | None:
+    """The first kind of view that a run was trained on."""
+    from selfsight.training.run import Run
+
+    if folder is None or not (folder / "recipe.yaml").exists():
+        return None
+    _, recipe, _ = Run.open(folder).read_recipe()
+    return recipe.views.groups[0]
 
 
 def _write(result: LabelCurve, folder: Path) -> None:
