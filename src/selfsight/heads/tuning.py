@@ -109,7 +109,7 @@ def tuned(
             features = None if method == "scratch" else pooled_labelled(encoder, items, labels)[1]
             accelerator = start_processes()
             module = TunedModule(copy.deepcopy(encoder), method, _start(targets, features, encoder.dim))
-            mirror = features is None or _may_mirror(encoder, items, labels, targets, features)
+            mirror = features is None or may_mirror(encoder, items, labels, targets, features)
             if not mirror:
                 console().print("Pictures are not mirrored: nothing shows that mirrored ones are of the same class.")
             canvases = _canvases(items, labels, encoder.geometry)
@@ -183,7 +183,7 @@ def _start(targets: Targets, features: np.ndarray | None, dim: int) -> tuple[Ten
     return found.weight / scale, ((found.bias - middle) / scale).clamp_min(NO_CLASS)
 
 
-def _may_mirror(encoder: Encoder, items: Collection, labels: Labels, targets: Targets, features: np.ndarray) -> bool:
+def may_mirror(encoder: Encoder, items: Collection, labels: Labels, targets: Targets, features: np.ndarray) -> bool:
     """Whether pictures may be mirrored: only if a head on frozen features works, and not clearly worse on mirrored
     pictures, as it would on letters, or where the left side means another thing than the right."""
     some = spread(len(labels), MIRRORED)
