@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: help setup demo test lint docs bench
 help:
 	@echo "make setup   virtual environment with selfsight and its development tools"
-	@echo "make demo    pretrain, evaluate and report on handwritten digits, about two minutes"
+	@echo "make demo    pretrain, evaluate, report and learn from 5 labels a digit, about two minutes"
 	@echo "make test    the tests"
 	@echo "make lint    format, lint, types, import order"
 	@echo "make docs    the documentation as a site, in site/"

@@ -29,6 +29,8 @@ from typing import Any
 
 import yaml
 
+from selfsight.machine import usable_cores
+
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("SELFSIGHT_DATA", HERE.parent.parent / "shared" / "data"))
 RESULTS = HERE / "results" / "speedrun.jsonl"
@@ -73,6 +75,7 @@ def main() -> None:
         for seed in map(int, given.seeds.split(",")):
             for trial in names:
                 about = {"phase": given.phase, "set": given.set, "trial": trial, "minutes": given.minutes, "seed": seed}
+                about["cores"] = usable_cores()
                 if not any(about.items() <= row.items() for row in read_rows()):
                     row = about | measure(given.set, trial, seed, given.minutes, sides, given.work)
                     RESULTS.parent.mkdir(exist_ok=True)
@@ -167,20 +170,23 @@ def read_rows() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
-def together(rows: list[dict[str, Any]]) -> Iterator[tuple[tuple[str, str, float], dict[str, list[dict[str, Any]]]]]:
-    """((phase, set, minutes), {trial: its rows})."""
-    for key in sorted({(row["phase"], row["set"], row["minutes"]) for row in rows}):
-        mine = [row for row in rows if (row["phase"], row["set"], row["minutes"]) == key]
+Key = tuple[str, str, float, int]  # phase, set, minutes, cores
+
+
+def together(rows: list[dict[str, Any]]) -> Iterator[tuple[Key, dict[str, list[dict[str, Any]]]]]:
+    """(key, {trial: its rows}): rows of one key are comparable."""
+    for key in sorted({(row["phase"], row["set"], row["minutes"], row["cores"]) for row in rows}):
+        mine = [row for row in rows if (row["phase"], row["set"], row["minutes"], row["cores"]) == key]
         trials = dict.fromkeys(row["trial"] for row in mine)
         yield key, {trial: [row for row in mine if row["trial"] == trial] for trial in trials}
 
 
 def table(rows: list[dict[str, Any]]) -> None:
     """Mean and spread over seeds, the best k-NN first, beside the controls."""
-    for (phase, name, minutes), trials in together(rows):
+    for (phase, name, minutes, cores), trials in together(rows):
         some = next(iter(trials.values()))
         where = "held-out training images" if phase == "search" else "test images"
-        print(f"\n{name}, {minutes:g} minutes, {some[0]['cores']} cores, {some[0]['machine']}, on {where}")
+        print(f"\n{name}, {minutes:g} minutes, {cores} core{'s' * (cores > 1)}, {some[0]['machine']}, on {where}")
         print(f"{'':28}{'steps':>7}" + "".join(f"{title:>14}" for title in some[0]["figures"]["encoder"]))
         for trial, own in sorted(trials.items(), key=lambda each: -each[1][0]["figures"]["encoder"]["knn"]):
             print(line(trial, own))

@@ -78,6 +78,18 @@ def write_folder(
     return folder
 
 
+def write_colours(folder: Path, count: int, seed: int = 0, size: int = 32) -> Path:
+    """Pictures of three classes, red, green and blue with noise, as CLASS/NNN.png."""
+    rng = np.random.default_rng(seed)
+    for place, name in enumerate(("red", "green", "blue")):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            pixels = rng.normal(110, 40, (size, size, 3))
+            pixels[:, :, place] += 45
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / f"{i:03d}.png")
+    return folder
+
+
 def batch_of(arrays: list[np.ndarray], ids: list[str], epoch: int = 0) -> Batch:
     """A batch of the given canvases [H, W, C]."""
     from selfsight.data.batches import collate

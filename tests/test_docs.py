@@ -59,10 +59,26 @@ def shortened(line: str) -> str:
 
 # One process for the commands of a page: it takes seconds to load what they need, and tests/test_cli.py starts its own.
 CHILD = """
-import json, runpy, sys
+import csv, json, runpy, signal, sys, threading, time
 from selfsight.cli import main
+
+def interrupt(before, words):
+    while signal.getsignal(signal.SIGINT) is before:  # until a server waits for Ctrl-C
+        time.sleep(0.1)
+    time.sleep(0.5)
+    if "--ask" in words:  # and a person answers
+        from selfsight.data.importers import open_source
+        with open(words[words.index("--ask") + 1], newline="") as file:
+            asked = [row["id"] for row in csv.DictReader(file)]
+        journal = open_source(words[2]).decisions
+        for i, item in enumerate(asked):
+            journal.decide(item, None, "label", ("good", "bad")[i % 2])
+    signal.raise_signal(signal.SIGINT)
+
 for words in json.loads(sys.argv[1]):
     sys.argv = words
+    if words[1:2] == ["label"] and "--export" not in words:  # a page, which is open until Ctrl-C
+        threading.Thread(target=interrupt, args=[signal.getsignal(signal.SIGINT), words], daemon=True).start()
     try:
         main() if words[0] == "selfsight" else runpy.run_path(words[0], run_name="__main__")
     except SystemExit as end:

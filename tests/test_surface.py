@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import selfsight
+from selfsight.heads.comparison import HeadComparison
 from selfsight.heads.evaluation import HeadEvaluation
 from selfsight.results import Result
 from selfsight.verbs import Verb, every_verb, groups
@@ -93,11 +94,14 @@ images = encoder.geometry.to_input(np.zeros((2, 64, 64, 3), np.uint8))
 assert_type(encoder(images).pooled, Tensor)
 assert_type(selfsight.embed("photos.lance", model=encoder).file, str | None)
 assert_type(selfsight.odd("photos.lance", model=encoder).pictures[0].score, float)
+assert_type(selfsight.label("photos.lance", export="labels.csv").classes, dict[str, int])
 evaluation = selfsight.evaluate("runs/first", train="labelled/train", test="labelled/test")
 assert_type(evaluation.encoder.few_shot["5"].mean, float)
 assert_type(evaluation.about.notes, list[str])
 comparison = selfsight.compare("runs/first", "runs/second", probe="labelled/test")
 assert_type(comparison.runs[0].knn, float | None)
+assert_type(selfsight.compare("heads/first", "heads/second", test="labelled/test").better, int | None)
+assert_type([head.classes for head in selfsight.runs("list").heads or []], list[list[str] | None])
 assert_type(selfsight.report("runs/first").verdict.sentence, str)
 assert_type([entry.bytes for entry in selfsight.cache("list").entries or []], list[int])
 assert_type([run.licence for run in selfsight.runs("list").runs or []], list[str | None])
@@ -197,7 +201,7 @@ def test_a_package_under_verbs_is_a_group(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", every_verb(), ids=lambda verb: " ".join(verb.words))
 def test_each_verb_gives_a_result_that_is_shown_and_is_json(verb: Verb) -> None:
-    names = vars(verb.module) | {"HeadEvaluation": HeadEvaluation}
+    names = vars(verb.module) | {"HeadEvaluation": HeadEvaluation, "HeadComparison": HeadComparison}
     results = kinds_of(eval(verb.function.__annotations__["return"], names))
     assert all(isinstance(result, type) and issubclass(result, Result) for result in results)
     assert list(inspect.signature(verb.module.show).parameters) == ["result"]

@@ -37,6 +37,8 @@ if TYPE_CHECKING:  # what type checkers and editors see, of groups their package
     from selfsight.verbs.evaluate import evaluate as evaluate
     from selfsight.verbs.forget import forget as forget
     from selfsight.verbs.import_ import import_ as import_
+    from selfsight.verbs.label import label as label
+    from selfsight.verbs.label_curve import label_curve as label_curve
     from selfsight.verbs.objectives import objectives as objectives
     from selfsight.verbs.odd import odd as odd
     from selfsight.verbs.plan import plan as plan

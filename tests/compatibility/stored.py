@@ -49,6 +49,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "embed": ("embed", ITEMS, "--model", "run", "-o", "features.parquet"),
     "embed_patches": ("embed", ITEMS, "--model", "run", "--tokens", "patches", "-o", "patches.npy"),
     "odd": ("odd", ITEMS, "--model", "run", "-o", "odd"),
+    "label": ("label", ITEMS, "--export", "labels.csv"),
     "evaluate": ("evaluate", "run", "--train", "images/train", "--test", "images/test", "--shots", "1,all",
                  "--seeds", "2"),
     "compare": ("compare", "run", "stopped/checkpoints/step-00000002", "--images", ITEMS, "--probe", "images/train"),

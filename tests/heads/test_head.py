@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers import tiny_encoder
+from helpers import tiny_encoder, write_colours
 from PIL import Image
 
 import selfsight
@@ -18,18 +18,6 @@ from selfsight.data.importers import open_source
 from selfsight.encoders.store import save
 from selfsight.errors import DataError, SelfsightError
 from selfsight.heads.head import Head, load_head
-
-
-def write_colours(folder: Path, count: int, seed: int = 0, size: int = 32) -> Path:
-    """Pictures of three classes, red, green and blue with noise, as CLASS/NNN.png."""
-    rng = np.random.default_rng(seed)
-    for place, name in enumerate(("red", "green", "blue")):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        for i in range(count):
-            pixels = rng.normal(110, 40, (size, size, 3))
-            pixels[:, :, place] += 45
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / f"{i:03d}.png")
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -31,12 +31,6 @@ from selfsight.training.alarm import Alarm
 from selfsight.training.run import LeftOut, Run
 
 HOSTILE = "<script>alert(1)<"  # a folder, because "/" cannot be in a name: together "<script>alert(1)</script>.png"
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-
 
 # Of classes whose names are hostile too.
 EVALUATION = MEASURED | {"about": MEASURED["about"] | {"classes": ["<b>a</b>", "b"], "test_of": {"<b>a</b>": 3}}}
@@ -349,21 +343,6 @@ def test_mistakes_are_one_sentence(run: Path, tmp_path: Path) -> None:
 
 
 # -- in a browser --
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Any]:
-    if not (CHROMIUM.exists() and DRIVER.exists()):
-        pytest.skip(f"needs {CHROMIUM} and {DRIVER}")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
-    yield driver
-    driver.quit()
 
 
 def _size(browser: Any, width: int, height: int) -> None:

@@ -13,12 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers import tiny_encoder, write_colours
 
 import selfsight
+from selfsight.encoders.store import save
 from selfsight.results import duration
 from selfsight.training.run import Run
 from selfsight.verbs.pretrain import show as show_pretrained
-from selfsight.verbs.runs import show
+from selfsight.verbs.runs import removes, show
 
 STEPS = 2
 
@@ -203,3 +205,52 @@ def test_a_long_path_is_printed_whole(first: Path):
         command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "80"}
     ).stdout.splitlines()
     assert len(lines) == 2 and lines[1].endswith("  runs/first") and len(lines[1]) <= 80
+
+
+@pytest.fixture
+def heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """heads/colours and heads/numbers; the working folder is the one above."""
+    monkeypatch.chdir(tmp_path)
+    save(tiny_encoder(32), tmp_path / "encoder")
+    write_colours(tmp_path / "train", 4)
+    rows = [f"{path.relative_to('train')},{i}" for i, path in enumerate(sorted(Path("train").rglob("*.png")))]
+    Path("numbers.csv").write_text("\n".join(["path,label", *rows]))
+    selfsight.train.classify("train", model="encoder", out="heads/colours", method="prototypes")
+    selfsight.train.classify("train", model="encoder", out="heads/numbers", labels="numbers.csv", kind="number")
+    return tmp_path / "heads"
+
+
+def test_heads_are_listed_and_removed_with_all_that_verbs_write_into_them(
+    heads: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree("heads/colours", "heads/hurt")
+    Path("heads/hurt/head.json").write_text("{")
+    found = selfsight.runs()
+    assert found.runs == [] and [row.head for row in found.heads or []] == [
+        "heads/colours", "heads/hurt", "heads/numbers",
+    ]  # fmt: skip
+    size = sum(path.stat().st_size for path in Path("heads/colours").rglob("*") if path.is_file())
+    colours, hurt, numbers = (row.to_dict() for row in found.heads or [])
+    assert colours == {
+        "head": "heads/colours", "bytes": size, "state": "ready", "task": "classify", "kind": "class",
+        "method": "prototypes", "classes": ["blue", "green", "red"], "items": 12, "licence": "unknown",
+    } | {"licence": colours["licence"]}  # fmt: skip
+    assert hurt.keys() == {"head", "bytes", "state"} and numbers["classes"] == []
+    show(found)
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].startswith("classify  3 classes  prototypes ") and any("  a number  " in line for line in said)
+    assert {"heads/colours", "heads/hurt", "heads/numbers"} <= {line.split(" (licence")[0].split()[-1] for line in said}
+    selfsight.evaluate("heads/colours", test="train")
+    selfsight.report("heads/colours")
+    result = selfsight.runs("remove", "heads/../heads/colours/", "heads/hurt", "heads/colours")
+    assert result.removed == [] and [row.head for row in result.removed_heads or []] == ["heads/colours", "heads/hurt"]
+    assert [path.name for path in heads.iterdir()] == ["numbers"] and Path("train").is_dir()
+
+
+def test_a_head_with_something_of_somebodys_in_it_is_not_removed(heads: Path) -> None:
+    (heads / "colours" / "thesis.txt").write_text("years of work")
+    before = sorted(Path().rglob("*"))
+    with pytest.raises(selfsight.SelfsightError, match="colours also holds files that are not a head's: thesis"):
+        selfsight.runs("remove", "heads/numbers", "heads/colours")
+    assert sorted(Path().rglob("*")) == before
+    assert removes("remove", "heads/numbers").startswith("heads/numbers (a head, ") and removes("list") == ""

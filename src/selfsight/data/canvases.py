@@ -226,6 +226,23 @@ class Streamed(Canvases):
         return pixels if isinstance(pixels, Unreadable) else self._held(pixels)
 
 
+class Part(Canvases):
+    """Some items of other canvases, those at `places`, ascending; nothing is decoded twice."""
+
+    def __init__(self, whole: Canvases, places: np.ndarray) -> None:
+        super().__init__(whole.collection, whole.format, whole.short_side, whole.strict, whole.rows.take(places))
+        self.whole, self.places, self.set_aside = whole, places.tolist(), whole.set_aside
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.whole[self.places[index]]
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        self.whole.prefetch([self.places[index] for index in indices])
+
+    def cancel(self) -> None:
+        self.whole.cancel()
+
+
 def folder_of(collection: Collection, format: PixelFormat, short_side: int, rows: pa.Table | None = None) -> Path:
     """Where the resident canvases of `rows`, or of all usable items, lie, if they were made."""
     what = f"{collection.id_hash(rows)} {format.mode} {format.depth} {format.window} {short_side} 2"

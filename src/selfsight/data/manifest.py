@@ -43,6 +43,9 @@ HEAD = TRAINED | {
     "items.parquet": "the items that it learnt from",
     "lineage.json": "command, versions, seed, and the digests of data, run and encoder",
     "training.safetensors": "what only training needs",
+    "evaluation.json": "what evaluate measured",
+    "confusion.png": "its confusion matrix",
+    "reliability.png": "how often it is right where it is so sure",
     "report.html": "the page",
 }
 # Beside a collection X.lance, as X and this suffix.

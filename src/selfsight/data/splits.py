@@ -1,16 +1,52 @@
-"""Train and test out of one collection: by a column that says which is which, or by one whose values stay together."""
+"""What to learn from and what to measure on: two sources, or one collection that is split by a column, which says
+which is which or whose values stay together."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from selfsight.data.collection import Collection
+from selfsight.data.importers import open_source
 from selfsight.data.labels import TEST, TRAIN, Labels
 from selfsight.data.sources.columns import listed
 from selfsight.errors import DataError, SelfsightError
 
 TEST_SHARE = 0.2
+
+
+class Side(NamedTuple):
+    """Labelled items of a collection, to learn from or to measure on."""
+
+    items: Collection
+    labels: Labels
+
+
+def open_sides(
+    train: str | None, test: str | None, data: str | None, split_by: str | None
+) -> tuple[list[Side], list[str]]:
+    """What to learn from and what to measure on, as a user names it: --train and --test, or --data and --split-by. And
+    a note where one collection was split.
+
+    Raises `SelfsightError` for anything else.
+    """
+    if train is not None and test is not None and data is None and split_by is None:
+        opened = [open_source(train), open_source(test)]
+        return [Side(items, Labels.of(items)) for items in opened], []
+    if data is not None and split_by is not None and train is None and test is None:
+        items = open_source(data)
+        *labels, note = train_and_test(items, split_by)
+        return [Side(items, side) for side in labels], [note]
+    two = {"--train": train, "--test": test}, {"--data": data, "--split-by": split_by}
+    given = [any(value is not None for value in one.values()) for one in two]
+    missing = [name for name, value in two[given[1]].items() if value is None]
+    said = "--train and --test go without --data and --split-by" if all(given) else f"{missing[0]} is missing"
+    raise SelfsightError(
+        f"{said}. Name labelled images to learn from and to measure on: --train FOLDER --test FOLDER, or --data SOURCE "
+        "--split-by COLUMN."
+    )
 
 
 def train_and_test(items: Collection, column: str, seed: int = 0) -> tuple[Labels, Labels, str]:

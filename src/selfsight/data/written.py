@@ -12,7 +12,7 @@ from selfsight.errors import SelfsightError
 from selfsight.files import lance_exists, read_json
 
 FILE = "written.jsonl"
-Kind = Literal["collection", "features", "pictures", "run", "head"]
+Kind = Literal["collection", "features", "labels", "pictures", "run", "head"]
 
 
 class Written(NamedTuple):

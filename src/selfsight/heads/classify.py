@@ -27,6 +27,7 @@ from selfsight.probing.neighbours import nearest
 CHOICE_ITEMS = 3_000  # on which methods are compared
 HELD_ITEMS = 20_000  # that are held out in turn, to calibrate and to measure
 FOLDS, FEW_FOLDS, FEW = 5, 10, 500  # more folds where labels are few
+LEAST_FOLDS = 3
 MEMORY = 5_000  # items that are kept to tell what is new, and which examples are like an item
 LEAST_NUMBERS = 5  # labels of a number
 ALWAYS = -2  # in place of its fold, of an item that every fit learns from
@@ -208,7 +209,7 @@ def _folds(labels: Labels, targets: Targets, seed: int, seen: np.ndarray | None 
         nobody[seen], some = ALWAYS, np.flatnonzero(~seen)
     some = some[spread(len(some), HELD_ITEMS)]
     groups = len(np.unique(group_numbers([labels.groups[i] for i in some], len(some))))
-    count = min(FEW_FOLDS if len(targets) <= FEW else FOLDS, groups)
+    count = min(_fold_count(targets.take(some)), groups)
     if count < 2:
         return nobody, ["all labels are of one group, so nothing can be held out: the head is neither chosen, "
                         "calibrated nor measured"]  # fmt: skip
@@ -228,6 +229,17 @@ def _folds(labels: Labels, targets: Targets, seed: int, seen: np.ndarray | None 
                         "calibrated nor measured. Give two or more labels per class"]  # fmt: skip
     told = f"{', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
     return folds, [f"{told}: one label or group only, which cannot be held out and measured"] if names else []
+
+
+def _fold_count(targets: Targets) -> int:
+    """How many folds. Where classes have a handful of labels, as many as the smallest has, so that each fold takes one
+    label of every class: a class that lacks one beside others that do not would be guessed too rarely."""
+    usual = FEW_FOLDS if len(targets) <= FEW else FOLDS
+    if targets.kind not in ("class", "grade"):
+        return usual
+    sizes = targets.values.sum(0)
+    least = int(sizes[sizes > 0].min(initial=usual))
+    return least if LEAST_FOLDS <= least < usual else usual
 
 
 def _held_out(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from selfsight.data.collection import Collection
 from selfsight.data.labels import Kind, Labels
 from selfsight.encoders.features import pooled_labelled
 from selfsight.errors import SelfsightError, meant
 from selfsight.heads.fits import Targets
-from selfsight.heads.head import Head, written_label
-from selfsight.heads.metrics import Answers, figures, recall
+from selfsight.heads.head import Head, read_label, written_label
+from selfsight.heads.metrics import Answers, figures, recall, with_intervals
 from selfsight.probing.evaluation import Interval
 from selfsight.results import Result
 
@@ -24,13 +26,14 @@ MOST_VALUES = 50  # of the column of `by`
 
 @dataclass(frozen=True)
 class Mistake(Result):
-    """An item that the head is wrong about: its id, uri, truth, answer, and the probability of the answer."""
+    """An item that the head is wrong about: its id, uri, truth, answer, and the probability of the answer; of several
+    classes, how sure it was of the worst mistake among them; None of a number."""
 
     id: str
     uri: str
     truth: str
     answer: str
-    probability: float
+    probability: float | None
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,9 @@ class HeadEvaluation(Result):
     task: of the head. kind: of its labels. head: its digest. metrics: by name, with 95 % intervals (over groups where
     there are groups). by: {value of the column: metrics}. recall: {class: sensitivity and specificity}. classes: in the
     order of the confusion matrix. confusion: items by true class (rows) and answer. reliability: (mean probability of
-    the answer, share that is right, items) of each bin. mistakes: the surest first. items: that were measured. notes:
-    what a reader must know.
+    the answer, share that is right, items) of each bin. mistakes: the surest first, of numbers the farthest off. items:
+    that were measured. of_class: how many of them each class has. collection: the table that they are from. notes: what
+    a reader must know.
     """
 
     task: str
@@ -55,7 +59,16 @@ class HeadEvaluation(Result):
     reliability: list[tuple[float, float, int]]
     mistakes: list[Mistake]
     items: int
+    of_class: dict[str, int]
+    collection: str
     notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, content: Mapping[str, object]) -> HeadEvaluation:
+        """From what evaluation.json holds. Raises `KeyError` or `TypeError` for anything else."""
+        values: dict[str, Any] = {f.name: with_intervals(content[f.name]) for f in fields(cls)}
+        bins = [(said, right, count) for said, right, count in values["reliability"]]
+        return cls(**values | {"reliability": bins, "mistakes": [Mistake(**each) for each in values["mistakes"]]})
 
 
 def tested(head: Head, items: Collection, labels: Labels) -> tuple[Labels, Targets, Answers, list[str]]:
@@ -100,12 +113,41 @@ def evaluate_head(head: Head, items: Collection, labels: Labels, by: str | None 
         for value, places in _parts(known, by).items():
             mine = None if groups is None else [groups[i] for i in places]
             parts[value] = figures(targets.take(places), said.take(places), mine)
+    found = figures(targets, said, groups), recall(targets, said, groups)
+    return _evaluation(head, known.rows, targets, said, found, parts, str(items.path), notes)
+
+
+def held_out_from(head: Head) -> tuple[pa.Table, Targets, Answers]:
+    """(items, targets, answers) of what a head learnt from, as it answered when they were held out in turn."""
+    rows = head.items.filter(head.items["held_out"].is_valid())
+    values = tuple(read_label(label, head.about.kind) for label in rows["label"].to_pylist())
+    held = np.array(rows["held_out"].to_pylist(), np.float64).reshape(len(rows), max(1, len(head.about.classes)))
+    width = float(head.module.calibrate.state_dict()["width"])
+    found = {"probabilities": held, "value": held[:, 0], "low": held[:, 0] - width, "high": held[:, 0] + width}
+    targets = Targets.of(Labels(head.about.kind, rows, values, str(head.path)), head.about.classes)
+    return rows, targets, head.answers(found)
+
+
+def evaluate_held_out(head: Head) -> HeadEvaluation | None:
+    """The figures of the items that a head was held out from, as it recorded them; None where nothing was."""
+    rows, targets, said = held_out_from(head)
+    if not len(rows) or not head.about.metrics["held_out"]:
+        return None
+    return _evaluation(head, rows, targets, said, (head.about.metrics["held_out"], head.about.metrics["recall"]))
+
+
+def _evaluation(
+    head: Head, rows: pa.Table, targets: Targets, said: Answers,
+    found: tuple[dict[str, Interval], dict[str, dict[str, Interval]]],
+    parts: dict[str, dict[str, Interval]] | None = None, collection: str = "", notes: Sequence[str] = (),
+) -> HeadEvaluation:  # fmt: skip
+    """The figures that were `found`, metrics and recall, with what the answers themselves show."""
     single = targets.kind in ("class", "grade")
+    sizes = dict(zip(targets.classes, map(int, targets.values.sum(0)), strict=True)) if targets.classes else {}
     return HeadEvaluation(
-        head.about.task, targets.kind, head.digest, figures(targets, said, groups), parts,
-        recall(targets, said, groups), list(targets.classes), _confusion(targets, said) if single else [],
-        _reliability(targets, said) if single else [], _mistakes(known, targets, said) if single else [], len(known),
-        notes,
+        head.about.task, targets.kind, head.digest, found[0], parts or {}, found[1], list(targets.classes),
+        _confusion(targets, said) if single else [], _reliability(targets, said) if single else [],
+        _mistakes(rows, targets, said), len(rows), sizes, collection, list(notes),
     )  # fmt: skip
 
 
@@ -135,12 +177,21 @@ def _reliability(targets: Targets, said: Answers) -> list[tuple[float, float, in
     return [(float(some.mean()), float(hits.mean()), len(some)) for some, hits in found if len(some)]
 
 
-def _mistakes(labels: Labels, targets: Targets, said: Answers) -> list[Mistake]:
-    p = said.probabilities[np.arange(len(said.decided)), said.decided]
-    wrong = np.flatnonzero(said.decided != targets.numbers)
-    surest = sorted(wrong.tolist(), key=lambda place: (-p[place], labels.ids[place]))[:SUREST]
-    uris = labels.rows["uri"].to_pylist()
-    names = targets.classes
+def _mistakes(rows: pa.Table, targets: Targets, said: Answers) -> list[Mistake]:
+    truth, numbers = targets.values, targets.kind == "number"
+    one = said.decided.ndim == 1
+    decided = np.eye(truth.shape[1])[said.decided] if one else said.decided  # [N, K]
+    wrong = decided != truth
+    counts = wrong & (decided > 0) if one else wrong  # of one class, that of the answer
+    far = np.where(counts, np.abs(truth - said.probabilities), 0.0).max(1)
+    ids, uris = rows["id"].to_pylist(), rows["uri"].to_pylist()
+    surest = sorted(np.flatnonzero(wrong.any(1)).tolist(), key=lambda place: (-far[place], ids[place]))[:SUREST]
+
+    def named(row: np.ndarray) -> str:
+        if numbers:
+            return f"{row[0]:.4g}"
+        return "|".join(name for name, there in zip(targets.classes, row, strict=True) if there) or "(none)"
+
     return [
-        Mistake(labels.ids[i], uris[i], names[targets.numbers[i]], names[said.decided[i]], float(p[i])) for i in surest
+        Mistake(ids[i], uris[i], named(truth[i]), named(decided[i]), None if numbers else float(far[i])) for i in surest
     ]

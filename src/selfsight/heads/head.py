@@ -23,11 +23,11 @@ from selfsight.data.labels import Kind, Labels
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.store import read_folder, save
 from selfsight.errors import DataError, check_version
-from selfsight.files import clear_left, own_folder, read_json, whole
+from selfsight.files import clear_left, own_folder, read_json, whole, write_whole
 from selfsight.heads.calibration import Decision
 from selfsight.heads.classify import Learnt, answers
 from selfsight.heads.fits import Ordinal, Targets
-from selfsight.heads.metrics import Answers, figures, recall
+from selfsight.heads.metrics import Answers, figures, recall, with_intervals
 from selfsight.heads.modules import Calibrate, HeadModule, Linear, Memory, Nearest, Scores
 
 FORMAT_VERSION = 1
@@ -51,9 +51,9 @@ class About:
     task: "classify". kind: of the labels: class, classes, grade or number. classes: in the order of probabilities.
     method: that scores features. setting: of the method. decision: how probabilities become a label. coverage: that
     prediction sets promise. threshold: the least probability of a class in a set; None where nothing is promised.
-    metrics: {"held_out": {metric: {value, low, high}}, "recall": {class: …}}. geometry: of the encoder's input.
-    encoder: its digest. licence: of the encoder, which holds for the head. intended_use: in a sentence. items: that it
-    learnt from. notes: what a user must know. tried: {method and setting: loss on held-out items}.
+    metrics: {"held_out": {metric: interval}, "recall": {class: {"sensitivity", "specificity"}}}. geometry: of the
+    encoder's input. encoder: its digest. licence: of the encoder, which holds for the head. intended_use: a sentence.
+    items: that it learnt from. notes: what a user must know. tried: {method and setting: loss on held-out items}.
     """
 
     task: str
@@ -78,7 +78,7 @@ class About:
     def of(cls, content: Mapping[str, object]) -> About:
         """From what head.json holds. Raises `KeyError` or `TypeError` for anything else."""
         known = {f.name for f in fields(cls)}
-        values: dict[str, Any] = {name: value for name, value in content.items() if name in known}
+        values: dict[str, Any] = {name: with_intervals(value) for name, value in content.items() if name in known}
         values |= {"classes": tuple(values["classes"]), "decision": Decision(**values["decision"])}
         return cls(**values)
 
@@ -133,6 +133,9 @@ class Head:
 
     def predictions(self, rows: pa.Table, features: np.ndarray) -> pa.Table:
         """One row an item of `rows`, with pooled `features` [N, D]: DESIGN's columns for the kind, without `reason`."""
+        if not len(rows):  # the columns all the same
+            nobody = pa.table({"id": ["nobody"], "uri": ["nobody"]})
+            return self.predictions(nobody, np.zeros((1, self.encoder.dim), np.float32)).slice(0, 0)
         found = self.tensors(features)
         said = self.answers(found)
         columns: dict[str, Any] = {"id": rows["id"], "uri": rows["uri"]}
@@ -297,7 +300,8 @@ def items_of(learnt: Learnt, labels: Labels, features: np.ndarray, weights: np.n
 
 
 def forget_in(folder: Path, ids: set[str], contents: set[str]) -> int:
-    """Remove items with these ids or contents from items.parquet of a head, with their features; returns how many.
+    """Remove items with these ids or contents from items.parquet of a head, with their features, and what shows or
+    names them: its page, and their names in evaluation.json. Returns how many it had learnt from.
 
     Neighbours then vote without them. Any other method has learnt from them already, which only training again undoes.
     Raises `DataError` if none would be left.
@@ -306,14 +310,29 @@ def forget_in(folder: Path, ids: set[str], contents: set[str]) -> int:
     items = pq.read_table(file)
     pairs = zip(items["id"].to_pylist(), items["content_hash"].to_pylist(), strict=True)
     gone = [item in ids or content in contents for item, content in pairs]
-    left = items.filter(pa.array([not each for each in gone]))
+    if _forget_tested(folder, ids) or any(gone):
+        (folder / "report.html").unlink(missing_ok=True)
     if not any(gone):
         return 0
+    left = items.filter(pa.array([not each for each in gone]))
     if not len(left["features"].drop_null()):
         raise DataError(f"The head {folder} has learnt from nothing else. Delete the folder itself.")
     with whole(file) as out:
         pq.write_table(left, out)
     return sum(gone)
+
+
+def _forget_tested(folder: Path, ids: set[str]) -> bool:
+    """Take mistakes on these items out of evaluation.json; whether there were any."""
+    file = folder / "evaluation.json"
+    content = read_json(file) or {}
+    mistakes = content.get("mistakes")
+    if not isinstance(mistakes, list):
+        return False
+    left = [one for one in mistakes if not (isinstance(one, dict) and one.get("id") in ids)]
+    if len(left) < len(mistakes):
+        write_whole(file, json.dumps(content | {"mistakes": left}, indent=2))
+    return len(left) < len(mistakes)
 
 
 def save_head(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from selfsight.heads.fits import Targets
 from selfsight.probing.evaluation import Interval
-from selfsight.probing.metrics import ece, interval, paired_interval
+from selfsight.probing.metrics import UNEVEN, ece, interval, paired_interval
 
 TITLES = {
     "top1": "accuracy", "top2": "among the two likeliest", "balanced": "balanced accuracy", "macro_f1": "macro-F1",
@@ -18,6 +18,8 @@ TITLES = {
     "top1_of_the_rest": "accuracy on the rest", "sensitivity": "sensitivity", "specificity": "specificity",
 }  # fmt: skip
 PLAIN = ("mae", "r2", "kappa", "ece", "auroc", "map")  # that are not shown in %
+LESS = ("mae", "ece")  # that are better where they are less
+LEADING = {"class": "top1", "grade": "kappa", "classes": "map", "number": "r2"}
 FULL, FEW = 1000, 200  # resamplings: usually, and of many items
 MANY = 4000
 
@@ -39,7 +41,7 @@ class Answers:
     abstained: np.ndarray
 
     def take(self, places: np.ndarray) -> Answers:
-        """Those for the items at these places."""
+        """Those of the items at these places."""
         sets = None if self.sets is None else self.sets[places]
         return Answers(self.probabilities[places], self.decided[places], sets, self.abstained[places])
 
@@ -93,6 +95,24 @@ def difference(
         sides = [np.column_stack([each.probabilities, each.decided]) for each in (one, other)]
         found[name] = paired_interval(on, sides[0], sides[1], [targets.values], named, draws)
     return found
+
+
+def leading(kind: str, sizes: Iterable[float]) -> str:
+    """The metric that tells most for items of a kind: "balanced" where the commonest class has more than 1.5 times as
+    many of them, `sizes`, as the rarest that is there, else that of `LEADING`."""
+    there = [size for size in sizes if size > 0]
+    return "balanced" if kind == "class" and max(there) > UNEVEN * min(there) else LEADING[kind]
+
+
+def with_intervals(value: object) -> object:
+    """What JSON holds, with an `Interval` in place of each {value, low, high}."""
+    if isinstance(value, list):
+        return [with_intervals(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"value", "low", "high"} and not any(isinstance(each, dict) for each in value.values()):
+        return Interval(**value)
+    return {name: with_intervals(each) for name, each in value.items()}
 
 
 def shown(metrics: dict[str, Interval]) -> list[tuple[str, str]]:

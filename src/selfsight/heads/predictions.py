@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from selfsight.data.collection import Collection
@@ -22,32 +24,46 @@ def check_format(out: Place, formats: tuple[str, ...] = FORMATS) -> None:
         raise SelfsightError(f"Cannot tell the format of {str(out)!r}. End it in one of {', '.join(formats)}.")
 
 
-def predicted(head: Head, items: Collection, rows: pa.Table | None = None) -> pa.Table:
-    """Predictions for `rows` (all items if not given), in the order of ids. Items that cannot be read have a `reason`
-    and nothing else. `head` is its digest.
+def predicted(head: Head, items: Collection) -> pa.Table:
+    """Predictions for all items, in the order of ids. Items that cannot be read have a `reason` and nothing else.
 
     Features are kept with the collection, so the same call goes on where it was stopped.
     """
-    rows = items.table if rows is None else rows
-    usable = rows.filter(pa.compute.equal(rows["status"], "ok"))
-    known, features, bad = pooled(head.encoder, items, usable) if len(usable) else (usable, None, {})
-    unread = dict(zip(rows["id"].to_pylist(), rows["reason"].to_pylist(), strict=True))
-    read = set(known["id"].to_pylist())
-    failed = [row for row in rows.select(["id", "uri"]).to_pylist() if row["id"] not in read]
-    reasons = [bad.get(row["id"]) or unread[row["id"]] for row in failed]
-    rest = pa.table(
-        {
-            "id": pa.array([row["id"] for row in failed], pa.string()),
-            "uri": pa.array([row["uri"] for row in failed], pa.string()),
-            "reason": pa.array(reasons, pa.string()),
-        }
-    )
-    found = rest
-    if features is not None and len(known):
-        told = head.predictions(known, features)
-        told = told.add_column(2, "reason", pa.array([""] * len(told), pa.string()))
-        found = pa.concat_tables([told, rest], promote_options="default")
+    if not len(usable := items.usable):
+        return told(head, usable, np.zeros((0, head.encoder.dim), np.float32), unread(items.set_aside))
+    known, features, bad = pooled(head.encoder, items, usable)
+    return told(head, known, features, unread(items.set_aside) + failed(usable, bad))
+
+
+def told(head: Head, known: pa.Table, features: np.ndarray, rest: list[Unread]) -> pa.Table:
+    """Predictions for the rows `known` with their pooled `features` [N, D], and a row for each of the `rest`, in the
+    order of ids. The column `head` is its digest."""
+    found = head.predictions(known, features)
+    found = found.add_column(2, "reason", pa.array([""] * len(found), pa.string()))
+    columns = [pa.array([getattr(item, name) for item in rest], pa.string()) for name in Unread._fields]
+    found = pa.concat_tables([found, pa.table(columns, names=Unread._fields)], promote_options="default")
     return found.append_column("head", pa.array([head.digest] * len(found), pa.string())).sort_by("id")
+
+
+class Unread(NamedTuple):
+    """An item that cannot be read, and why."""
+
+    id: str
+    uri: str
+    reason: str
+
+
+def unread(rows: pa.Table) -> list[Unread]:
+    """Items that were set aside when they were imported."""
+    return [Unread(**row) for row in rows.select(Unread._fields).to_pylist()]
+
+
+def failed(rows: pa.Table, bad: dict[str, str]) -> list[Unread]:
+    """Those of `rows` that could not be decoded: {id: reason}."""
+    if not bad:
+        return []
+    pairs = zip(rows["id"].to_pylist(), rows["uri"].to_pylist(), strict=True)
+    return [Unread(item, uri, bad[item]) for item, uri in pairs if item in bad]
 
 
 def save_predictions(table: pa.Table, out: Place) -> None:

@@ -25,8 +25,7 @@ from selfsight.heads import calibration as cal
 from selfsight.heads.classify import Learnt, Wish, learn
 from selfsight.heads.fits import More, fit_linear, fitted, scored
 from selfsight.heads.head import held_out
-from selfsight.heads.metrics import TITLES, difference, percent
-from selfsight.heads.succession import leading
+from selfsight.heads.metrics import TITLES, difference, leading, percent
 from selfsight.probing.evaluation import Interval
 from selfsight.probing.neighbours import nearest
 from selfsight.results import Result
@@ -107,7 +106,10 @@ def self_trained(
         return learnt, SelfTraining(False, _why_none(rounds[0]), len(pool), rounds), None
     *_, last = [each for each in rounds if each.taken]
     new = learn(labels, features, wish, more=work.more)
-    name, groups = leading(learnt.targets), labels.groups if any(labels.groups) else None
+    name, groups = (
+        leading(learnt.targets.kind, learnt.targets.values.sum(0)),
+        labels.groups if any(labels.groups) else None,
+    )
     there = np.flatnonzero(learnt.folds >= 0)
     groups = [groups[place] for place in there] if groups else None
     gain = difference(learnt.targets.take(there), held_out(new), held_out(learnt), groups, [name])[name]

@@ -11,18 +11,10 @@ from selfsight.data.collection import Collection
 from selfsight.data.labels import Labels
 from selfsight.encoders.features import pooled_labelled
 from selfsight.errors import DataError, SelfsightError
-from selfsight.heads.classify import Learnt, uneven
-from selfsight.heads.fits import Targets
+from selfsight.heads.classify import Learnt
 from selfsight.heads.head import Head, head_folder, held_out
-from selfsight.heads.metrics import Answers, difference
+from selfsight.heads.metrics import Answers, difference, leading
 from selfsight.probing.evaluation import Interval
-
-LEADING = {"class": "top1", "grade": "kappa", "classes": "map", "number": "r2"}
-
-
-def leading(targets: Targets) -> str:
-    """The metric that tells most of labels of their kind."""
-    return "balanced" if targets.kind == "class" and uneven(targets) else LEADING[targets.kind]
 
 
 def place_for(folder: Path) -> bool:
@@ -62,7 +54,7 @@ def gain_over(before: Head, learnt: Learnt, labels: Labels, items: Collection) -
             found[told][row] = known[item][0] if targets.kind == "number" else known[item]
     old = _in_classes(before.answers(found), before.about.classes, targets.classes)
     groups = [labels.groups[place] for place in there] if any(labels.groups) else None
-    name = leading(targets)
+    name = leading(targets.kind, targets.values.sum(0))
     new = held_out(learnt).take(np.flatnonzero(honest[learnt.folds >= 0]))
     return difference(targets.take(there), new, old, groups, [name])[name]
 

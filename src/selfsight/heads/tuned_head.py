@@ -20,8 +20,7 @@ from selfsight.encoders.features import pooled_labelled
 from selfsight.errors import DataError
 from selfsight.heads.classify import Learnt, Wish, learn
 from selfsight.heads.head import held_out
-from selfsight.heads.metrics import TITLES, difference, number, value_of
-from selfsight.heads.succession import leading
+from selfsight.heads.metrics import TITLES, difference, leading, number, value_of
 from selfsight.heads.tuning import check_way, tuned
 from selfsight.probing.evaluation import Interval
 from selfsight.training.recipe import Budget
@@ -77,7 +76,7 @@ def tuned_head(
 
 def _compared(tuned: Learnt, frozen: Learnt, labels: Labels) -> tuple[Interval, str]:
     """(how much better the tuned head is, both figures in words), on the items that were held out."""
-    there, name = np.flatnonzero(tuned.folds >= 0), leading(tuned.targets)
+    there, name = np.flatnonzero(tuned.folds >= 0), leading(tuned.targets.kind, tuned.targets.values.sum(0))
     if not len(there):
         return Interval(None, None, None), "nothing could be held out to compare them"
     groups = [labels.groups[place] for place in there] if any(labels.groups) else None

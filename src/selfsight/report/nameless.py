@@ -14,8 +14,15 @@ from selfsight.training.run import Event
 
 T = TypeVar("T")
 # In commands. No such folder exists, so that none of them runs by accident on something else.
-RUN, IMAGES = "RUN", "IMAGES"
+RUN, IMAGES, HEAD = "RUN", "IMAGES", "HEAD"
 MISSING = "The map and the gallery are missing. Without --no-names the page says why."
+NO_PICTURES = "The pictures are missing. Without --no-names the page says why."
+# Notes of a head, and of its evaluation, that name nothing but classes.
+PLAIN = (
+    r"\d+ labels are too few to promise .*", r"all labels are of one group, .*", r"with one label, or one group, .*",
+    r".*: one label or group only, .*", r"[\d,]+ test images? (was|were) learnt from, byte for byte; .*",
+    r"The test in evaluation.json is of this head as it was before, .*",
+)  # fmt: skip
 SAID = ("alarm", "skipped", "resumed", "extended", "finished", "note")  # events whose text is selfsight's own
 
 
@@ -45,13 +52,28 @@ def evaluation(measured: Evaluation) -> Evaluation:
         told.append(
             f"{count} note{'' if count == 1 else 's'} on these figures may name files: read evaluation.json of the run"
         )
-    named = {name: name if _is_public(name) else f"MODEL{i}" for i, name in enumerate(measured.beside, 1)}
+    named = {name: name if is_public(name) else f"MODEL{i}" for i, name in enumerate(measured.beside, 1)}
     about = replace(measured.about, model="", notes=told, beside=_renamed(measured.about.beside, named))
     beside, gains = _renamed(measured.beside, named), _renamed(measured.gains, named)
     return replace(measured, about=about, beside=beside, gains=gains)
 
 
-def _is_public(weights: str) -> bool:
+def head_notes(notes: list[str]) -> list[str]:
+    """The notes of a head with the number of those in place of them that may name files and groups."""
+    told = []
+    for note in notes:
+        groups = re.match(r"([\d,]+ groups of the test), such as ", note)
+        told.append(f"{groups[1]} were learnt from; the figures flatter" if groups else note if _is_plain(note) else "")
+    count = told.count("")
+    may = f"{count} note{'' if count == 1 else 's'} may name files: read head.json and evaluation.json of the head"
+    return [*filter(None, told), *([may] if count else [])]
+
+
+def _is_plain(note: str) -> bool:
+    return any(re.fullmatch(pattern, note) for pattern in PLAIN)
+
+
+def is_public(weights: str) -> bool:
     """Whether the name of weights names no file."""
     return weights.partition(":")[0] in ("timm", "torchvision", "package")
 
@@ -70,9 +92,14 @@ def _told(note: str) -> str:
 
 def recipe(chosen: Recipe) -> Recipe:
     """The recipe, with only the last part of a path of weights."""
-    return chosen if _is_public(chosen.weights) else replace(chosen, weights=Path(chosen.weights).name)
+    return chosen if is_public(chosen.weights) else replace(chosen, weights=Path(chosen.weights).name)
 
 
 def events(happened: list[Event]) -> list[Event]:
     """The events, without the messages of other software."""
     return [event if event.kind in SAID else event._replace(text="") for event in happened]
+
+
+def intended(use: str) -> str:
+    """The intended use of a head, without the name of the folder that it learnt from."""
+    return re.sub(r"(?s)( in images like those) of .*\. Not tested", r"\1 that it learnt from. Not tested", use)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import plotly
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -21,6 +20,7 @@ from selfsight.errors import DataError, SelfsightError
 from selfsight.files import read_json
 from selfsight.probing.evaluation import Evaluation
 from selfsight.report import atlas, charts, nameless, pictures, tables, worth
+from selfsight.report.template import render
 from selfsight.report.verdict import Verdict, judge
 from selfsight.results import duration
 from selfsight.training.adaptation import read_adaptation
@@ -72,8 +72,10 @@ def build(run: Run, thumbnails: bool = True, names: bool = True) -> tuple[str, V
     content |= {"recipe_rows": tables.recipe_rows(asked, recipe), "machine": _machine(run)}
     content["history"] = history = tables.history(run)
     history["events"] = history["events"] if names else nameless.events(history["events"])
-    content["drawings"] = _drawings(content)
-    return _render(content), verdict, int(data["items"])
+    # A string in the library holds a link to its maker's site; the script never goes there, see the page's CSP.
+    content |= {"plotly_js": Markup(get_plotlyjs()), "plotly_version": plotly.__version__}
+    content["drawings"] = finite(_drawings(content))  # `tojson` in the template escapes <, > and & inside <script>
+    return render("page.html", content), verdict, int(data["items"])
 
 
 def _evaluation(run: Run) -> Evaluation | None:
@@ -213,14 +215,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _render(content: dict[str, Any]) -> str:
-    loader = PackageLoader("selfsight.report", ".")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    # A string in the library holds a link to its maker's site; the script never goes there, see the page's CSP.
-    content |= {"plotly_js": Markup(get_plotlyjs()), "plotly_version": plotly.__version__}
-    content["drawings"] = finite(content["drawings"])  # `tojson` in the template escapes <, > and & inside <script>
-    return environment.get_template("page.html").render(content)

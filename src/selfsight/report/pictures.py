@@ -30,12 +30,14 @@ def thumbnails_of(collection: Collection, rows: pa.Table, encoder: Encoder, side
     out = {}
     for number, pixels in decoded(collection, rows, geometry.format, 2 * side, "Thumbnails"):
         unread = Image.new("RGB", (side, side), GREY)
-        out[number] = unread if isinstance(pixels, Unreadable) else _shown(pixels, geometry)
+        out[number] = unread if isinstance(pixels, Unreadable) else as_picture(pixels, geometry)
         out[number].thumbnail((side, side), Image.Resampling.BICUBIC)
     return dict(sorted(out.items()))
 
 
-def _shown(pixels: np.ndarray, geometry: Geometry) -> Image.Image:
+def as_picture(pixels: np.ndarray, geometry: Geometry) -> Image.Image:
+    """Pixels [H, W, C] of own depth as a picture of 8 bits, grey or RGB, through the geometry's intensity window. Of
+    more than three channels the first three are shown."""
     unit = geometry.to_unit(torch.from_numpy(pixels.astype(np.float32)))
     small = (unit * 255).round().to(torch.uint8).numpy()
     if geometry.mode == "CMYK":

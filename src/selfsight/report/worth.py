@@ -198,7 +198,7 @@ def conclusion(evaluation: Evaluation) -> list[str]:
     for control in found:
         same, worse = found[control][1], _lost(evaluation.gains[control])
         if worse and control != winner:
-            said.append(f"{_better(control, worse)}.")
+            said.append(f"{_better(control, worse, evaluation.about.leading)}.")
         if same:
             everywhere, name = len(same) == sum(map(len, found[control])), ROWS.get(control, control)
             said.append(f"No measurable gain over {name}" + ("." if everywhere else f" with {_with(same)}."))
@@ -218,7 +218,7 @@ def _beaten(evaluation: Evaluation) -> tuple[str, list[str]]:
     if not lost:
         return "", []
     winner = min(lost, key=lambda name: min(gain.value or 0.0 for count, gain in lost[name].items() if count != "all"))
-    return winner, [f"{_better(winner, lost[winner])}: {_instead(evaluation, winner)}."]
+    return winner, [f"{_better(winner, lost[winner], evaluation.about.leading)}: {_instead(evaluation, winner)}."]
 
 
 def _lost(gains: Mapping[str, Interval]) -> dict[str, Interval]:
@@ -226,9 +226,10 @@ def _lost(gains: Mapping[str, Interval]) -> dict[str, Interval]:
     return {count: gain for count, gain in gains.items() if gain.sign < 0}
 
 
-def _better(control: str, worse: Mapping[str, Interval]) -> str:
+def _better(control: str, worse: Mapping[str, Interval], leading: str) -> str:
     name, verb = (ROWS[control].capitalize(), "are") if control in ROWS else (control, "is")
-    return f"{name} {verb} better than this encoder with {_with(worse, lost=True)}"
+    what = " in balanced accuracy" if leading == "balanced" else ""
+    return f"{name} {verb} better than this encoder{what} with {_with(worse, lost=True)}"
 
 
 def _instead(evaluation: Evaluation, winner: str) -> str:

@@ -17,7 +17,8 @@ from typing import Any
 
 # In the order of `selfsight --help`; the groups come after them. A trailing underscore is for a keyword of Python.
 VERBS = (
-    *("import_", "objectives", "plan", "pretrain", "compare", "embed", "odd", "evaluate", "predict", "report", "demo"),
+    *("import_", "objectives", "plan", "pretrain", "compare", "embed", "odd", "label", "evaluate"),
+    *("label_curve", "predict", "report", "demo"),
     *("runs", "cache", "forget"),
 )
 SHORT = {"out": "-o"}  # short names of options, the same for every verb that has the option
@@ -26,13 +27,13 @@ MOST_TOGETHER = 7
 HEADINGS = {
     "Data": ("columns", "include", "exclude", "root", "blank", "rate", "strict", "canvases", "collection", "train",
              "test", "data", "split_by", "probe"),
-    "Encoder": ("model", "encoder", "weights", "size", "tokens"),
+    "Encoder": ("model", "head", "encoder", "weights", "size", "tokens"),
     "Training": ("method", "objective", "views", "positives", "batch_size", "accumulate", "optimiser", "learning_rate",
                  "weight_decay", "recipe", "seed"),
     "Budget": ("minutes", "epochs", "steps", "extend"),
-    "Labels": ("labels", "kind", "self_train", "miss_rate", "positive", "costs", "coverage"),
-    "Measuring": ("beside", "shots", "seeds"),
-    "Machine": ("device", "energy"),
+    "Labels": ("labels", "ask", "kind", "by", "export", "self_train", "miss_rate", "positive", "costs", "coverage"),
+    "Measuring": ("beside", "shots", "seeds", "arms"),
+    "Machine": ("device", "port", "energy"),
     "Output": ("out", "track", "json", "yes"),
 }  # fmt: skip
 # A command line of each verb that works, for those who left something out.
@@ -44,12 +45,14 @@ EXAMPLES = {
     "compare": "selfsight compare runs/first runs/second",
     "embed": "selfsight embed photos/ --model runs/first -o features.parquet",
     "evaluate": "selfsight evaluate runs/first --train labelled/train --test labelled/test",
+    "label_curve": "selfsight label-curve runs/first --train labelled/train --test labelled/test -o curve/",
     "predict": "selfsight predict new/ --head heads/first -o predictions.parquet",
     "report": "selfsight report runs/first",
     "demo": "selfsight demo",
     "runs": "selfsight runs list runs/",
     "cache": "selfsight cache list",
     "odd": "selfsight odd photos/ --model runs/first -o odd/",
+    "label": "selfsight label photos/ --model runs/first",
     "forget": "selfsight forget photos.lance a.jpg",
     "classify": "selfsight train classify photos/ --model runs/first -o heads/first",
 }

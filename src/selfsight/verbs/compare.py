@@ -1,4 +1,4 @@
-"""compare: which run to use, without labels."""
+"""compare: which run to use, without labels; or which of two heads, on labelled items."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, overload
 
 from selfsight.errors import DataError, SelfsightError
 from selfsight.results import Result
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from selfsight.data.collection import Collection
     from selfsight.encoders.encoder import Encoder
+    from selfsight.heads.comparison import HeadComparison
 
 ITEMS, VIEWS, BATCH = 512, 8, 64
 # criterion: the larger (1), the smaller (-1), or the nearer to 1 (0), the better
@@ -61,27 +62,83 @@ class Comparison(Result):
     correlations: dict[str, float] | None
 
 
+@overload
+def compare(*runs: str, test: str, labels: str | None = None, device: str | None = None) -> HeadComparison: ...
+@overload
+def compare(
+    *runs: str, images: str | None = None, probe: str | None = None, device: str | None = None
+) -> Comparison: ...
 @checked
-def compare(*runs: str, images: str | None = None, probe: str | None = None, device: str | None = None) -> Comparison:
+def compare(
+    *runs: str,
+    images: str | None = None,
+    probe: str | None = None,
+    test: str | None = None,
+    labels: str | None = None,
+    device: str | None = None,
+) -> Comparison | HeadComparison:
     """Rank runs and checkpoints by four criteria that need no labels, all on the same images and the same views.
+    Or say which of two heads is better.
 
     RankMe: in how many directions the features vary. LiDAR: in how many they tell images apart, measured against how
     much views of one image differ. alpha-ReQ: how fast the spectrum falls, best near 1. Neighbour stability: how many
     nearest images two views have in common. With --probe the k-NN accuracy on labelled images is beside them, and how
     well each criterion would have ranked (Spearman's rank correlation). All of features before whitening.
 
+    Two heads of the same classes answer for the items of --test, and each metric's difference is given with its paired
+    95 % interval.
+
     Parameters
     ----------
     runs
         Each a run, an encoder folder, a .safetensors file with timm's config.json beside it, timm:NAME (or NAME alone),
-        torchvision:NAME or package:NAME; or a checkpoint such as runs/first/checkpoints/step-00001000.
+        torchvision:NAME or package:NAME; or a checkpoint such as runs/first/checkpoints/step-00001000. Or two heads.
     images
         Images to compare on, if not those of the first run.
     probe
         Labelled images (CLASS/image.jpg), only to show k-NN accuracy; nothing learns from them.
+    test
+        Of heads: labelled items that neither has learnt from.
+    labels
+        Of heads: a CSV or Parquet with the columns label and path or id, instead of the labels that --test has.
     device
         Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
     """
+    from selfsight.heads.head import head_folder
+
+    if len(runs) < 2:
+        raise SelfsightError("Give two or more runs to compare: selfsight compare runs/first runs/second")
+    if any(head_folder(run) for run in runs):
+        return _heads(runs, {"--images": images, "--probe": probe}, test, labels)
+    if test is not None or labels is not None:
+        raise SelfsightError(f"--{'labels' if test is None else 'test'} is for heads, and {runs[0]} is not one.")
+    return _runs(runs, images, probe)
+
+
+def _heads(
+    heads: tuple[str, ...], of_runs: dict[str, str | None], test: str | None, labels: str | None
+) -> HeadComparison:
+    from selfsight.data.importers import open_source
+    from selfsight.data.labels import Labels
+    from selfsight.heads.comparison import check_alike, compare_heads
+    from selfsight.heads.head import load_head
+    from selfsight.machine import best_device
+
+    if len(heads) != 2:
+        raise SelfsightError(f"Heads are compared in pairs, not {len(heads)} at a time.")
+    if refused := [name for name, value in of_runs.items() if value is not None]:
+        raise SelfsightError(f"{refused[0]} is for runs: heads are compared on labelled items. Give --test.")
+    pair, names = (load_head(heads[0]), load_head(heads[1])), (heads[0], heads[1])
+    check_alike(pair, names)
+    if test is None:
+        raise SelfsightError("--test is missing: labelled items that neither head has learnt from. --test FOLDER")
+    for head in pair:
+        head.module.to(best_device())
+    items = open_source(test)
+    return compare_heads(pair, names, items, Labels.of(items, path=labels, kind=pair[0].about.kind))
+
+
+def _runs(runs: tuple[str, ...], images: str | None, probe: str | None) -> Comparison:
     import numpy as np
     from scipy.stats import rankdata, spearmanr
 
@@ -90,8 +147,6 @@ def compare(*runs: str, images: str | None = None, probe: str | None = None, dev
     from selfsight.encoders.whitening import unwhitened
     from selfsight.machine import best_device
 
-    if len(runs) < 2:
-        raise SelfsightError("Give two or more runs to compare: selfsight compare runs/first runs/second")
     items = open_source(images if images is not None else _images_of(runs[0]))
     labelled = open_source(probe) if probe else None
     measured: list[dict[str, float]] = []
@@ -185,8 +240,36 @@ def _knn(encoder: Encoder, labelled: Collection) -> float:
     return online_knn(encoder, labelled)(0.0, -1.0)["knn"]
 
 
-def show(result: Comparison) -> None:
-    """Print the ranking."""
+def show(result: Comparison | HeadComparison) -> None:
+    """Print the ranking; of heads which is better, and by how much."""
+    if isinstance(result, Comparison):
+        return _show_runs(result)
+    return _show_heads(result)
+
+
+def _show_heads(result: HeadComparison) -> None:
+    from selfsight.console import results, table
+    from selfsight.heads.metrics import TITLES, number
+    from selfsight.report.head_worth import difference, preferred
+
+    console = results(soft_wrap=True)
+    console.print(preferred(result))
+    rows = [
+        (
+            TITLES[name],
+            number(name, result.metrics[0][name]),
+            number(name, result.metrics[1][name]),
+            difference(name, gap),
+        )
+        for name, gap in result.difference.items()
+        if gap.value is not None
+    ]
+    table((f"on {result.items:,} items", *result.heads, "difference [95 % interval]"), rows)
+    for note in result.notes:
+        console.print(f"Note: {note}.")
+
+
+def _show_runs(result: Comparison) -> None:
     from selfsight.console import results, table
 
     console = results(soft_wrap=True)

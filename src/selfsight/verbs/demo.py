@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from selfsight.probing.evaluation import Evaluation
 from selfsight.results import Result
 from selfsight.verbs.arguments import checked
 
+if TYPE_CHECKING:
+    from selfsight.heads.evaluation import HeadEvaluation
+
+LABELS_PER_CLASS = 5  # of the head
 # What someone who knows the data would say of it: a mirrored digit is another sign, and a quarter of a
 # digit is none. Chosen on a fifth of the training images.
 RECIPE = """\
@@ -29,22 +34,29 @@ class Demo(Result):
     report: path of the page.
     run: folder of the run.
     images: folder of the images.
+    head: folder of the head.
+    head_evaluation: what `evaluate` measured of it.
+    head_report: path of its page.
     """
 
     evaluation: Evaluation
     report: str
     run: str
     images: str
+    head: str
+    head_evaluation: HeadEvaluation
+    head_report: str
 
 
 @checked
 def demo(*, out: str = "runs/demo", minutes: float = 1.0, seeds: int = 3, device: str | None = None) -> Demo:
-    """Pretrain on 1,797 handwritten digits without their labels, evaluate with a few, write the report.
+    """Pretrain on 1,797 handwritten digits without their labels, evaluate with a few, write the report; then learn to
+    read them from 5 labels per class.
 
     Parameters
     ----------
     out
-        Folder of the demo: the images, one run a seed, the report.
+        Folder of the demo: the images, the run with its report, and the head with its own.
     minutes
         Time of the pretraining.
     seeds
@@ -56,6 +68,7 @@ def demo(*, out: str = "runs/demo", minutes: float = 1.0, seeds: int = 3, device
     from selfsight.verbs.evaluate import evaluate
     from selfsight.verbs.pretrain import pretrain
     from selfsight.verbs.report import report
+    from selfsight.verbs.train.classify import classify
 
     folder = Path(out)
     images = folder / "digits"
@@ -67,7 +80,11 @@ def demo(*, out: str = "runs/demo", minutes: float = 1.0, seeds: int = 3, device
         pretrain(str(images / "train"), out=str(run), minutes=minutes, recipe=str(recipe))
     result = evaluate(str(run), train=str(images / "train"), test=str(images / "test"), shots="1,5,10", seeds=seeds)
     page = report(str(run))
-    return Demo(result, page.report, str(run), str(images))
+    head, labels = folder / "head", folder / "labels.csv"
+    write_labels(images / "train", labels)
+    classify(str(images / "train"), model=str(run), out=str(head), labels=str(labels))
+    measured = evaluate(str(head), test=str(images / "test"))
+    return Demo(result, page.report, str(run), str(images), str(head), measured, report(str(head)).report)
 
 
 def write_digits(folder: Path) -> None:
@@ -85,10 +102,24 @@ def write_digits(folder: Path) -> None:
             image.resize((32, 32), Image.Resampling.BICUBIC).save(path)
 
 
+def write_labels(images: Path, file: Path) -> None:
+    """A table of labels for some of the images, drawn by a seed: the others have none."""
+    import random
+
+    draw, lines = random.Random(0), ["path,label"]
+    for folder in sorted(images.iterdir()):
+        drawn = draw.sample(sorted(path.name for path in folder.glob("*.png")), LABELS_PER_CLASS)
+        lines += [f"{folder.name}/{name},{folder.name}" for name in sorted(drawn)]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def show(result: Demo) -> None:
-    """Print the table, where the report is and what to type next."""
+    """Print the table, what the head is worth, where the pages are and what to type next."""
+    from selfsight.heads.metrics import percent
     from selfsight.verbs.evaluate import show as show_evaluation
 
     show_evaluation(result.evaluation)
+    right = f"{percent(result.head_evaluation.metrics['top1'])} of {result.head_evaluation.items:,} test images"
     print(f"\nThe report: {result.report}")
+    print(f"A head from {LABELS_PER_CLASS} labels per class is right on {right}. Its page: {result.head_report}")
     print("Now with your own images:\n  selfsight pretrain photos/ -o runs/first --minutes 20")

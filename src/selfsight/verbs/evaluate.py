@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, overload
+from typing import TYPE_CHECKING, overload
 
 from selfsight.errors import SelfsightError
 from selfsight.probing.evaluation import OWN, About, Evaluation
+from selfsight.probing.shots import parse_shots, short_of
 from selfsight.verbs.arguments import checked
 
 if TYPE_CHECKING:
@@ -18,24 +19,17 @@ if TYPE_CHECKING:
     from selfsight.data.collection import Collection
     from selfsight.data.labels import Labels
     from selfsight.data.pixels import PixelFormat
+    from selfsight.data.splits import Side
     from selfsight.encoders.encoder import Encoder
     from selfsight.heads.evaluation import HeadEvaluation
     from selfsight.heads.head import Head
+    from selfsight.probing.controls import Pair
     from selfsight.probing.probes import Labelled
-
-    Pair: TypeAlias = tuple[Labelled, Labelled]  # train, test
 
 PIXEL_SIDE = 32
 PIXEL_DIMENSIONS = 256
 LOWEST = 5  # classes whose recall is printed
 WORST = 10  # classes of a head that are
-
-
-class Side(NamedTuple):
-    """Labelled items of a collection, to learn from or to measure on."""
-
-    items: Collection
-    labels: Labels
 
 
 @overload
@@ -104,22 +98,25 @@ def evaluate(
     by
         Of a head: a column of --test, such as site, for whose values the figures are given apart.
     out
-        Folder for evaluation.json and evaluation.csv, or confusion.png and reliability.png of a head; the run's own
-        folder if `model` is a run.
+        Folder for evaluation.json and evaluation.csv, or confusion.png and reliability.png of a head; the run's or the
+        head's own folder if `model` is one.
     device
         Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
     """
     from selfsight.data.canvases import measure_format
     from selfsight.data.labels import caveats, common_classes
+    from selfsight.data.splits import Side, open_sides
     from selfsight.encoders.weights import encoder_of
     from selfsight.heads.head import Head, head_folder, load_head
+    from selfsight.probing.controls import with_controls
     from selfsight.probing.probes import gains, measure, measure_commonest, more_labels
 
     if isinstance(model, Head) or head_folder(model) is not None:
         encoder_only = {"--train": train, "--data": data, "--split-by": split_by, "--beside": beside}
         if refused := [name for name, value in encoder_only.items() if value is not None]:
             raise SelfsightError(f"{refused[0]} is for encoders: a head has learnt already. Give --test alone.")
-        return _of_head(model if isinstance(model, Head) else load_head(str(model)), test, labels, by, out)
+        head = model if isinstance(model, Head) else load_head(str(model))
+        return _of_head(head, test, labels, by, out, head_folder(model))
     if labels is not None or by is not None:
         raise SelfsightError(f"{'--labels' if labels else '--by'} is for heads, and {model} is not one.")
     counts = parse_shots(shots)
@@ -127,7 +124,7 @@ def evaluate(
         raise SelfsightError(f"--seeds must be at least 1, not {seeds}.")
     if out is not None and Path(out).is_file():
         raise SelfsightError(f"{out} is a file. Give a folder for evaluation.json and evaluation.csv: -o FOLDER")
-    sides, notes = _sides(train, test, data, split_by)
+    sides, notes = open_sides(train, test, data, split_by)
     classes = common_classes(*(side.labels for side in sides))
     format = measure_format(sides[0].items)
     encoder = encoder_of(model, format)
@@ -135,10 +132,10 @@ def evaluate(
     folder = Path(model) if isinstance(model, str) else None
     notes += caveats(*sides)
     sides = [Side(items, labels.labelled()) for items, labels in sides]
-    encoders = _candidates(folder, encoder, sides[0].items, notes) | others
+    encoders = with_controls(folder, encoder, sides[0].items, notes) | others
     pairs = _features(encoders, sides, classes, format, notes)
     taught, asked = pairs["encoder"]
-    notes += _short_of(counts, classes, taught.labels)
+    notes += short_of(counts, classes, taught.labels)
     measured = {name: measure(*pair, classes, counts, seeds) for name, pair in pairs.items()}
     commonest = measure_commonest(taught, asked, classes, counts)
     controls = {**measured, "commonest": commonest}
@@ -161,8 +158,10 @@ def evaluate(
     return result if kept is None else _kept(result, kept)
 
 
-def _of_head(head: Head, test: str | None, labels: str | None, by: str | None, out: str | None) -> HeadEvaluation:
-    """The figures of a head, with its pictures in the folder `out`."""
+def _of_head(
+    head: Head, test: str | None, labels: str | None, by: str | None, out: str | None, own: Path | None
+) -> HeadEvaluation:
+    """The figures of a head, written with their pictures to the folder `out`, or to the head's `own`."""
     import json
 
     from selfsight.data.importers import check_outside, open_source
@@ -179,27 +178,13 @@ def _of_head(head: Head, test: str | None, labels: str | None, by: str | None, o
     if out is not None:
         check_outside(out, items.about.location)
     result = evaluate_head(head, items, Labels.of(items, path=labels, kind=head.about.kind), by)
-    if out is not None:
-        folder = Path(out)
+    if (folder := Path(out) if out else own) is not None:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "evaluation.json", json.dumps(result.to_dict(), indent=2))
         if result.confusion:
             write_whole(folder / "confusion.png", confusion_png(result.classes, result.confusion))
             write_whole(folder / "reliability.png", reliability_png(result.reliability))
     return result
-
-
-def parse_shots(shots: str | int | Sequence[str | int]) -> list[str]:
-    """`1,5,all`, 5 or ["all", 5, 1] to ["1", "5", "all"], fewest first. Raises `SelfsightError` for another."""
-    given = shots.split(",") if isinstance(shots, str) else [shots] if isinstance(shots, int) else shots
-    parts = [part for part in (str(part).strip() for part in given) if part]
-    for part in parts:
-        if part != "all" and not (part.isascii() and part.isdecimal() and int(part) > 0):
-            raise SelfsightError(f"--shots takes numbers above 0 and `all`, separated by commas, not {part!r}.")
-    if not parts:
-        raise SelfsightError("--shots is empty. Give for example 1,5,30,all.")
-    numbers = sorted({int(part) for part in parts if part != "all"})
-    return [*map(str, numbers), *(["all"] if "all" in parts else [])]
 
 
 def _others(beside: str | Encoder | Sequence[str | Encoder] | None, format: PixelFormat) -> dict[str, Encoder]:
@@ -222,75 +207,14 @@ def _others(beside: str | Encoder | Sequence[str | Encoder] | None, format: Pixe
     return found
 
 
-def _sides(train: str | None, test: str | None, data: str | None, split_by: str | None) -> tuple[list[Side], list[str]]:
-    """What to learn from and what to measure on, and a note where one collection was split."""
-    from selfsight.data.importers import open_source
-    from selfsight.data.labels import Labels
-    from selfsight.data.splits import train_and_test
-
-    if train is not None and test is not None and data is None and split_by is None:
-        opened = [open_source(train), open_source(test)]
-        return [Side(items, Labels.of(items)) for items in opened], []
-    if data is not None and split_by is not None and train is None and test is None:
-        items = open_source(data)
-        *labels, note = train_and_test(items, split_by)
-        return [Side(items, side) for side in labels], [note]
-    two = {"--train": train, "--test": test}, {"--data": data, "--split-by": split_by}
-    given = [any(value is not None for value in one.values()) for one in two]
-    missing = [name for name, value in two[given[1]].items() if value is None]
-    said = "--train and --test go without --data and --split-by" if all(given) else f"{missing[0]} is missing"
-    raise SelfsightError(
-        f"{said}. Name labelled images to learn from and to measure on: --train FOLDER --test FOLDER, or --data SOURCE "
-        "--split-by COLUMN."
-    )
-
-
 def _features(
     encoders: dict[str, Encoder], sides: list[Side], classes: list[str], format: PixelFormat, notes: list[str]
 ) -> dict[str, Pair]:
-    """Features of train and test by each of `encoders`, and raw pixels, by name. Where the encoder is whitened, those
-    that have no whitening of their own are too."""
-    from selfsight.encoders.whitening import whitened
+    """Features of train and test by each of `encoders`, and raw pixels, by name."""
+    from selfsight.probing.controls import changed, features_of
 
-    found: dict[str, Pair] = {}
-    train, test = sides
-    for name, candidate in encoders.items():
-        pair = _labelled(candidate, *train, classes, notes), _labelled(candidate, *test, classes, notes)
-        plain = encoders["encoder"].net.num_classes and not candidate.net.num_classes
-        found[name] = _changed(pair, whitened) if plain else pair
-    found["pixels"] = _changed((_pixels(*train, format, classes), _pixels(*test, format, classes)), reduced)
-    return found
-
-
-def _candidates(folder: Path | None, encoder: Encoder, items: Collection, notes: list[str]) -> dict[str, Encoder]:
-    """The encoder, and the controls that are encoders, where it is."""
-    from selfsight.encoders.statistics import measure_batch_norm, some_inputs
-    from selfsight.encoders.store import random_like, read_folder
-
-    found: dict[str, Encoder] = {"encoder": encoder, "random": random_like(encoder).to(encoder.device)}
-    measure_batch_norm(found["random"], some_inputs(items, encoder.geometry))
-    if folder and (folder / "start" / "config.json").exists():
-        found["start"] = read_folder(folder / "start").to(encoder.device)
-    elif encoder.about.get("starting_weights") and "view_size" in encoder.about:  # untrained, it is its own start
-        notes.append(
-            f"{folder or 'The encoder'} has no folder start, so its starting weights are not among the controls"
-        )
-    return found
-
-
-def _short_of(counts: list[str], classes: list[str], labels: np.ndarray) -> list[str]:
-    """A note for each number of labels that a class has not."""
-    import numpy as np
-
-    notes, sizes = [], np.bincount(labels, minlength=len(classes))
-    for count in counts:
-        if count != "all" and int(count) > sizes.min():
-            small = [c for c, size in zip(classes, sizes, strict=True) if size < int(count)]
-            names = ", ".join(f"'{c}'" if "," in c else c for c in small)
-            fewer = "has fewer, all of its" if len(small) == 1 else "have fewer, all of their"
-            asked = f"{count} label{'' if count == '1' else 's'} per class"
-            notes.append(f"{asked}: {names} {fewer} labels are used")
-    return notes
+    train, test = (_pixels(*side, format, classes) for side in sides)
+    return features_of(encoders, sides, classes, notes) | {"pixels": changed((train, test), reduced)}
 
 
 def _about(
@@ -321,22 +245,6 @@ def _about(
     return About(name, classes, train, test, seeds, notes, of, passes, minutes, encoder.digest, labels, leads)
 
 
-def _labelled(
-    encoder: Encoder, collection: Collection, labels: Labels, classes: list[str], notes: list[str]
-) -> Labelled:
-    """Features and classes of labelled items; what fails to decode is noted, once."""
-    from selfsight.encoders.features import pooled_labelled
-    from selfsight.probing.probes import Labelled
-
-    labels, features, bad = pooled_labelled(encoder, collection, labels)
-    for note in sorted(
-        f"{collection.about.location}: {collection.uri_of(item)} {reason}" for item, reason in bad.items()
-    ):
-        if note not in notes:
-            notes.append(note)
-    return Labelled(features, labels.numbers(classes), labels.groups)
-
-
 def _pixels(collection: Collection, labels: Labels, format: PixelFormat, classes: list[str]) -> Labelled:
     """Raw pixels [N, 32 * 32 * C] as features: the control that needs no network."""
     import numpy as np
@@ -355,12 +263,6 @@ def _pixels(collection: Collection, labels: Labels, format: PixelFormat, classes
     order = np.argsort(kept, kind="stable")  # that of the rows, as features have it: gains compare item by item
     labels = labels.take(np.array(kept)[order])
     return Labelled(np.concatenate(out)[order], labels.numbers(classes), labels.groups)
-
-
-def _changed(pair: Pair, change: Callable[[list[np.ndarray]], list[np.ndarray]]) -> Pair:
-    """Train and test with other features of the same items."""
-    train, test = change([part.features for part in pair])
-    return pair[0]._replace(features=train), pair[1]._replace(features=test)
 
 
 def reduced(features: list[np.ndarray]) -> list[np.ndarray]:
@@ -421,9 +323,8 @@ def _show_head(result: HeadEvaluation) -> None:
         ]
         table(("by", *(TITLES[name] for name in names)), rows)
     for each in result.mistakes[:LOWEST]:
-        console.print(
-            f"Mistake: {each.uri} is {each.truth}, the answer is {each.answer} ({100 * each.probability:.0f} %)"
-        )
+        sure = "" if each.probability is None else f" ({100 * each.probability:.0f} %)"
+        console.print(f"Mistake: {each.uri} is {each.truth}, the answer is {each.answer}{sure}")
     for note in result.notes:
         console.print(f"Note: {note}.")
 

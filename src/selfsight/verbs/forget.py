@@ -29,9 +29,9 @@ class Item:
 class Elsewhere:
     """Where forgotten items still are, or may be.
 
-    kind: "collection"; "features", a table that `embed -o` or `predict -o` wrote; "pictures", what `odd -o` or
-    `report -o` drew; "run", which may have learnt from them; or "head", which has: their rows and features were removed
-    from it, and it is to be trained again.
+    kind: "collection"; "features", a table that `embed -o` or `predict -o` wrote; "labels", one that `label --export`
+    wrote; "pictures", what `odd -o` or `report -o` drew; "run", which may have learnt from them; or "head", which has:
+    their rows and features were removed from it, and it is to be trained again.
     path: of it.
     items: of a collection, the items with their ids or with the same content.
     """
@@ -216,7 +216,8 @@ def _elsewhere(tables: list[Path], gone: dict[str, str], contents: set[str]) -> 
         if found:
             held.add(path)
             out.append(Elsewhere("collection", str(path), [Item(item, uri) for item, uri in found.items()]))
-    out += [Elsewhere("features", line.path) for line in written("features") if ids_in(Path(line.path)) & ids]
+    for kind in ("features", "labels"):
+        out += [Elsewhere(kind, line.path) for line in written(kind) if ids_in(Path(line.path)) & ids]
     out += [Elsewhere("pictures", line.path) for line in written("pictures") if Path(line.collection) in held]
     out += _heads(ids, contents)
     return out + [Elsewhere("run", path) for path, table in _runs(tables[0].parent) if table.resolve() in held]
@@ -263,6 +264,10 @@ def show(result: Forgotten) -> None:
             print(f"{other.path} still holds {len(other.items):,} of them: selfsight forget {path} {ids}")
         elif other.kind == "features":
             print(f"{other.path} still holds features of them: delete it, or write it again with selfsight embed.")
+        elif other.kind == "labels":
+            print(
+                f"{other.path} still holds labels of them: delete it, or write it again with selfsight label --export."
+            )
         elif other.kind == "pictures":
             print(f"{other.path} may show them: delete it, or make it again.")
         elif other.kind == "head":

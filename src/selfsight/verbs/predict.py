@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from selfsight.errors import SelfsightError
 from selfsight.results import Result, counted
 from selfsight.verbs.arguments import checked
 
@@ -43,7 +45,9 @@ class Predictions(Result):
 
 
 @checked
-def predict(source: str, *, head: str | Head, out: str | None = None, device: str | None = None) -> Predictions:
+def predict(
+    source: str, *, head: str | Head, out: str | None = None, watch: bool = False, device: str | None = None
+) -> Predictions:
     """Say what a head makes of every item of SOURCE: label, calibrated probabilities, prediction set, and why.
 
     A row an item: id, uri, reason (of an item that cannot be read), label, score (the probability of the label),
@@ -60,37 +64,91 @@ def predict(source: str, *, head: str | Head, out: str | None = None, device: st
         A head, made by `selfsight train classify`.
     out
         File for the predictions: .parquet, .csv (lists as JSON), .json, .jsonl or .lance.
+    watch
+        Go on as files arrive, until Ctrl-C, and append to a .jsonl or .lance. A file is taken once its size stood still
+        for a second; one that cannot be read is tried until it is a minute old. Started again, it skips the items that
+        the file has of the same head.
     device
         Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
     """
-    from collections import Counter
-
     from selfsight.data.importers import check_outside, open_source
     from selfsight.data.written import note
+    from selfsight.heads import watching
     from selfsight.heads.head import Head, load_head
-    from selfsight.heads.predictions import check_format, predicted, save_predictions
+    from selfsight.heads.predictions import FORMATS, check_format, predicted, save_predictions
     from selfsight.machine import best_device
 
+    if watch and out is None:
+        raise SelfsightError("--watch appends to a file. Give one: -o predictions.jsonl")
     if out is not None:
-        check_format(out)
+        check_format(out, watching.FORMATS if watch else FORMATS)
     opened = head if isinstance(head, Head) else load_head(head)
     opened.module.to(best_device())
+    if watch and out is not None:
+        check_outside(out, source)
+        return _watch(opened, source, Path(out))
     items = open_source(source)
     if out is not None:
         check_outside(out, items.about.location)
-    table = predicted(opened, items)
-    reasons = Counter(reason for reason in table["reason"].to_pylist() if reason)
-    named = [name for name in ("label", "labels") if name in table.column_names]
-    said = [value for name in named for value in table[name].to_pylist() if value is not None]
-    labels = Counter("|".join(value) if isinstance(value, list) else value for value in said)
-    open_ = sum(filter(None, table["abstain"].to_pylist())) if "abstain" in table.column_names else 0
-    bad = sum(reasons.values())
-    result = Predictions(table, len(table) - bad, bad, dict(reasons), dict(labels.most_common()), open_)
+    result = _counted(predicted(opened, items))
     if out is None:
         return result
-    save_predictions(table, out)
+    save_predictions(result.table, out)
     note("features", Path(out), items.path)
     return replace(result, file=out)
+
+
+def _watch(head: Head, source: str, out: Path) -> Predictions:
+    """Predict until Ctrl-C; returns how many items got which label, with the table of the last of them."""
+    from collections import Counter
+
+    import pyarrow as pa
+
+    from selfsight.console import console
+    from selfsight.heads.watching import watched
+
+    console().print(f"Watching {source}; Ctrl-C ends it.", soft_wrap=True)
+    result = _counted(pa.table({"id": pa.array([], pa.string())}))
+    try:
+        for table in watched(head, source, out):
+            for row in table.to_pylist():
+                console().print(f"{said(row)}  {row['uri']}", soft_wrap=True)
+            more = _counted(table)
+            result = replace(
+                more,
+                items=result.items + more.items,
+                set_aside=result.set_aside + more.set_aside,
+                reasons=dict(Counter(result.reasons) + Counter(more.reasons)),
+                labels=dict(Counter(result.labels) + Counter(more.labels)),
+                left_open=result.left_open + more.left_open,
+            )
+    except KeyboardInterrupt:
+        pass
+    return replace(result, file=str(out))
+
+
+def said(row: Mapping[str, object]) -> str:
+    """The answer of a row of predictions in a few words, or why there is none."""
+    if row.get("reason"):
+        return str(row["reason"])
+    if "value" in row:
+        return f"{row['value']:.4g} [{row['low']:.4g}, {row['high']:.4g}]"
+    named = row["label"] if "label" in row else "|".join(cast("list[str]", row["labels"])) or "(none)"
+    score = row.get("score")
+    return f"{named}" if score is None else f"{named}  {100 * cast(float, score):.0f} %"
+
+
+def _counted(table: pa.Table) -> Predictions:
+    """The table, and how often it says what."""
+    from collections import Counter
+
+    columns = set(table.column_names)
+    reasons = Counter(reason for reason in (table["reason"].to_pylist() if "reason" in columns else []) if reason)
+    values = [value for name in ("label", "labels") if name in columns for value in table[name].to_pylist()]
+    named = Counter("|".join(value) if isinstance(value, list) else value for value in values if value is not None)
+    left = sum(filter(None, table["abstain"].to_pylist())) if "abstain" in columns else 0
+    bad = sum(reasons.values())
+    return Predictions(table, len(table) - bad, bad, dict(reasons), dict(named.most_common()), left)
 
 
 def show(result: Predictions) -> None:
@@ -111,7 +169,5 @@ def show(result: Predictions) -> None:
         console.print(f"Written to {shlex.quote(result.file)}.")
         return
     for row in result.table.slice(0, PRINTED).to_pylist():
-        said = row.get("label") or row.get("labels") or row.get("value") or row["reason"]
-        score = f"{100 * row['score']:.0f} %" if row.get("score") is not None else ""
-        console.print(f"{said}  {score}  {row['uri']}")
+        console.print(f"{said(row)}  {row['uri']}")
     console.print("No file was written. Give one: -o predictions.parquet")

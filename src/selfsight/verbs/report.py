@@ -1,4 +1,4 @@
-"""report: one page that says whether a run is working, and shows why."""
+"""report: one page that says whether a run is working, or what a head is worth, and shows why."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Report(Result):
     """The result of `report`.
 
     report: the file.
-    verdict: on the run.
-    items: how many images the run learnt from.
+    verdict: on the run or the head.
+    items: how many images it learnt from.
     """
 
     report: str
@@ -36,22 +36,23 @@ def report(
     private: bool = False,
     device: str | None = None,
 ) -> Report:
-    """Write one web page about a run: is it working, what did it learn, what to do next.
+    """Write one web page about a run: is it working, what did it learn, what to do next. Or about a head.
 
     The page is a single file that loads nothing from any network, so it can be mailed or archived.
     It holds the verdict, the curves, a map of your images, their nearest neighbours, the recipe
-    with its reasons, and the evaluation if `selfsight evaluate` was run before.
+    with its reasons, and the evaluation if `selfsight evaluate` was run before. Of a head it holds
+    its figures, its confusions and surest mistakes, what it learnt from and how to use it.
 
     Parameters
     ----------
     run
-        Folder of a run, made by `selfsight pretrain`; it may still be training.
+        Folder of a run, made by `selfsight pretrain`, which may still be training; or of a head.
     out
-        File to write, instead of report.html in the folder of the run.
+        File to write, instead of report.html in the folder of the run or the head.
     thumbnails
         Small copies of your images on the page; `--no-thumbnails` leaves every one out.
     names
-        File names, ids, and the paths of images and run; `--no-names` leaves every one out. Names of classes stay.
+        File names, ids, and the paths of images, run or head; `--no-names` leaves all out. Names of classes stay.
     private
         For a page that may travel: the same as `--no-thumbnails --no-names`.
     device
@@ -62,20 +63,28 @@ def report(
     from selfsight.data.written import note
     from selfsight.errors import MachineError, SelfsightError
     from selfsight.files import write_whole
-    from selfsight.report.page import build
+    from selfsight.heads.head import head_folder, load_head
+    from selfsight.report import head_page, page
     from selfsight.training.run import Run
 
-    opened = Run.open(run)
-    path = Path(out) if out else opened.path / "report.html"
+    of_run = Run.open(run) if head_folder(run) is None else None
+    path = Path(out) if out else Path(run).expanduser() / "report.html"
     if path.is_dir():
         raise SelfsightError(f"{path} is a folder. Give the file to write: -o {path / 'report.html'}")
     if not path.parent.is_dir():
         raise SelfsightError(f"The folder {path.parent} does not exist. Make it, or give another -o.")
-    page, verdict, items = build(opened, thumbnails and not private, names and not private)
+    told = thumbnails and not private, names and not private
+    if of_run is not None:
+        html, verdict, items = page.build(of_run, *told)
+        shown = [str(of_run.read_recipe()[2]["collection"])]
+    else:
+        head = load_head(run)
+        html, verdict, items = head_page.build(head, *told)
+        shown = head_page.collections(head)
     try:
-        write_whole(path, page)
-        if out:
-            note("pictures", path, Path(str(opened.read_recipe()[2]["collection"])))
+        write_whole(path, html)
+        for collection in shown if out else []:
+            note("pictures", path, Path(collection))
     except OSError as error:
         raise MachineError(f"Cannot write {path}: {error.strerror}. Give another -o.") from None
     return Report(str(path), verdict, items)

@@ -1,9 +1,9 @@
-"""runs: what pretrainings there are, and removing one."""
+"""runs: what pretrainings and heads there are, and removing one."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ from selfsight.verbs.arguments import checked
 
 if TYPE_CHECKING:
     from selfsight.training.run import Run
+
+HOMES = ("runs", "heads")  # where `list` looks, if it is not told
 
 
 @dataclass(frozen=True)
@@ -50,21 +52,52 @@ class Described(Result):
 
 
 @dataclass(frozen=True)
+class DescribedHead(Result):
+    """A head. Of a damaged head, the fields after `state` are None.
+
+    head: its folder.
+    bytes: its size.
+    state: ready or damaged.
+    task: that it does.
+    kind: of its labels.
+    method: that scores features.
+    classes: that it tells apart, none of a number.
+    items: labelled ones that it learnt from.
+    licence: of its encoder, which holds for the head.
+    """
+
+    if_any: ClassVar = ("task", "kind", "method", "classes", "items", "licence")
+    head: str
+    bytes: int
+    state: str
+    task: str | None = None
+    kind: str | None = None
+    method: str | None = None
+    classes: list[str] | None = None
+    items: int | None = None
+    licence: str | None = None
+
+
+@dataclass(frozen=True)
 class Runs(Result):
     """The result of `runs`.
 
     runs: that `list` found.
-    removed: that `remove` deleted, as they were.
+    removed: runs that `remove` deleted, as they were.
+    heads: that `list` found.
+    removed_heads: that `remove` deleted, if it did.
     """
 
-    if_any: ClassVar = ("runs", "removed")
+    if_any: ClassVar = ("runs", "removed", "heads", "removed_heads")
     runs: list[Described] | None = None
     removed: list[Described] | None = None
+    heads: list[DescribedHead] | None = None
+    removed_heads: list[DescribedHead] | None = None
 
 
 @checked
 def runs(action: Literal["list", "remove"] = "list", *paths: str) -> Runs:
-    """List the runs in a folder, or remove some.
+    """List the runs and the heads in a folder, or remove some.
 
     The command line asks before it removes anything; in Python the call is the answer.
 
@@ -73,57 +106,73 @@ def runs(action: Literal["list", "remove"] = "list", *paths: str) -> Runs:
     action
         What to do:
 
-        - list: every run in the folders given, or in runs/.
-        - remove: delete the runs given, for good.
+        - list: every run and head in the folders given, or in runs/ and heads/.
+        - remove: delete the runs and heads given, for good.
 
     paths
-        Folders to search, or runs to remove.
+        Folders to search, or runs and heads to remove.
     """
     if action == "list":
-        folders = [Path(path) for path in paths or ("runs",)]
-        for folder in folders:
-            if not folder.is_dir():
-                raise SelfsightError(f"{folder} is not a folder. Give the folder that holds your runs.")
-        files = {file for folder in folders for file in folder.rglob("recipe.yaml")}
-        found = sorted(file.parent for file in files if "resolved" not in file.read_text("utf-8", "replace")[:9])
-        return Runs([_describe(path) for path in found])
+        return _found([Path(path) for path in paths] or [Path(name) for name in HOMES if Path(name).is_dir()])
     if not paths:
-        raise SelfsightError("Say which run to remove: selfsight runs remove runs/first")
-    opened = _opened(paths)
-    described = [_describe(run.path) for run in opened]
+        raise SelfsightError("Say which run or head to remove: selfsight runs remove runs/first")
+    opened, heads = _opened(paths)
+    described, described_heads = [_describe(run.path) for run in opened], [_describe_head(head) for head in heads]
     with ExitStack() as claims:
         for run in opened:  # nobody trains it, nor will
             claims.enter_context(run.claimed())
-        for run in opened:
-            shutil.rmtree(run.path)
-    return Runs(removed=described)
+        for path in [*(run.path for run in opened), *heads]:
+            shutil.rmtree(path)
+    return Runs(removed=described, removed_heads=described_heads or None)
+
+
+def _found(folders: list[Path]) -> Runs:
+    for folder in folders or [Path(HOMES[0])]:
+        if not folder.is_dir():
+            raise SelfsightError(f"{folder} is not a folder. Give the folder that holds your runs.")
+    files = {file for folder in folders for file in folder.rglob("recipe.yaml")}
+    found = sorted(file.parent for file in files if "resolved" not in file.read_text("utf-8", "replace")[:9])
+    heads = sorted({file.parent for folder in folders for file in folder.rglob("head.json")})
+    return Runs([_describe(path) for path in found], heads=[_describe_head(path) for path in heads])
 
 
 def removes(action: str = "list", *paths: str) -> str:
     """What `runs` with these arguments removes, in words; nothing if it removes nothing."""
     if action != "remove":
         return ""
-    rows = [_describe(run.path) for run in _opened(paths)]
-    return " and ".join(f"{row.run} ({row.state}, {row.bytes / 1e6:,.1f} MB)" for row in rows)
+    opened, heads = _opened(paths)
+    rows = [f"{row.run} ({row.state}, {_size(row)})" for row in (_describe(run.path) for run in opened)]
+    rows += [f"{row.head} (a head, {_size(row)})" for row in map(_describe_head, heads)]
+    return " and ".join(rows)
 
 
-def _opened(paths: Sequence[str]) -> list[Run]:
-    """The runs to be removed, all of them or none. Raises `SelfsightError`."""
+def _size(row: Described | DescribedHead) -> str:
+    return f"{row.bytes / 1e6:,.1f} MB"
+
+
+def _opened(paths: Sequence[str]) -> tuple[list[Run], list[Path]]:
+    """The runs and the heads to be removed, all of them or none. Raises `SelfsightError`."""
+    from selfsight.data.manifest import HEAD, RUN
+    from selfsight.heads.head import head_folder
     from selfsight.training.run import Run
 
-    opened = [Run.open(path) for path in {Path(path).resolve(): path for path in paths}.values()]
-    for run in opened:
-        _check_only_a_run(run)
-    return opened
+    given = {Path(path).resolve(): path for path in paths}.values()
+    heads = [folder for path in given if (folder := head_folder(path)) is not None]
+    runs = [Run.open(path) for path in given if head_folder(path) is None]
+    for run in runs:
+        _check_only(run.path, "a run's", RUN)
+    for head in heads:
+        _check_only(head, "a head's", HEAD)
+    return runs, heads
 
 
-def _check_only_a_run(run: Run) -> None:
-    from selfsight.data.manifest import RUN, strangers
+def _check_only(folder: Path, whose: str, parts: Mapping[str, str]) -> None:
+    from selfsight.data.manifest import strangers
 
-    more = strangers(run.path, RUN)
+    more = strangers(folder, parts)
     if more:
         raise SelfsightError(
-            f"{run.path} also holds files that are not a run's: {', '.join(more[:3])}{', …' if len(more) > 3 else ''}. "
+            f"{folder} also holds files that are not {whose}: {', '.join(more[:3])}{', …' if len(more) > 3 else ''}. "
             "Nothing was removed: move them away first, or delete the folder yourself."
         )
 
@@ -148,22 +197,64 @@ def _describe(path: Path) -> Described:
     )  # fmt: skip
 
 
+def _describe_head(path: Path) -> DescribedHead:
+    from selfsight.files import bytes_in, read_json
+    from selfsight.heads.head import About
+
+    size = bytes_in(path)
+    try:
+        about = About.of(read_json(path / "head.json") or {})
+    except (KeyError, TypeError, ValueError):
+        return DescribedHead(str(path), size, "damaged")
+    method = f"{about.method} {about.setting}".strip()
+    return DescribedHead(
+        str(path), size, "ready", about.task, about.kind, method, list(about.classes), about.items, about.licence
+    )
+
+
 def show(result: Runs) -> None:
-    """Print a table of the runs, or what was removed."""
-    from selfsight.console import results, table
+    """Print a table of the runs and one of the heads, or what was removed."""
+    from selfsight.console import results
 
     console = results(soft_wrap=True)
     if result.runs is None:
         for row in result.removed or []:
-            console.print(f"Removed {row.run}, {row.bytes / 1e6:,.1f} MB.", highlight=False)
+            console.print(f"Removed {row.run}, {_size(row)}.", highlight=False)
+        for head in result.removed_heads or []:
+            console.print(f"Removed {head.head}, {_size(head)}.", highlight=False)
         return
-    if not result.runs:
+    if not result.runs and not result.heads:
         console.print("No runs here. Make one: selfsight pretrain photos/ -o runs/first")
-        return
+    if result.runs:
+        _show_runs(result.runs)
+    if result.heads:
+        _show_heads(result.heads)
+
+
+def _show_runs(runs: list[Described]) -> None:
+    from selfsight.console import table
+
     rows = []
-    for row in result.runs:
+    for row in runs:
         numbers = [f"{row.items or 0:,}", f"{row.steps or 0:,}", duration(row.seconds or 0)]
         start = f" (from {row.weights}: {row.licence or 'not ended'})" if row.weights not in (None, "random") else ""
         known = [row.state, row.objective or "", row.encoder or ""]
         rows.append([*known, *numbers, f"{row.bytes / 1e6:,.1f}", f"{row.run}{start}"])
     table(("state", "objective", "encoder", "items", "steps", "time", "MB", "run"), rows)
+
+
+def _show_heads(heads: list[DescribedHead]) -> None:
+    from selfsight.console import table
+    from selfsight.encoders.licences import NONE
+
+    rows = []
+    for row in heads:
+        if row.state == "damaged":
+            rows.append(["damaged", "", "", "0", f"{row.bytes / 1e6:,.1f}", row.head])
+            continue
+        count = f"{len(row.classes or []):,}"
+        told = {"number": "a number", "grade": f"{count} grades"}.get(row.kind or "", f"{count} classes")
+        known = [row.task or "", told, row.method or "", f"{row.items or 0:,}"]
+        licence = "" if row.licence == NONE else f" (licence: {row.licence})"
+        rows.append([*known, f"{row.bytes / 1e6:,.1f}", f"{row.head}{licence}"])
+    table(("task", "answers", "method", "items", "MB", "head"), rows)

@@ -265,6 +265,7 @@ def show(result: Classifier) -> None:
     """Print what was learnt, how well it does on held-out items, and what to do next."""
     from selfsight.console import results, table
     from selfsight.heads.metrics import shown
+    from selfsight.report.head_worth import decided
 
     console = results(soft_wrap=True)
     of = f"{len(result.classes)} classes" if result.classes else "a number"
@@ -286,25 +287,3 @@ def show(result: Classifier) -> None:
     if result.over_before is not None:
         console.print(f"It took the place of the head that was there, now in {where}.before.")
     console.print(f"Next: selfsight predict NEW/ --head {where} -o predictions.parquet")
-
-
-def decided(decision: Decision) -> list[str]:
-    """What the rule is, and what it costs, in sentences."""
-    from selfsight.heads.metrics import percent
-
-    price = decision.price
-    if decision.rule == "balanced":
-        return ["Classes are uneven, so probabilities are weighed against the classes' shares: best macro-F1."]
-    if decision.rule == "threshold":
-        return [
-            f"From a probability of {decision.threshold:.3g} on an item is called {decision.positive}: on held-out "
-            f"items {percent(price['miss_rate'])} of them are missed (promised: at most "
-            f"{100 * price['promised']:g} %), and "
-            f"{percent(price['false_alarms'])} of the others raise a false alarm."
-        ]
-    if decision.rule == "costs":
-        return [
-            f"The answer of least expected cost is given: {price['mean_cost']:.3g} an item on held-out items, where "
-            f"the likeliest class would cost {price['mean_cost_of_the_likeliest']:.3g}."
-        ]
-    return []

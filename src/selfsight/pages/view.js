@@ -1,0 +1,94 @@
+// One large picture: fitted, zoomed about a point, moved.
+
+import { made } from "./ask.js";
+
+const LARGEST = 40; // screen pixels a pixel
+const STEP = 1.25;
+
+export class View {
+  constructor(element, zoomed) {
+    this.element = element;
+    this.zoomed = zoomed; // called with screen pixels a pixel of the picture that was sent
+    this.image = made("img");
+    this.image.alt = "";
+    this.image.draggable = false;
+    this.note = made("p", "soft");
+    element.append(this.image, this.note);
+    this.image.addEventListener("load", () => this.fit());
+    new ResizeObserver(() => this.fit()).observe(element);
+    element.addEventListener("wheel", (event) => {
+      event.preventDefault();
+      this.zoom(Math.exp(-event.deltaY / (event.deltaMode ? 10 : 300)), event);
+    }, { passive: false });
+    element.addEventListener("dblclick", (event) => (this.scale > this.whole() * 1.01 ? this.fit() : this.zoom(4, event)));
+    element.addEventListener("pointerdown", (event) => {
+      if (event.button) return;
+      element.setPointerCapture(event.pointerId);
+      this.held = [event.clientX, event.clientY];
+    });
+    element.addEventListener("pointermove", (event) => {
+      if (!this.held) return;
+      this.move(event.clientX - this.held[0], event.clientY - this.held[1]);
+      this.held = [event.clientX, event.clientY];
+    });
+    for (const end of ["pointerup", "pointercancel"]) element.addEventListener(end, () => (this.held = null));
+  }
+
+  show(address) {
+    this.note.textContent = "";
+    this.image.hidden = false;
+    this.image.src = address;
+  }
+
+  say(text) {
+    this.image.hidden = true;
+    this.image.removeAttribute("src");
+    this.note.textContent = text;
+  }
+
+  whole() {
+    const { width, height } = this.element.getBoundingClientRect();
+    return Math.min(width / (this.image.naturalWidth || 1), height / (this.image.naturalHeight || 1), LARGEST);
+  }
+
+  fit() {
+    if (!this.image.naturalWidth) return;
+    this.scale = this.whole();
+    this.x = this.y = 0; // from the middle, in screen pixels
+    this.draw();
+  }
+
+  zoom(factor, at) {
+    if (!this.image.naturalWidth) return;
+    const box = this.element.getBoundingClientRect();
+    const [px, py] = at ? [at.clientX - box.x - box.width / 2, at.clientY - box.y - box.height / 2] : [0, 0];
+    const scale = Math.min(LARGEST, Math.max(Math.min(1, this.whole()) / 2, this.scale * factor));
+    this.x = px - ((px - this.x) * scale) / this.scale;
+    this.y = py - ((py - this.y) * scale) / this.scale;
+    this.scale = scale;
+    this.draw();
+  }
+
+  larger() { this.zoom(STEP); }
+
+  smaller() { this.zoom(1 / STEP); }
+
+  move(dx, dy) {
+    this.x += dx;
+    this.y += dy;
+    this.draw();
+  }
+
+  draw() {
+    const { image, scale } = this;
+    const box = this.element.getBoundingClientRect();
+    const [w, h] = [image.naturalWidth * scale, image.naturalHeight * scale];
+    this.x = Math.max(-w / 2, Math.min(w / 2, this.x)); // a part of it stays in sight
+    this.y = Math.max(-h / 2, Math.min(h / 2, this.y));
+    image.style.width = `${w}px`;
+    image.style.height = `${h}px`;
+    image.style.transform = `translate(${box.width / 2 - w / 2 + this.x}px, ${box.height / 2 - h / 2 + this.y}px)`;
+    image.classList.toggle("blocks", scale >= 3);
+    this.zoomed(scale);
+  }
+}
