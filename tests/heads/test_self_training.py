@@ -21,6 +21,7 @@ from selfsight.encoders.store import save
 from selfsight.errors import SelfsightError
 from selfsight.heads.classify import Learnt, Wish, learn
 from selfsight.heads.fits import scored
+from selfsight.heads.head import load_head
 from selfsight.heads.self_training import (
     Asked,
     Guessing,
@@ -245,6 +246,7 @@ def test_guesses_are_kept_apart_from_labels(tmp_path: Path) -> None:
     ]
     assert np.mean(right) > 0.95
     assert any(note.startswith("self-training: ") for note in result.notes)
+    assert len(load_head(tmp_path / "head").labelled) == 15
     with pytest.raises(SelfsightError, match="--self-train does not go with --method knn"):
         selfsight.train.classify(str(tmp_path / "photos"), **common, self_train=True, method="knn")
     (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows[:-1], f"{rows[-1]}|red"]))
