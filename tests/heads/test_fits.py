@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -150,3 +152,12 @@ def test_scores_are_differentiable() -> None:
     for scorer in (fit_prototypes(bank, one_hot(numbers, 3)), fit_nearest(bank, one_hot(numbers, 3), 4)):
         (gradient,) = torch.autograd.grad(scorer(features)[:, 0].sum(), features)
         assert torch.isfinite(gradient).all() and gradient.abs().sum() > 0
+
+
+def test_a_weight_of_two_is_an_item_twice(blobs: tuple[np.ndarray, np.ndarray]) -> None:
+    features, numbers = blobs
+    twice = np.arange(90) % 3 == 0
+    both, names = np.concatenate([features, features[twice]]), np.concatenate([numbers, numbers[twice]])
+    for fit in (fit_prototypes, partial(fit_linear, strength=1.0), partial(fit_ordinal, strength=1.0)):
+        weighted = scored(fit(features, one_hot(numbers, 3), weights=1.0 + twice), features)
+        assert np.abs(weighted - scored(fit(both, one_hot(names, 3)), features)).max() < 0.02

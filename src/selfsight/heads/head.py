@@ -93,6 +93,13 @@ class Head:
     def encoder(self) -> Encoder:
         return self.module.encoder
 
+    @property
+    def labelled(self) -> pa.Table:
+        """The items whose label was given, and not guessed by self-training."""
+        if "guessed" not in self.items.column_names:
+            return self.items
+        return self.items.filter(pa.compute.invert(self.items["guessed"]))
+
     @cached_property
     def digest(self) -> str:
         """Hash of all that its answers depend on: encoder, weights, calibration, decision, remembered items."""

@@ -67,6 +67,11 @@ def figures(targets: Targets, answers: Answers, groups: Sequence[str | None] | N
     return found
 
 
+def value_of(name: str, targets: Targets, answers: Answers) -> float | None:
+    """One metric, without an interval, which takes longer."""
+    return STATISTICS[targets.kind][name](targets.values, answers.probabilities, answers.decided)
+
+
 def difference(
     targets: Targets,
     one: Answers,

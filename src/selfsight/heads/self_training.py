@@ -100,7 +100,7 @@ def self_trained(
     if held < LEAST_LABELS:
         few = f"{held} labels that can be held out are too few to tell how often guesses are right; {LEAST_LABELS} are"
         return learnt, SelfTraining(False, f"{few} needed", len(pool)), None
-    work = _Work(learnt, labels, features, pool, of_pool)
+    work = Guessing(learnt, labels, features, pool, of_pool)
     rounds = list(work.rounds())
     if not rounds[0].taken:
         return learnt, SelfTraining(False, _why_none(rounds[0]), len(pool), rounds), None
@@ -281,7 +281,7 @@ def _precision(asked: Asked, level: float = 0.9) -> Interval:
 Seen = dict[int | None, tuple[np.ndarray, np.ndarray]]  # without each fold: (class [M], how sure [M])
 
 
-class _Work:
+class Guessing:
     """The guesses of N labelled and P unlabelled items, M in all: once from all labels, and once without the labels of
     each fold, which then are guessed like the rest."""
 
@@ -308,10 +308,10 @@ class _Work:
             counts = np.bincount(guesses[None][guesses[None] >= 0], minlength=self.classes).tolist()
             by = dict(zip(self.targets.classes, counts, strict=True))
             how = "confidence" if number else "propagation"
-            yield Round(how, taken.precision, taken.asked, right, len(asked.said), by, good)
-            same = number and good and float((guesses[None] == self.guesses[None]).mean()) >= STILL
+            same = number and float((guesses[None] == self.guesses[None]).mean()) >= STILL
             if good:
                 self.guesses, self.weight = guesses, float(taken.precision.low or 0.0)
+            yield Round(how, taken.precision, taken.asked, right, len(asked.said), by, good)
             if same or not good:
                 return
 

@@ -20,7 +20,7 @@ from selfsight.encoders.features import pooled_labelled
 from selfsight.errors import DataError
 from selfsight.heads.classify import Learnt, Wish, learn
 from selfsight.heads.head import held_out
-from selfsight.heads.metrics import TITLES, difference, figures, leading, number
+from selfsight.heads.metrics import TITLES, difference, leading, number, value_of
 from selfsight.heads.tuning import check_way, tuned
 from selfsight.probing.evaluation import Interval
 from selfsight.training.recipe import Budget
@@ -82,8 +82,9 @@ def _compared(tuned: Learnt, frozen: Learnt, labels: Labels) -> tuple[Interval, 
     groups = [labels.groups[place] for place in there] if any(labels.groups) else None
     taught, one, other = tuned.targets.take(there), held_out(tuned), held_out(frozen)
     gain = difference(taught, one, other, groups, [name])[name]
-    now, before = (number(name, figures(taught, side, groups)[name]) for side in (one, other))
-    return gain, f"{TITLES[name]} {now} tuned, {before} frozen, on {len(there):,} labels that tuning did not see"
+    now, before = (number(name, Interval(value_of(name, taught, side), None, None)) for side in (one, other))
+    apart = f"a difference of {number(name, gain)}, on {len(there):,} labels that tuning did not see"
+    return gain, f"{TITLES[name]} {now} tuned and {before} frozen, {apart}"
 
 
 def _caution(held: int) -> list[str]:

@@ -36,7 +36,7 @@ from selfsight.files import read_json, write_whole
 from selfsight.heads import calibration as cal
 from selfsight.heads.fits import Targets, methods, scored
 from selfsight.heads.lora import check_lora, merged
-from selfsight.heads.tuning_task import WAYS, TunedModule, Tuning, Way, aims_of, norms_of
+from selfsight.heads.tuning_task import WAYS, TunedModule, Tuning, aims_of, norms_of
 from selfsight.machine import memory_errors, usable_cores
 from selfsight.results import duration
 from selfsight.training.clock import Clock
@@ -85,31 +85,30 @@ def tuned(
     seed: int = 0,
     folder: Path | None = None,
     started: float | None = None,
-    way: Way | None = None,
 ) -> Encoder:
     """A copy of `encoder`, in eval mode, tuned on items that all have a label.
 
-    method: of `WAYS`; "scratch" is for random weights, whose head starts at random too. budget: `usual_budget` if not
-    given. folder: for checkpoints, from which the same call goes on; nothing is kept if not given. started:
-    `time.monotonic()` of the command, from which minutes count. way: in place of that of the method.
+    method: of `WAYS`. budget: `usual_budget` if not given. folder: for checkpoints, from which the same call goes on;
+    nothing is kept if not given. started: `time.monotonic()` of the command, from which minutes count.
 
     Raises `Stopped`, after saving, when the user interrupts, and `SelfsightError` for a method that the encoder cannot
     take, a folder of another tuning, and steps that are not finite.
     """
     check_way(encoder, method)
-    way, budget = way or WAYS[method], budget or usual_budget(len(labels))
+    way, budget = WAYS[method], budget or usual_budget(len(labels))
     started = time.monotonic() if started is None else started
-    run, targets = TuningFolder(folder or Path(tempfile.mkdtemp(prefix="selfsight-"))), Targets.of(labels)
+    run = TuningFolder(folder or Path(tempfile.mkdtemp(prefix="selfsight-")))
     asked = {"method": method, "way": asdict(way), "budget": asdict(budget), "seed": seed, "encoder": encoder.digest,
              "labels": labels.digest, "torch": torch.__version__}  # fmt: skip
     try:
         with run.machine_errors(), run.claimed(), _memory_told():
             _same(run, asked)
             torch.manual_seed(seed)
-            features = None if method == "scratch" else pooled_labelled(encoder, items, labels)[1]
+            labels, features, _ = pooled_labelled(encoder, items, labels)
+            targets = Targets.of(labels)
             accelerator = start_processes()
-            module = TunedModule(copy.deepcopy(encoder), method, _start(targets, features, encoder.dim))
-            mirror = features is None or _may_mirror(encoder, items, labels, targets, features)
+            module = TunedModule(copy.deepcopy(encoder), method, _start(targets, features))
+            mirror = may_mirror(encoder, items, labels, targets, features)
             if not mirror:
                 console().print("Pictures are not mirrored: nothing shows that mirrored ones are of the same class.")
             canvases = _canvases(items, labels, encoder.geometry)
@@ -117,7 +116,7 @@ def tuned(
             task = Tuning(module, way, batches, targets, labels.ids, encoder.geometry, seed, accelerator, mirror)
             clock = Clock(budget, started, batches.steps_per_epoch)
             if budget.minutes is not None:
-                clock.reserve = _seconds_to_end(encoder, len(items.usable))
+                clock.reserve = _seconds_to_end(encoder, len(labels))
             title = f"Tuning {way.what} on {len(labels):,} labels for {_told(budget, batches)}."
             with Show(title, {"loss": "loss {:.3f}", "right": "{:.0%} right"}) as show:
                 done = fit(task, run, clock, accelerator, Recorder(run, accelerator.device, show), seed)
@@ -174,16 +173,14 @@ def _canvases(items: Collection, labels: Labels, geometry: Geometry) -> Canvases
     return Resident(items, geometry.format, side, rows=labels.rows)
 
 
-def _start(targets: Targets, features: np.ndarray | None, dim: int) -> tuple[Tensor, Tensor]:
+def _start(targets: Targets, features: np.ndarray) -> tuple[Tensor, Tensor]:
     """Weight [K, D] and bias [K] of the head, in units of what is learnt, see `aims_of`."""
-    if features is None:
-        return torch.randn(targets.values.shape[1], dim), torch.zeros(targets.values.shape[1])
     found: Any = methods(targets.kind, len(targets))["linear"][START](features, targets)
     _, middle, scale = aims_of(targets)
     return found.weight / scale, ((found.bias - middle) / scale).clamp_min(NO_CLASS)
 
 
-def _may_mirror(encoder: Encoder, items: Collection, labels: Labels, targets: Targets, features: np.ndarray) -> bool:
+def may_mirror(encoder: Encoder, items: Collection, labels: Labels, targets: Targets, features: np.ndarray) -> bool:
     """Whether pictures may be mirrored: only if a head on frozen features works, and not clearly worse on mirrored
     pictures, as it would on letters, or where the left side means another thing than the right."""
     some = spread(len(labels), MIRRORED)
@@ -219,10 +216,11 @@ def _by_chance(targets: Targets) -> float:
 
 
 def _seconds_to_end(encoder: Encoder, items: int) -> float:
-    """Seconds that the features of all items will take after tuning, from one measured batch, and a head on them."""
+    """Seconds that the features of all labelled items will take after tuning, from one measured batch, and a head on
+    them. items: that are tuned on, four fifths of all."""
     geometry, count = encoder.geometry, min(16, items)
     images = torch.zeros(count, geometry.channels, geometry.size, geometry.size)
     encoder.encode(images)  # the first pass is slower than the rest
     began = time.monotonic()
     encoder.encode(images)
-    return 10.0 + 1.3 * (time.monotonic() - began) * items / count
+    return 10.0 + 1.7 * (time.monotonic() - began) * items / count

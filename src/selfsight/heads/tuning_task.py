@@ -39,7 +39,7 @@ class Way:
     """How an encoder is tuned.
 
     what: in words. rate: peak learning rate of its last layer. head_rate: of the linear head. layer_decay: of the rate,
-    from each layer to the one before it. weight_decay: of matrices. kept: whether batch norms keep their statistics.
+    from each layer to the one before it. weight_decay: of matrices.
     """
 
     what: str
@@ -47,14 +47,12 @@ class Way:
     head_rate: float
     layer_decay: float = 1.0
     weight_decay: float = 0.0
-    kept: bool = True
 
 
 WAYS = {
     "finetune": Way("the whole network", 3e-4, 1e-3, 0.8, 0.05),
     "norm": Way("the weights of its norms", 3e-3, 1e-3),
     "lora": Way("low-rank changes of its attention", 1e-3, 1e-3),
-    "scratch": Way("a network with random weights", 2e-3, 2e-3, 1.0, 0.05, False),  # the control of a label curve
 }
 
 
@@ -117,7 +115,7 @@ class Tuning:
         self.precision = "bf16" if has_bf16(str(accelerator.device)) else "no"
         grid = module.encoder.grid if is_token_model(module.encoder.net) else (0, 0)
         self.patches = grid[0] * grid[1]
-        self.frozen = Frozen(module.encoder, module, 0.0, way.kept)
+        self.frozen = Frozen(module.encoder, module, 0.0, keep_statistics=True)
         self.stepper, self.pace = Stepper(self.module, accelerator, clip=CLIP), Pace()
 
     def begin(self, step: int) -> None:

@@ -115,7 +115,7 @@ def _learnt(head: Head) -> dict[str, int]:
     """{class: items that it learnt from}; none of a number."""
     counts = Counter(dict.fromkeys(head.about.classes, 0))
     if head.about.kind != "number":
-        for label in head.items["label"].to_pylist():
+        for label in head.labelled["label"].to_pylist():
             value = read_label(label, head.about.kind)
             counts.update(value if isinstance(value, tuple) else [str(value)])
     return dict(counts)
@@ -188,7 +188,7 @@ def _pictures(head: Head, place: str, mistakes: Sequence[Mistake]) -> tuple[dict
 
 
 def _facts(head: Head, lineage: dict[str, object], test: str, names: bool) -> list[tuple[str, str]]:
-    about, groups = head.about, set(head.items["group"].to_pylist()) - {None}
+    about, groups = head.about, set(head.labelled["group"].to_pylist()) - {None}
     model, versions = str(lineage.get("model", "")), lineage.get("versions")
     rows = [("labelled items", f"{about.items:,}")]
     rows += [("groups", f"{len(groups):,}, each held out as a whole")] if groups else []
