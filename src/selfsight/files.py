@@ -136,7 +136,8 @@ def save_table(table: pa.Table, out: Place) -> None:
 
 
 def ids_in(file: Path) -> set[str]:
-    """The column `id` of a table that `save_table` wrote; nothing where it is not there or cannot be read."""
+    """The column `id` of a table that `save_table` wrote, or of predictions; nothing where it is not there or cannot be
+    read."""
     try:
         if file.suffix.lower() == ".lance":
             return set(open_lance(file).to_table(columns=["id"])["id"].to_pylist())
@@ -144,10 +145,14 @@ def ids_in(file: Path) -> set[str]:
             import pyarrow.parquet
 
             return set(pyarrow.parquet.read_table(file, columns=["id"])["id"].to_pylist())
+        if file.suffix.lower() in (".json", ".jsonl"):
+            text = file.read_text(encoding="utf-8")
+            rows = json.loads(text) if file.suffix.lower() == ".json" else map(json.loads, text.splitlines())
+            return {row["id"] for row in rows}
         items = file.with_suffix(".items.csv") if file.suffix.lower() == ".npy" else file
-        with items.open(encoding="utf-8", newline="") as text:
-            return {row["id"] for row in csv.DictReader(text)}
-    except (SelfsightError, OSError, ValueError, KeyError, pa.ArrowException):
+        with items.open(encoding="utf-8", newline="") as lines:
+            return {row["id"] for row in csv.DictReader(lines)}
+    except (SelfsightError, OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return set()
 
 

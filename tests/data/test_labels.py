@@ -50,6 +50,18 @@ def by_path(labels: Labels) -> list[Any]:
 # -- where they come from --
 
 
+def test_folders_do_not_count_once_people_named_classes_of_their_own(tmp_path: Path) -> None:
+    days = collection(tmp_path, "a", uri=["mon/x.png", "mon/y.png", "tue/z.png"])
+    assert Labels.of(days).values == ("mon", "mon", "tue")
+    days.decisions.decide("1", None, "label", "good")
+    assert Labels.of(days).values == ("mon", "good", "tue")  # one new class may be a correction
+    days.decisions.decide("2", None, "label", "bad")
+    found = Labels.of(days)
+    assert found.values == (None, "good", "bad") and "names of folders, of which none is among them" in found.doubt
+    days.decisions.decide("0", None, "label", "tue")  # somebody takes folders for classes: all count again
+    assert Labels.of(days).values == ("tue", "good", "bad")
+
+
 def test_classes_that_are_called_like_splits_are_questioned(tmp_path: Path):
     folders = collection(tmp_path, "a", uri=["Train/cat/x.png", "val/dog/y.png", "z.png"])
     said = "The classes are called Train and val, like splits. To take the folders within as classes: "

@@ -255,3 +255,22 @@ def test_evaluate_by_a_column_and_what_it_refuses(place: Path, tmp_path: Path) -
     shutil.copytree(place / "test" / "red", tmp_path / "strange" / "purple")
     with pytest.raises(SelfsightError, match="classes that the head does not know: purple"):
         selfsight.evaluate(str(place / "linear"), test=str(tmp_path / "strange"))
+
+
+def test_heads_that_differ_in_a_setting_alone_are_told_apart(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "knn", tmp_path / "knn")
+    content = json.loads((tmp_path / "knn" / "head.json").read_text())
+    other = {"k=5": "k=20", "k=20": "k=5"}[content["setting"]]
+    (tmp_path / "knn" / "head.json").write_text(json.dumps(content | {"setting": other}))
+    assert load_head(tmp_path / "knn").digest != load_head(place / "knn").digest
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "json", "jsonl", "lance"])
+def test_forget_finds_predictions_of_every_format(tmp_path: Path, encoder: str, suffix: str) -> None:
+    write_colours(tmp_path / "photos", 2)
+    items, out = tmp_path / "photos.lance", tmp_path / f"p.{suffix}"
+    selfsight.import_(str(tmp_path / "photos"), out=str(items))
+    selfsight.train.classify(str(items), model=encoder, out=str(tmp_path / "head"), method="prototypes")
+    selfsight.predict(str(items), head=str(tmp_path / "head"), out=str(out))
+    found = selfsight.forget(str(items), "red/001.png").elsewhere
+    assert str(out.resolve()) in [other.path for other in found if other.kind == "features"]

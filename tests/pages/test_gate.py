@@ -172,7 +172,7 @@ def test_stopping_lets_a_request_under_way_end(serve: Callable[[Any], Any]) -> N
 def test_a_port_can_be_used_again_at_once(serve: Callable[[Any], Any]) -> None:
     with serve(FastAPI()) as visitor:
         visitor.get("")
-    Server(FastAPI(), visitor.port)
+    assert f":{visitor.port}/" in Server(FastAPI(), visitor.port).address  # which is an error while a port is held
 
 
 def test_a_page_is_served_from_a_notebook_too() -> None:

@@ -42,6 +42,10 @@ _NO_COLUMN = (
     "{} has no column label: the outermost folders are taken as classes. To name one: "
     "selfsight import --columns label=COLUMN"
 )
+_ANEW = (
+    "The labels are those that people gave, and the names of folders, of which none is among them, do not count. To "
+    "take these too: --labels"
+)
 # What splits are called; of those to measure on, the first that there is counts.
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation", "dev", "eval", "holdout")
@@ -97,6 +101,8 @@ class Labels:
             else:
                 given = _in_folders(items, rows)
                 doubt = _NO_COLUMN.format(items.about.location) if items.source.kind == "table" else ""
+                if _labelled_anew(items, given):
+                    given, doubt = [None] * len(rows), _ANEW
             values = _parsed(_overridden(items, rows, given), rows, kind)
         if not any(value is not None for value in values):
             kind = "none"
@@ -289,6 +295,15 @@ def _in_folders(items: Collection, rows: pa.Table) -> list[Any]:
         return [None] * len(rows)
     parts = [PurePosixPath(uri).parts for uri in rows["uri"].to_pylist()]
     return [folders[0] if len(folders) > 1 else None for folders in parts]
+
+
+def _labelled_anew(items: Collection, folders: list[Any]) -> bool:
+    """Whether people named classes, two or more, and none of what they gave or replaced is the name of a folder: then
+    folders are days or cameras, not classes."""
+    latest = items.decisions.latest("label").values()
+    given = {name for decided in latest for name in _as_classes(_split(decided.new))}
+    replaced = {name for decided in latest for name in _as_classes(_split(decided.old))}
+    return len(given) > 1 and (given | replaced).isdisjoint(name for name in folders if name is not None)
 
 
 def _in_table(items: Collection, rows: pa.Table, path: str) -> list[Any]:

@@ -19,9 +19,8 @@ from selfsight.data.spread import spread
 from selfsight.errors import DataError, SelfsightError, meant
 from selfsight.heads import calibration as cal
 from selfsight.heads.fits import Fit, More, Targets, cross_fitted, fitted, methods
-from selfsight.heads.metrics import Answers
+from selfsight.heads.metrics import Answers, uneven
 from selfsight.heads.modules import NEAREST, Calibrate, Memory, Scores
-from selfsight.probing.metrics import UNEVEN
 from selfsight.probing.neighbours import nearest
 
 CHOICE_ITEMS = 3_000  # on which methods are compared
@@ -278,19 +277,14 @@ def _each(choices: dict[str, dict[str, Fit]]) -> Iterator[tuple[str, str, Fit]]:
             yield method, setting, fit
 
 
-def uneven(targets: Targets) -> bool:
-    """Whether one class has so many more labels than another that each must count the same."""
-    sizes = targets.values.sum(0)
-    return targets.kind in ("class", "grade") and bool(sizes.max() > UNEVEN * sizes[sizes > 0].min())
-
-
 def _decision(held: Targets, p: np.ndarray, targets: Targets, wish: Wish) -> cal.Decision:
     if wish.miss_rate is not None:
         positive = wish.positive or targets.classes[int(targets.values.sum(0).argmin())]
         return cal.at_miss_rate(held, p, wish.miss_rate, positive)
     if wish.costs is not None:
         return cal.at_costs(held, p, cal.read_costs(wish.costs, targets.classes))
-    return cal.balanced(held, p, targets) if uneven(targets) and len(p) else cal.Decision()
+    single = targets.kind in ("class", "grade")
+    return cal.balanced(held, p, targets) if single and len(p) and uneven(targets.values.sum(0)) else cal.Decision()
 
 
 def _distances(features: np.ndarray, groups: list[str | None]) -> np.ndarray:

@@ -104,6 +104,7 @@ class Head:
     def digest(self) -> str:
         """Hash of all that its answers depend on: encoder, weights, calibration, decision, remembered items."""
         made_of: list[object] = [self.about.encoder, self.about.kind, self.about.classes, asdict(self.about.decision)]
+        made_of += [self.about.method, self.about.setting]
         made_of += [self.about.threshold, FORMAT_VERSION]
         digest = hashlib.blake2b(json.dumps(made_of, default=asdict).encode(), digest_size=8)
         for part in (self.module.task, self.module.calibrate):

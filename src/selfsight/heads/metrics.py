@@ -98,10 +98,15 @@ def difference(
 
 
 def leading(kind: str, sizes: Iterable[float]) -> str:
-    """The metric that tells most for items of a kind: "balanced" where the commonest class has more than 1.5 times as
-    many of them, `sizes`, as the rarest that is there, else that of `LEADING`."""
+    """The metric that tells most for items of a kind: "balanced" where classes of these `sizes` are uneven, else that
+    of `LEADING`."""
+    return "balanced" if kind == "class" and uneven(sizes) else LEADING[kind]
+
+
+def uneven(sizes: Iterable[float]) -> bool:
+    """Whether the commonest class has more than 1.5 times as many items as the rarest that is there."""
     there = [size for size in sizes if size > 0]
-    return "balanced" if kind == "class" and max(there) > UNEVEN * min(there) else LEADING[kind]
+    return max(there) > UNEVEN * min(there)
 
 
 def with_intervals(value: object) -> object:
@@ -127,18 +132,20 @@ def number(name: str, found: Interval) -> str:
 
 def percent(found: Interval) -> str:
     """`91.3 % [89.0, 93.2]`; a dash where it is unknown."""
-    if found.value is None:
-        return "–"
-    between = "" if found.low is None or found.high is None else f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-    return f"{100 * found.value:.1f} %{between}"
+    return _spanned(found, 100.0, ".1f", " %")
 
 
 def plainly(found: Interval) -> str:
     """`0.913 [0.890, 0.932]`; a dash where it is unknown."""
+    return _spanned(found, 1.0, ".3g")
+
+
+def _spanned(found: Interval, scale: float, style: str, unit: str = "") -> str:
     if found.value is None:
         return "–"
-    between = "" if found.low is None or found.high is None else f" [{found.low:.3g}, {found.high:.3g}]"
-    return f"{found.value:.3g}{between}"
+    ends = [] if found.low is None or found.high is None else [found.low, found.high]
+    between = f" [{', '.join(f'{scale * end:{style}}' for end in ends)}]" if ends else ""
+    return f"{scale * found.value:{style}}{unit}{between}"
 
 
 def _top1(truth: np.ndarray, p: np.ndarray, decided: np.ndarray) -> float:

@@ -106,12 +106,9 @@ def self_trained(
         return learnt, SelfTraining(False, _why_none(rounds[0]), len(pool), rounds), None
     *_, last = [each for each in rounds if each.taken]
     new = learn(labels, features, wish, more=work.more)
-    name, groups = (
-        leading(learnt.targets.kind, learnt.targets.values.sum(0)),
-        labels.groups if any(labels.groups) else None,
-    )
+    name = leading(learnt.targets.kind, learnt.targets.values.sum(0))
     there = np.flatnonzero(learnt.folds >= 0)
-    groups = [groups[place] for place in there] if groups else None
+    groups = [labels.groups[place] for place in there] if any(labels.groups) else None
     gain = difference(learnt.targets.take(there), held_out(new), held_out(learnt), groups, [name])[name]
     done = SelfTraining(True, "", len(pool), rounds, last.guessed, last.precision, gain)
     if gain.value is None or gain.value < 0.0:

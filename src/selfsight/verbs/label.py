@@ -82,8 +82,7 @@ def label(
     head
         A head, to suggest the labels that it would give, in place of the most similar images.
     ask
-        Table of the items to label, in this order, with a column id or path: what `selfsight select -o` writes. All
-        images if not given.
+        A CSV or Parquet of the items to label, in this order, with a column id or path. All images if not given.
     kind
         class: one per image. classes: several. grade: one of ordered classes.
     by
@@ -192,7 +191,7 @@ def _order(items: Collection, answers: Answers, ask: str | None) -> list[str]:
     usable = set(answers.ids)
     order = [item for name in named for item in called[name] if item in usable]
     if not order:
-        raise DataError(f"{ask} names no item that can be read. Make it again with selfsight select.")
+        raise DataError(f"{ask} names no item that can be read. Give ids, or paths relative to the source.")
     return list(dict.fromkeys(order))
 
 
@@ -205,7 +204,9 @@ def _asked(path: str) -> tuple[str, list[str]]:
         with open_table(path, path) as table:
             column = in_any_case("id", table.header) if "id" in table.header else in_any_case("path", table.header)
             if column is None:
-                raise DataError(f"{path} has no column id or path. Give a table that selfsight select -o wrote.")
+                raise DataError(
+                    f"{path} has no column id or path. Give a table that has one, with a row for each item to label."
+                )
             cells = [as_text(row[column]) for _, row, _ in table.rows([column])]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {in_words(error)}.") from None

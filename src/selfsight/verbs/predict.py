@@ -105,12 +105,16 @@ def _watch(head: Head, source: str, out: Path) -> Predictions:
     import pyarrow as pa
 
     from selfsight.console import console
+    from selfsight.data.importers import open_source
+    from selfsight.data.written import note
     from selfsight.heads.watching import watched
 
     console().print(f"Watching {source}; Ctrl-C ends it.", soft_wrap=True)
     result = _counted(pa.table({"id": pa.array([], pa.string())}))
     try:
         for table in watched(head, source, out):
+            if len(table) and not result.items + result.set_aside:  # the first
+                note("features", out, open_source(source, as_is=True).path)
             for row in table.to_pylist():
                 console().print(f"{said(row)}  {row['uri']}", soft_wrap=True)
             more = _counted(table)
@@ -122,8 +126,8 @@ def _watch(head: Head, source: str, out: Path) -> Predictions:
                 labels=dict(Counter(result.labels) + Counter(more.labels)),
                 left_open=result.left_open + more.left_open,
             )
-    except KeyboardInterrupt:
-        pass
+    except KeyboardInterrupt:  # the way to end it
+        console().print("Stopped; every row is in the file.")
     return replace(result, file=str(out))
 
 
