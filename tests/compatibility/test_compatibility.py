@@ -83,7 +83,7 @@ def test_json_says_what_it_said(name: str, done: tuple[Path, dict[str, Any]]) ->
 @pytest.mark.parametrize("name", sorted(path.stem for path in HELP.glob("*.txt")))
 def test_every_option_is_there_with_its_default(name: str, tmp_path: Path) -> None:
     stored = options_of((HELP / f"{name}.txt").read_text(encoding="utf-8"))
-    assert len(stored) > 2
+    assert len(stored) > 2 or name == "train", "a group of verbs has one line a verb"
     with place(tmp_path):
         now = options_of(help_of(name))
     assert not stored.keys() - now.keys()

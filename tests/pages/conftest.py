@@ -90,6 +90,6 @@ def items(plates: Path) -> Collection:
     return open_source(plates)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def serve() -> Callable[[Any], Any]:
     return served
