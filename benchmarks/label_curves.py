@@ -5,9 +5,10 @@
     python benchmarks/label_curves.py --table
 
 Steel and X-rays: frozen features at all numbers of labels, five draws, also with labels that `select` chose and with
-guesses; supervision from scratch with all labels, and fine-tuning once, and with 5 and 30 per class, three draws. CIFAR-10 and wbc: frozen features only; of wbc the classes 1 to 4, half of
-site 1 to learn from, measured on the other half and on site 2, another laboratory. (X-ray patients may cross the
-split, which flatters all arms.) What was measured stays in SELFSIGHT_CURVES (default: beside the encoders), so the same
+guesses; supervision from scratch and fine-tuning with all labels, once, and with 5 and 30 per class, three draws.
+CIFAR-10 and wbc: frozen features only; of wbc the classes 1 to 4, half of site 1 to learn from, measured on the other
+half and on site 2, another laboratory. (X-ray patients may cross the split, which flatters all arms.) What was measured
+stays in SELFSIGHT_CURVES (default: beside the encoders), so the same
 command goes on after a stop; a row a curve is in results/label_curves.jsonl, with the digest of its encoder.
 """
 
