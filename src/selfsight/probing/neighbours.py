@@ -32,7 +32,7 @@ CHOICE_ITEMS = 2000  # that are asked to choose one of them, each of all others
 AXES_ITEMS = 20000  # whose principal directions those of all items are taken to be
 GRAPH_K = 20  # neighbours of an item in the graph of a collection
 EXACT = 50_000  # items, up to which each is compared with every other
-CELLS_ASKED = 16  # beyond that: cells around an item, of about 4 sqrt(N), in which its neighbours are looked for
+CELLS_ASKED = 16  # beyond that: cells around an item, of about 2 sqrt(N), in which its neighbours are looked for
 
 
 def nearest(
@@ -80,7 +80,7 @@ class Graph:
 def neighbour_graph(features: np.ndarray, k: int = GRAPH_K) -> Graph:
     """The graph of `features` [N, D]: each item with its `k` nearest others, or all of them if there are fewer.
 
-    Exact up to 50,000 items. Beyond, neighbours are looked for in the 16 nearest of about 4 sqrt(N) cells (Jegou et
+    Exact up to 50,000 items. Beyond, neighbours are looked for in the 16 nearest of about 2 sqrt(N) cells (Jegou et
     al., "Product quantization for nearest neighbor search", PAMI 2011, the inverted file). That needs the extra
     `search`, without which `MachineError` is raised.
     """
@@ -121,9 +121,10 @@ def _nearest_in_cells(queries: np.ndarray, bank: np.ndarray, k: int) -> tuple[np
             "not."
         ) from None
     units = F.normalize(torch.from_numpy(np.ascontiguousarray(bank, dtype=np.float32)), dim=1).numpy()
-    count = int(4 * len(units) ** 0.5)
+    count = int(2 * len(units) ** 0.5)
     cells = faiss.IndexIVFFlat(faiss.IndexFlatIP(units.shape[1]), units.shape[1], count, faiss.METRIC_INNER_PRODUCT)
-    cells.train(units[spread(len(units), 64 * count)])
+    cells.cp.niter = 10
+    cells.train(units[spread(len(units), 40 * count)])
     cells.add(units)
     cells.nprobe = CELLS_ASKED
     asked = F.normalize(torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32)), dim=1).numpy()
