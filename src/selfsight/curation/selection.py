@@ -26,7 +26,7 @@ METHODS: tuple[Method, ...] = ("cover", "doubt", "typical")
 MOST_CLUSTERS = 500
 LEAST_IN_CLUSTER = 6  # smaller clusters are strays; they are asked for last
 CLUSTERED = 20_000  # items that clusters are made of; all others are assigned
-COVERED = 10_000  # items that are to be covered and may be chosen for it, spread evenly over all
+COVERED = 5_000  # items that are to be covered and may be chosen for it, spread evenly over all
 CHOICE = 4  # times the budget, that may be chosen at least
 AT_ONCE = 128  # items whose worth is computed at a time
 COPY = 0.1  # times the usual distance of an item to the nearest other, below which two are near-copies
@@ -50,6 +50,11 @@ class Pool:
     def labelled(self) -> np.ndarray:
         """Numbers of the items that have a label."""
         return np.flatnonzero(self.labels >= 0)
+
+    def take(self, numbers: np.ndarray) -> Pool:
+        """Only these items. What their graph's `index` means is as before."""
+        graph = Graph(self.graph.index[numbers], self.graph.cosine[numbers])
+        return Pool(self.features[numbers], graph, self.groups[numbers], self.labels[numbers])
 
 
 def choose(pool: Pool, budget: int, method: Method | None = None, seed: int = 0) -> tuple[np.ndarray, Method]:
@@ -152,24 +157,24 @@ def _covering(pool: Pool, targets: np.ndarray, weights: np.ndarray, budget: int)
     "Accelerated greedy algorithms", 1978).
     """
     units = pool.features[targets]
-    some = spread(len(pool.features), max(COVERED, CHOICE * budget))
-    open_, covered = _Open(pool), _nearest_of(units, pool.features[pool.labelled])
-    most = np.full(len(pool.features), -np.inf)  # that an item can add; of those that are no candidates nothing
-    for part in np.array_split(some, -(-len(some) * len(units) // BLOCK)):
-        most[part] = _adds(pool.features[part], units, weights, covered)
-    while (free := np.flatnonzero(open_.free & np.isfinite(most))).size:
-        turn = open_.turn(free)
+    numbers = np.union1d(spread(len(pool.features), max(COVERED, CHOICE * budget)), pool.labelled)
+    few = pool.take(numbers)
+    open_, covered = _Open(few), _nearest_of(units, few.features[few.labelled])
+    parts = np.array_split(few.features, -(-len(numbers) * len(units) // BLOCK))
+    most = np.concatenate([_adds(part, units, weights, covered) for part in parts])  # that an item can add
+    while open_.free.any():
+        turn = open_.turn(np.flatnonzero(open_.free))
         turn = turn[np.argsort(-most[turn], kind="stable")]
-        best, number = -1.0, -1
+        best, chosen = -1.0, -1
         for part in np.array_split(turn, -(-len(turn) // AT_ONCE)):
             if best >= most[part[0]]:
                 break
-            most[part] = _adds(pool.features[part], units, weights, covered)
+            most[part] = _adds(few.features[part], units, weights, covered)
             if most[part].max() > best:
-                best, number = float(most[part].max()), int(part[most[part].argmax()])
-        covered = np.maximum(covered, _kernel(units @ pool.features[number]))
-        open_.take(number)
-        yield number
+                best, chosen = float(most[part].max()), int(part[most[part].argmax()])
+        covered = np.maximum(covered, _kernel(units @ few.features[chosen]))
+        open_.take(chosen)
+        yield int(numbers[chosen])
 
 
 def _kernel(cosine: np.ndarray) -> np.ndarray:
