@@ -217,7 +217,9 @@ def test_annotations_that_cannot_be_used_are_named_and_the_others_count():
     ]
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"images": []}', b'{"images": [{}], "annotations": [], "categories": []}'])
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{}", b'{"images": []}', b'{"images": [{}], "annotations": [], "categories": []}']
+)
 def test_what_is_no_coco_file_is_refused(data: bytes):
     with pytest.raises(ValueError, match=r"JSON|COCO|without"):
         coco.read(data)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from selfsight.data.annotations.outlines import Aside, Outline, Outlines, problem_of, problem_of_box
@@ -78,7 +78,10 @@ def _outline(one: Mapping[str, Any], names: Mapping[Any, str], size: Any) -> Out
     if not isinstance(category, int | str) or category not in names:
         return f"an unknown class {category}"
     label, crowd = names[category], bool(one.get("iscrowd"))
-    box, region = None, one.get("segmentation") or None
+    if not label:
+        return "a class without a name"
+    box = None
+    region: Any = one.get("segmentation") or None
     if (edges := one.get("bbox")) is not None:
         try:
             x, y, width, height = (float(edge) for edge in edges)
@@ -118,17 +121,3 @@ def _written(outline: Outline) -> dict[str, Any]:
         cells["bbox"] = [box.x0, box.y0, box.x1 - box.x0, box.y1 - box.y0]
         cells["area"] = (box.x1 - box.x0) * (box.y1 - box.y0)
     return cells | ({"segmentation": outline.region} if outline.region is not None else {})
-
-
-def merged(files: Iterable[Coco]) -> Coco:
-    """Several files as one; of an image in two of them, what both say."""
-    images: dict[str, Outlines] = {}
-    classes: dict[str, int] = {}
-    aside: tuple[Aside, ...] = ()
-    for one in files:
-        for called, said in one.images.items():
-            before = images.get(called)
-            images[called] = replace(said, outlines=before.outlines + said.outlines) if before else said
-        classes |= one.classes
-        aside += one.aside
-    return Coco(images, classes, aside)

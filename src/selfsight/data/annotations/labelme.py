@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from selfsight.data.annotations.outlines import Aside, Outline, Outlines, Region, corners, problem_of
@@ -18,7 +19,7 @@ def read(data: bytes) -> tuple[Outlines, tuple[Aside, ...]]:
         raise ValueError(f"not JSON ({str(error)[:100]})") from None
     if not isinstance(root, dict) or not isinstance(root.get("shapes"), list):
         raise ValueError("not a LabelMe file: it has no list of shapes")
-    size = root.get("imageWidth"), root.get("imageHeight")
+    size: tuple[Any, Any] = root.get("imageWidth"), root.get("imageHeight")
     if not all(isinstance(side, int | float) and side > 0 for side in size):
         raise ValueError("no size of the image")
     found: list[Outline] = []
@@ -34,7 +35,7 @@ def read(data: bytes) -> tuple[Outlines, tuple[Aside, ...]]:
         if place < len(found):
             outline = _joined(found[place], outline)
         found[place : place + 1] = [outline]
-    return Outlines(tuple(found), (size[0], size[1])), tuple(aside)
+    return Outlines(tuple(found), size), tuple(aside)
 
 
 def write(image: Outlines, filename: str = "") -> bytes:
@@ -44,7 +45,7 @@ def write(image: Outlines, filename: str = "") -> bytes:
     """
     shapes: list[dict[str, Any]] = []
     for number, outline in enumerate(image.outlines, 1):
-        if isinstance(outline.region, dict):
+        if isinstance(outline.region, Mapping):
             raise SelfsightError(f"LabelMe has no run lengths, as object {number} of {filename} has. Trace it first.")
         parts: list[tuple[str, list[float]]] = [("polygon", flat) for flat in outline.region or ()]
         if (box := outline.box) is not None and outline.region in (None, corners(box)):
@@ -52,9 +53,15 @@ def write(image: Outlines, filename: str = "") -> bytes:
         for kind, flat in parts:
             points = [list(pair) for pair in zip(flat[::2], flat[1::2], strict=True)]
             group = number if len(parts) > 1 else None
-            shape = {"label": outline.label, "points": points, "group_id": group, "shape_type": kind, "flags": {}}
+            shape: dict[str, Any] = {
+                "label": outline.label,
+                "points": points,
+                "group_id": group,
+                "shape_type": kind,
+                "flags": {},
+            }
             shapes.append(shape)
-    head = {"version": "5.0.0", "flags": {}, "shapes": shapes, "imagePath": filename, "imageData": None}
+    head: dict[str, Any] = {"version": "5.0.0", "flags": {}, "shapes": shapes, "imagePath": filename, "imageData": None}
     return json.dumps(head | {"imageWidth": image.size[0], "imageHeight": image.size[1]}, indent=1).encode()
 
 

@@ -15,11 +15,11 @@ import numpy as np
 
 from selfsight.data.annotations.masks import IGNORE
 from selfsight.data.annotations.polygons import crosses_itself, filled
-from selfsight.data.annotations.rle import decode, encode
+from selfsight.data.annotations.rle import Runs, decode, encode
 from selfsight.data.boxes import OUTSIDE, Box, Boxes, turned
 from selfsight.data.orientation import is_unturned, upright
 
-Region: TypeAlias = dict[str, Any] | list[list[float]]
+Region: TypeAlias = Runs | list[list[float]]
 MaskValue: TypeAlias = dict[str, Any]  # {class: region or list of regions}
 BACKGROUND = "background"
 IGNORED = "ignore"  # the class of pixels that are left out
@@ -66,8 +66,8 @@ class Outlines:
         return Boxes(tuple(outline.box or _around(outline) for outline in self.outlines), self.size)
 
     def mask(self, width: int, height: int, orientation: int | None = 1) -> MaskValue:
-        """{class: [region of each object]} in pixels of the upright image of this size, see `Boxes.upright`. Of a crowd,
-        in which nobody told objects apart, the pixels are `IGNORED`."""
+        """{class: [region of each object]} in pixels of the upright image of this size, see `Boxes.upright`. Of a
+        crowd, in which nobody told objects apart, the pixels are `IGNORED`."""
         found: MaskValue = {}
         for outline in self.outlines:
             if outline.region is not None:
@@ -178,9 +178,10 @@ def _upright(region: Region, size: tuple[float, float], width: int, height: int,
         if unturned:
             return encode(upright(decode(region)[:, :, None], orientation or 1)[:, :, 0])
         if size == (width, height):
-            return dict(region)
+            return region
         mask = decode(region)
-        rows, columns = ((2 * np.arange(n) + 1) * old // (2 * n) for n, old in zip((height, width), mask.shape))
+        old, sides = mask.shape, (height, width)
+        rows, columns = ((2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(sides, old, strict=True))
         return encode(mask[np.ix_(rows, columns)])
     if not unturned and size == (width, height):
         return region

@@ -54,7 +54,8 @@ def crosses_itself(points: np.ndarray) -> bool:
 def _side(a: np.ndarray, b: np.ndarray, p: np.ndarray) -> np.ndarray:
     """On which side of the line from a to b the point p lies: -1, 0 or 1."""
     cross = (b[..., 0] - a[..., 0]) * (p[..., 1] - a[..., 1]) - (b[..., 1] - a[..., 1]) * (p[..., 0] - a[..., 0])
-    return np.sign(cross)
+    signs: np.ndarray = np.sign(cross)
+    return signs
 
 
 def traced(mask: np.ndarray) -> list[np.ndarray]:

@@ -7,12 +7,19 @@ bits. Format: pycocotools, `maskApi.c`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict, cast
 
 import numpy as np
 
 
-def encode(mask: np.ndarray, compressed: bool = True) -> dict[str, Any]:
+class Runs(TypedDict):
+    """A mask: its height and width, and its run lengths."""
+
+    size: list[int]
+    counts: str | list[int]
+
+
+def encode(mask: np.ndarray, compressed: bool = True) -> Runs:
     """A mask [H, W] bool as {"size": [H, W], "counts": …}."""
     flat = np.asarray(mask, dtype=bool).T.reshape(-1)
     edges = np.flatnonzero(np.diff(flat, prepend=False, append=~flat[-1:]))
@@ -20,12 +27,13 @@ def encode(mask: np.ndarray, compressed: bool = True) -> dict[str, Any]:
     return {"size": list(mask.shape), "counts": to_text(counts) if compressed else counts}
 
 
-def decode(rle: Mapping[str, Any]) -> np.ndarray:
+def decode(rle: Mapping[str, object]) -> np.ndarray:
     """The mask [H, W] bool. Raises `ValueError` for lengths that are not those of an image of this size."""
     try:
-        height, width = (int(side) for side in rle["size"])
-        counts = rle["counts"]
-        counts = from_text(counts) if isinstance(counts, str) else [int(count) for count in counts]
+        runs = cast(Runs, rle)
+        height, width = (int(side) for side in runs["size"])
+        stated = runs["counts"]
+        counts = from_text(stated) if isinstance(stated, str) else [int(count) for count in stated]
     except (KeyError, TypeError, IndexError):
         raise ValueError("run lengths without a size or counts") from None
     if min(height, width) < 1 or min(counts, default=-1) < 0 or sum(counts) != height * width:
