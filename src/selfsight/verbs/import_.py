@@ -107,8 +107,8 @@ def import_(
 
     SOURCE is one of: a folder, searched recursively; a .txt list of paths; a .csv, .tsv or .parquet table, or
     several as 'site*/labels.csv'; a COCO file (.json), with its boxes and masks; a .zip; WebDataset .tar shards, as a
-    folder or 'shard-{000..009}.tar'; a video or a folder of videos; a folder saved by Hugging Face datasets, or hf:NAME;
-    torchvision:NAME; a .lance collection.
+    folder or 'shard-{000..009}.tar'; a video or a folder of videos; a folder saved by Hugging Face datasets, or
+    hf:NAME; torchvision:NAME; a .lance collection.
 
     Parameters
     ----------

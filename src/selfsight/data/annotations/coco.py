@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from selfsight.data.annotations.outlines import Aside, Outline, Outlines, problem_of, problem_of_box
+from selfsight.data.annotations.outlines import Aside, Outline, Outlines, Region, problem_of, problem_of_box
 from selfsight.data.boxes import Box
 
 
@@ -94,9 +94,8 @@ def _outline(one: Mapping[str, Any], names: Mapping[Any, str], size: Any) -> Out
         return "neither a box nor a mask"
     if region is not None and not isinstance(region, dict | list):
         return "a mask that is neither polygons nor run lengths"
-    if region is not None and (problem := problem_of(region, size)):
-        return problem
-    return Outline(label, region, box, crowd)
+    problem = problem_of(cast(Region, region), size) if region else ""
+    return problem or Outline(label, cast(Region | None, region), box, crowd)
 
 
 def write(images: Mapping[str, Outlines], classes: Iterable[str] | Mapping[str, int] = ()) -> bytes:
