@@ -86,6 +86,7 @@ class About:
     listing: hash of the source's listing, by which an unchanged source is recognised.
     forgotten: ids that were removed for good and must not come back.
     contradicted: {uri: which row gives it which label} of items without a label because the rows of a table differ.
+    aside: {which annotation: why it is not used}.
     """
 
     location: str
@@ -94,6 +95,7 @@ class About:
     listing: str = ""
     forgotten: list[str] = field(default_factory=list)
     contradicted: dict[str, str] = field(default_factory=dict)
+    aside: dict[str, str] = field(default_factory=dict)
 
     @property
     def blanks(self) -> dict[str, int]:
@@ -109,6 +111,7 @@ class About:
         """Texts, for a schema."""
         values = {"location": self.location, "options": self.options.to_dict(), "others": self.others}
         values |= {"listing": self.listing, "forgotten": self.forgotten, "contradicted": self.contradicted}
+        values |= {"aside": self.aside} if self.aside else {}
         return {"format_version": str(FORMAT_VERSION), "selfsight": json.dumps(values)}
 
     @classmethod
@@ -322,6 +325,7 @@ class Collection:
         about.forgotten = sorted({*about.forgotten, *gone.to_pylist()})
         names = set(self.table.filter(pc.is_in(self.table["id"], gone))["uri"].to_pylist())
         about.contradicted = {uri: said for uri, said in about.contradicted.items() if uri not in names}
+        about.aside = {of: why for of, why in about.aside.items() if of.partition(", annotation")[0] not in names}
         self.features.forget(gone)
         self.decisions.forget(set(ids))
         remove_rows(self.path, gone, about.to_metadata())  # last: what stopped before it can be asked for again

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfsight.console import track
+from selfsight.data.annotations.outlines import mask_cell
 from selfsight.data.boxes import as_cell
 from selfsight.data.cache import cache_folder, check_room
 from selfsight.data.collection import SCHEMA, About, Collection, schema_with
@@ -96,7 +97,7 @@ def _import(source: Source, out: Path, strict: bool) -> Collection:
     others = source.others + Counter({"": Collection.open(part).count("other") if Collection.exists(part) else 0})
     about = About(source.location, source.options, dict(others), "" if failed else listing)
     about.forgotten = before.about.forgotten if before else []
-    about.contradicted = dict(source.contradicted)
+    about.contradicted, about.aside = dict(source.contradicted), dict(source.aside)
     batches = _batches(source, _Known(source, before, part), schema, set(about.forgotten))
     first: list[pa.RecordBatch] = []  # up to a usable row: without any, nothing is overwritten
     while not (first and pc.any(pc.equal(first[-1]["status"], "ok")).as_py()):
@@ -130,7 +131,7 @@ def _listing(source: Source) -> tuple[int, str]:
         digest.update(text.encode("utf-8", "backslashreplace"))
         keys.append(_keys(chunk))
         count += len(chunk)
-    for said in (source.others, source.contradicted) if source.contradicted else (source.others,):
+    for said in (source.others, *filter(None, (source.contradicted, source.aside))):
         digest.update(json.dumps(dict(said), sort_keys=True).encode("utf-8", "backslashreplace"))
     if len(np.unique(np.concatenate(keys))) < count:
         raise DataError(f"{source.location} lists two files under one name. Rename one of them.")
@@ -221,7 +222,10 @@ class _Known:
             candidates.append(Collection.open(part))
         now = source.location, source.options.rate, source.keywords
         self.from_files = set(source.keywords)
-        if "boxes" in source.options.columns:  # which cannot be turned with images that were read before version 3
+        if {"boxes", "mask"} & {
+            *source.options.columns,
+            *source.brings,
+        }:  # which cannot be turned with images that were read before version 3
             candidates = [c for c in candidates if "exif_orientation" in c.columns]
         self.tables = [c for c in candidates if now == (c.about.location, c.about.options.rate, c.source.keywords)]
         self.starts = np.cumsum([0, *(len(table) for table in self.tables)])  # a place counts through all tables
@@ -284,9 +288,10 @@ def _described(rows: pa.Table, entries: list[Entry], schema: pa.Schema, from_fil
             own = field.name in ("sequence", "frame")
             kept = [k if own and page is not None else None for k, page in zip(old.to_pylist(), pages, strict=True)]
             said = [e.columns.get(field.name) for e in entries]
-            if field.name == "boxes":
+            if field.name in ("boxes", "mask"):
                 sizes = (rows[name].to_pylist() for name in ("width", "height", "exif_orientation"))
-                said = [as_cell(*each) for each in zip(said, *sizes, strict=True)]
+                cell = as_cell if field.name == "boxes" else mask_cell
+                said = [cell(*each) for each in zip(said, *sizes, strict=True)]
             old = pa.array([k if s is None else s for s, k in zip(said, kept, strict=True)], field.type)
         columns[field.name] = old
     return pa.table(columns, schema=schema)
@@ -321,7 +326,7 @@ def _nothing(source: Source, others: Counter[str], rows: list[pa.RecordBatch]) -
     way = "Give a folder, list, table or archive of images (see selfsight import --help)."
     if patterns:
         way = f"Only what {' '.join(patterns)} lets through was looked at: change or leave out these patterns."
-    elif source.kind == "table" and reasons:
+    elif source.kind in ("table", "coco") and reasons:
         way = "Name the folder that its paths are relative to: --root FOLDER; or another column: --columns path=COLUMN."
     return DataError(
         f"No readable image in {source.location}; what is there: {', '.join(seen) or 'nothing'}{example}. {way}"

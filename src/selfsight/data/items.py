@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
+from selfsight.data.annotations.outlines import mask_cell
 from selfsight.data.boxes import as_cell
 from selfsight.data.collection import item_id
 from selfsight.data.decoding import NoImage, family_of, read_headers
@@ -70,7 +71,9 @@ def row_of(source: Source, entry: Entry) -> dict[str, object]:
     row: dict[str, object] = {"id": item_id(source.name, entry.uri), "uri": entry.uri, "reason": entry.reason}
     row["status"] = "set_aside" if entry.reason else "ok"
     row |= {"bytes": entry.bytes, "modified_ns": entry.modified_ns} | entry.columns
-    row.pop("boxes", None)  # their pixels are known with the header
+    for name in ("boxes", "mask"):  # their pixels are known with the header
+        if not isinstance(row.get(name), str):
+            row.pop(name, None)
     return row
 
 
@@ -78,6 +81,8 @@ def _with_header(source: Source, entry: Entry, row: dict[str, object], header: H
     row = row | {name: getattr(header, name) for name in FROM_HEADER} | {"reason": header.note}
     if (boxes := entry.columns.get("boxes")) is not None:
         row["boxes"] = as_cell(boxes, header.width, header.height, header.exif_orientation)
+    if (mask := entry.columns.get("mask")) is not None:
+        row["mask"] = mask_cell(mask, header.width, header.height, header.exif_orientation)
     if header.frame is not None:
         row |= {"page": header.frame, "id": item_id(source.name, entry.uri, header.frame)}
         row["content_hash"] = _blake(f"{row['content_hash']} {header.frame}".encode()).hexdigest()

@@ -20,9 +20,11 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import pyarrow as pa
 
+from selfsight.data.annotations.outlines import Aside
 from selfsight.data.boxes import Box
 from selfsight.data.collection import Collection, item_id
 from selfsight.data.groups import deal, group_numbers, members_of
+from selfsight.data.sources.annotated import annotated
 from selfsight.data.sources.columns import as_text, in_any_case, listed
 from selfsight.data.sources.source import Options
 from selfsight.data.sources.table import check_text, open_table
@@ -60,6 +62,7 @@ class Labels:
     values: one per item, None for an item without a label.
     location: where the items are from, for messages.
     doubt: why the labels may not be what the user means, a sentence without its full stop; "" for no doubt.
+    aside: annotations that are not used, and why.
     """
 
     kind: Kind
@@ -67,6 +70,7 @@ class Labels:
     values: tuple[Value | None, ...]
     location: str
     doubt: str = ""
+    aside: tuple[Aside, ...] = ()
 
     @classmethod
     def of(
@@ -74,8 +78,9 @@ class Labels:
         folders: bool = True,
     ) -> Labels:  # fmt: skip
         """The labels of `rows` (the usable items if not given); `path`: a CSV or Parquet with a column `label`
-        (several as `a|b`) and one of `id` or `path` (the item's `uri`). `folders`: whether the outermost folder is the
-        label where nothing else gives any.
+        (several as `a|b`) and one of `id` or `path` (the item's `uri`); for boxes and masks a COCO file, or a folder of
+        VOC, YOLO or LabelMe files or masks. `folders`: whether the outermost folder is the label where nothing else
+        gives any.
 
         The kind asked for becomes "classes" where an item has several, and "none" where no item has any. Raises
         `SelfsightError` for a table of another kind, one that names an unknown item, or an item twice with two
@@ -88,12 +93,9 @@ class Labels:
         rows = items.usable if rows is None else rows
         doubt, named = "", any(items.usable["label"].to_pylist())
         values: list[Value | None]
+        aside: tuple[Aside, ...] = ()
         if kind == "boxes" or kind == "masks":
-            if path is not None:
-                raise SelfsightError(
-                    f"{path} is a table, which holds no {kind}. Leave it out: the collection's are taken."
-                )
-            values = _drawn(items, rows, "boxes" if kind == "boxes" else "mask")
+            values, aside, doubt = _drawn(items, rows, kind, path)
         else:
             if path is not None:
                 given = _in_table(items, rows, path)
@@ -113,7 +115,7 @@ class Labels:
         elif kind == "class" and any(isinstance(value, tuple) for value in values):
             kind = "classes"
             values = [(value,) if isinstance(value, str) else value for value in values]
-        labels = cls(kind, rows, tuple(values), items.about.location)
+        labels = cls(kind, rows, tuple(values), items.about.location, aside=aside)
         if kind in ("class", "classes"):
             doubt = ". ".join(filter(None, [doubt, *doubts_about(labels.classes, path is None and not named)]))
         return replace(labels, doubt=doubt if kind != "none" else "")
@@ -410,13 +412,26 @@ def _as_grade(value: Any) -> Value | None:
     return None if isinstance(value, list) and len(value) != 1 else _as_class(value)
 
 
-def _drawn(items: Collection, rows: pa.Table, column: Literal["boxes", "mask"]) -> list[Value | None]:
-    """The boxes or masks of a collection's column, and those that people drew in their place."""
-    there = column in rows.column_names
-    values = _overridden(items, rows, rows[column].to_pylist() if there else [None] * len(rows), column)
+def _drawn(
+    items: Collection, rows: pa.Table, kind: Literal["boxes", "masks"], path: str | None
+) -> tuple[list[Value | None], tuple[Aside, ...], str]:
+    """The boxes or masks of the files at `path`, else of the collection's column, and those that people drew in their
+    place; with what is set aside of the files, and a sentence on them."""
+    column = "boxes" if kind == "boxes" else "mask"
+    given: list[Any] = rows[column].to_pylist() if column in rows.column_names else [None] * len(rows)
+    aside: tuple[Aside, ...] = ()
+    doubt = ""
+    if path is not None:
+        given, aside, doubt = annotated(path, kind, rows)
+    values = _overridden(items, rows, given, column)
     if column == "mask":
-        return values
-    return [None if value is None else tuple(_box(box) for box in value) for value in values]
+        return [json.loads(value) if _is_json(value) else value for value in values], aside, doubt
+    return [None if value is None else tuple(_box(box) for box in value) for value in values], aside, doubt
+
+
+def _is_json(value: Any) -> bool:
+    """Whether a cell of masks holds outlines, and not the path of a file."""
+    return isinstance(value, str) and value.startswith("{")
 
 
 def _box(cell: dict[str, Any]) -> Box:

@@ -57,8 +57,11 @@ class Imported(Result):
     blanks: cells that mean "not known", such as "label NA", with their number.
     empty_columns: columns that were asked for and that no item has.
     notes: what else to know before these items and labels are believed.
+    annotations_set_aside: boxes and masks that are not used, and why; None where all are.
     seconds: that it took.
     """
+
+    if_any = ("annotations_set_aside",)
 
     collection: str
     source: str
@@ -80,6 +83,7 @@ class Imported(Result):
     blanks: dict[str, int]
     empty_columns: list[str]
     notes: list[str]
+    annotations_set_aside: dict[str, str] | None = None
     seconds: float = 0.0
 
 
@@ -102,8 +106,9 @@ def import_(
     read are set aside with the reason. The same command again reads only what is new or has changed.
 
     SOURCE is one of: a folder, searched recursively; a .txt list of paths; a .csv, .tsv or .parquet table, or
-    several as 'site*/labels.csv'; a .zip; WebDataset .tar shards, as a folder or 'shard-{000..009}.tar'; a video
-    or a folder of videos; a folder saved by Hugging Face datasets, or hf:NAME; torchvision:NAME; a .lance collection.
+    several as 'site*/labels.csv'; a COCO file (.json), with its boxes and masks; a .zip; WebDataset .tar shards, as a
+    folder or 'shard-{000..009}.tar'; a video or a folder of videos; a folder saved by Hugging Face datasets, or
+    hf:NAME; torchvision:NAME; a .lance collection.
 
     Parameters
     ----------
@@ -232,15 +237,19 @@ def _count(items: Collection) -> Imported:
         blanks=items.about.blanks,
         empty_columns=[name for name, count in asked.items() if not count],
         notes=_notes(items, seen["label"], set() if seen["label"] else folders),
+        annotations_set_aside=items.about.aside or None,
     )
 
 
 def _notes(items: Collection, labels: Iterable[str], folders: set[str]) -> list[str]:
     """What is odd about items that are used all the same, and about their labels."""
+    from selfsight.data.annotations.outlines import Aside
     from selfsight.data.labels import doubts_about
+    from selfsight.data.sources.annotated import told
 
     odd = [f"{len(uris):,} used, such as {uris[0]}: {note}" for note, uris in items.oddities.items()]
-    doubts = [items.contradictions, *doubts_about(labels, False), *doubts_about(folders - {""}, True)]
+    unused = told(Aside(where, reason) for where, reason in items.about.aside.items())
+    doubts = [items.contradictions, unused, *doubts_about(labels, False), *doubts_about(folders - {""}, True)]
     return [*odd, *filter(None, doubts)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import BinaryIO
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image, ImageOps
 from selfsight.data.formats.common import check_size
 from selfsight.data.formats.format import Unreadable
 from selfsight.data.orientation import is_unturned, upright
+from selfsight.errors import SelfsightError
 
 IGNORE = -1  # of pixels that belong to no class: the border of VOC masks, what lies outside the picture
 _FORMATS = ("PNG", "TIFF", "GIF", "BMP")  # without loss
@@ -42,6 +44,36 @@ def read_mask(file: BinaryIO) -> np.ndarray:
     if image.mode == "L" and bits < 8:  # Pillow spreads few bits over 0 to 255
         ids //= 255 // (2**bits - 1)
     return ids
+
+
+def write_mask(ids: np.ndarray) -> bytes:
+    """The PNG that `read_mask` turns into these class numbers [H, W]: of 1 bit where there are 0 and 1 alone, with a
+    palette where pixels are `IGNORE`, else grey of 8 or 16 bits.
+
+    Raises `SelfsightError` for numbers that no such file holds.
+    """
+    ids = np.asarray(ids)
+    low, high = int(ids.min()), int(ids.max())
+    palette = low == IGNORE
+    if low < IGNORE or high > (254 if palette else 65535):
+        raise SelfsightError(
+            f"A mask of classes {low} to {high} fits no PNG: it holds 0 to 65535, or 0 to 254 and pixels to ignore."
+        )
+    if palette:
+        image = Image.fromarray(np.where(ids == IGNORE, 255, ids).astype(np.uint8))
+        image.putpalette([channel for number in range(256) for channel in colour_of(number)])
+    else:
+        image = Image.fromarray(ids > 0 if high <= 1 else ids.astype(np.uint8 if high < 256 else np.uint16))
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def colour_of(number: int) -> tuple[int, int, int]:
+    """The colour that the devkit of VOC gives to a class: the bits of its number dealt to red, green and blue."""
+    bits = [(number >> 3 * k, 7 - k) for k in range(8)]
+    red, green, blue = (sum((rest >> channel & 1) << place for rest, place in bits) for channel in range(3))
+    return red, green, blue
 
 
 def upright_mask(mask: np.ndarray, height: int, width: int, orientation: int | None = 1) -> np.ndarray:

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import yaml
 
 from selfsight.data.boxes import Box, Boxes, centred
 from selfsight.errors import SelfsightError
 
 
-def read(data: bytes) -> Boxes:
-    """The boxes of a file, as parts of the image. Raises `ValueError` for a line that is not a box."""
-    return Boxes(tuple(_box(line) for line in data.decode("utf-8-sig").splitlines() if line.strip()), (1.0, 1.0))
+def read(data: bytes, names: Mapping[str, str] | None = None) -> Boxes:
+    """The boxes of a file, as parts of the image. names: of the classes by number, where they are known.
+
+    Raises `ValueError` for a line that is not a box, and for a class that is not among `names`.
+    """
+    boxes = tuple(_box(line) for line in data.decode("utf-8-sig").splitlines() if line.strip())
+    if names and (strange := next((box.label for box in boxes if box.label not in names), None)):
+        raise ValueError(f"an unknown class {strange}")
+    return Boxes(tuple(replace(box, label=names[box.label]) for box in boxes) if names else boxes, (1.0, 1.0))
+
+
+def read_names(data: bytes, is_yaml: bool) -> dict[str, str]:
+    """The names of classes by number: one a line (`classes.txt`), or the `names` of a `data.yaml`; {} where there are
+    none."""
+    text = data.decode("utf-8-sig", "replace")
+    if not is_yaml:
+        return {str(number): line.strip() for number, line in enumerate(text.rstrip().splitlines())}
+    try:
+        root = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return {}
+    names = root.get("names") if isinstance(root, dict) else None
+    numbered = names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else [])
+    return {str(number): str(name) for number, name in numbered}
 
 
 def write(boxes: Sequence[Box], width: int, height: int) -> bytes:

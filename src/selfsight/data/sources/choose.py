@@ -13,6 +13,7 @@ from dataclasses import replace
 from itertools import product
 
 from selfsight.data.sources.archive import TarSource, ZipSource
+from selfsight.data.sources.coco import CocoSource, coco_root
 from selfsight.data.sources.columns import check_columns
 from selfsight.data.sources.dataset import HuggingFaceSource, TorchvisionSource
 from selfsight.data.sources.folder import FileSource, FolderSource, in_words
@@ -23,8 +24,8 @@ from selfsight.data.sources.table import LISTS, TableSource
 from selfsight.errors import DataError, SelfsightError
 
 ACCEPTED = (
-    "Give a folder, an image or video file, a list (.txt) or table (.csv, .tsv, .parquet) of paths, a .zip or .tar "
-    "archive, a .parquet of images, hf:NAME or torchvision:NAME."
+    "Give a folder, an image or video file, a list (.txt) or table (.csv, .tsv, .parquet) of paths, a COCO file "
+    "(.json), a .zip or .tar archive, a .parquet of images, hf:NAME or torchvision:NAME."
 )
 _TABLES = (*LISTS, ".csv", ".tsv", ".parquet")
 _COMPRESSED_TAR = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
@@ -107,6 +108,8 @@ def _of_files(location: str, paths: list[str], root: str, options: Options) -> S
         return ParquetSource(location, paths, root, options)
     if kind == "table":
         return TableSource(location, paths, root, options)
+    if kind == "coco":
+        return CocoSource(location, paths, coco_root(paths[0]), options)
     if kind == "tar":
         return TarSource(location, paths, root, options)
     if kind in ("zip", "image") and len(paths) > 1:
@@ -126,6 +129,8 @@ def _kind(path: str) -> str:
     suffix = os.path.splitext(path)[1].lower()
     if suffix in _TABLES:
         return "table"
+    if suffix == ".json":
+        return "coco"
     if suffix in (".zip", ".tar"):
         return suffix[1:]
     return "image" if suffix_of(os.path.basename(path)) in known_suffixes() else ""

@@ -99,7 +99,7 @@ class Source(ABC):
     from; the same wherever the source lies. options: how it is listed. others: how many files are not images, by
     suffix; filled by `entries`. brings: columns beside the known ones that nobody asked for and that `entries` filled.
     contradicted: {uri: which row gives it which label} of items without a label because rows differ; filled by
-    `entries`.
+    `entries`. aside: {which annotation: why it is not used}; filled by `entries`.
     """
 
     kind: str
@@ -109,6 +109,7 @@ class Source(ABC):
     others: Counter[str]
     brings: tuple[str, ...] = ()
     contradicted: Mapping[str, str] = MappingProxyType({})
+    aside: Mapping[str, str] = MappingProxyType({})
 
     @cached_property
     def root(self) -> str:

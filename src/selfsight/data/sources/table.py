@@ -58,13 +58,13 @@ class TableSource(LocalSource):
         return plain_columns(self.options.columns) if lists else {}
 
     def meant(self, name: str) -> list[str]:
-        finder, found = _Finder(self.root, bool(self.options.root)), super().meant(name)
+        finder, found = Finder(self.root, bool(self.options.root)), super().meant(name)
         for folder in dict.fromkeys(os.path.dirname(os.path.realpath(manifest)) for manifest in self._manifests):
             found += finder.meant(name, folder, finder.scope(folder))
         return found
 
     def entries(self) -> Iterator[Entry]:
-        finder = _Finder(self.root, bool(self.options.root))
+        finder = Finder(self.root, bool(self.options.root))
         labels = contradictions(lambda: self._labelled(finder))
         self.others, self.contradicted = Counter(), {}
         seen = Seen()
@@ -75,7 +75,7 @@ class TableSource(LocalSource):
                 else:
                     self.others["listed before"] += 1
 
-    def _listed(self, manifest: str, finder: _Finder, labels: dict[str, dict[str | None, str]]) -> Iterator[Entry]:
+    def _listed(self, manifest: str, finder: Finder, labels: dict[str, dict[str | None, str]]) -> Iterator[Entry]:
         called = finder.uri(os.path.realpath(manifest))
         with _open_rows(self, manifest, called) as (table, path, columns):
             folder = os.path.dirname(os.path.realpath(manifest))
@@ -86,7 +86,7 @@ class TableSource(LocalSource):
                 if problem:
                     yield Entry(row, reason=problem)
                     continue
-                entry = _entry(finder, cells.get(path), folder, beside, row)
+                entry = entry_of(finder, cells.get(path), folder, beside, row)
                 if entry.uri == row or self.options.wanted(entry.uri):
                     if entry.uri != row:  # also of a file that is gone: `forget --group` finds it
                         entry.columns = columns.fill(entry.uri, cells, stem_of(os.path.basename(manifest)))
@@ -94,7 +94,7 @@ class TableSource(LocalSource):
                             self._settle(entry, several)
                     yield entry
 
-    def _labelled(self, finder: _Finder) -> Iterator[Listed]:
+    def _labelled(self, finder: Finder) -> Iterator[Listed]:
         """The labels that the tables give to paths."""
         for manifest in self._manifests:
             called, folder = finder.uri(os.path.realpath(manifest)), os.path.dirname(os.path.realpath(manifest))
@@ -132,8 +132,8 @@ def _key(folder: str, value: object) -> str:
     return os.path.normpath(text) if "/." in text or "//" in text else text
 
 
-def _entry(finder: _Finder, value: Any, folder: str, beside: str, row: str) -> Entry:
-    """The file that one cell means. `folder` of the manifest, `beside`: see `_Finder.scope`."""
+def entry_of(finder: Finder, value: object, folder: str, beside: str, row: str) -> Entry:
+    """The file that one cell means. `folder` of the manifest, `beside`: see `Finder.scope`."""
     text = as_text(in_utf8(value) if isinstance(value, str) else value)
     if not text:
         return Entry(row, reason="no path")
@@ -187,7 +187,7 @@ def _suffix(path: str) -> str:
 # -- what a path means --
 
 
-class _Finder:
+class Finder:
     """Finds the files that manifests mean, by path or, failing that, by name among the images below `root`."""
 
     def __init__(self, root: str, only_root: bool) -> None:
