@@ -42,7 +42,10 @@ from selfsight.machine import environment
 RESULTS = Path(__file__).parent / "results" / "inspection.jsonl"
 DATA = Path(os.environ.get("SELFSIGHT_DATA", Path(__file__).parents[2] / "shared" / "data")) / "magnetic-tile"
 GOOD = "free"
-WAYS = (("memory", 224, "fit"), ("gaussian", 224, "fit"), ("gaussian", 224, "squash"), ("memory", 448, "fit"))
+WAYS = (
+    *(("figures", "memory", 224, "fit"), ("figures", "gaussian", 224, "fit"), ("figures", "gaussian", 224, "squash")),
+    *(("promises", "memory", 224, "fit"), ("promises", "gaussian", 224, "fit"), ("figures", "memory", 448, "fit")),
+)
 SPLITS, RATES = 20, (0.05, 0.1)
 
 
@@ -56,7 +59,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     items = open_source(str(DATA / "images"))
-    todo = [("figures", *way) for way in WAYS] + [("promises", method, 224, "fit") for method in ("memory", "gaussian")]
+    todo = list(WAYS)
     done = {(row["what"], row["method"], row["size"], row["rule"], row["model"]) for row in rows()}
     if given.what != "all":
         todo, done = [(given.what, given.method, given.size, given.rule)], set()

@@ -63,6 +63,9 @@ class Memories:
         total = sum(len(rows) for fold in self.kept for rows in fold)
         share = min(self.size, max(self.folds, int(SHARE * total))) / max(1, total)
         for fold, rows in enumerate(self.kept):
+            if not rows:  # none of its parts can be read
+                self.banks.append(torch.empty(0))
+                continue
             here = torch.cat(rows)
             chosen = k_centre(here, max(1, round(share * len(here))), self.seed + fold)
             self.banks.append(here[torch.from_numpy(chosen).to(here.device)].float())
@@ -70,7 +73,7 @@ class Memories:
 
     def scorer(self, without: int | None = None) -> PatchMemory:
         """The memory without a fold."""
-        return PatchMemory(torch.cat([bank for fold, bank in enumerate(self.banks) if fold != without]))
+        return PatchMemory(torch.cat([bank for fold, bank in enumerate(self.banks) if fold != without and len(bank)]))
 
 
 @dataclass
