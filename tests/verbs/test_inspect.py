@@ -19,9 +19,11 @@ from selfsight.data.importers import open_source
 from selfsight.encoders.encoder import Encoder
 from selfsight.errors import DataError, SelfsightError
 from selfsight.heads.head import load_head
+from selfsight.heads.inspect import p_values
 from selfsight.heads.inspect_evaluation import InspectEvaluation
 from selfsight.heads.inspect_head import InspectHead
 from selfsight.heads.pictures import AT_THRESHOLD, names_of
+from selfsight.report.inspect_page import limit_of
 
 BLOT = 16  # px
 
@@ -400,3 +402,29 @@ def test_moved_it_says_the_same(place: Path, tmp_path: Path, name: str) -> None:
     shutil.move(tmp_path / "head", tmp_path / "elsewhere")
     after = selfsight.predict(place / "test", head=tmp_path / "elsewhere").table
     assert after.equals(before) and load_head(tmp_path / "elsewhere").encoder.geometry.size == 48
+
+
+def test_the_page_shows_figures_scores_and_parts(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "head", tmp_path / "head")
+    first = selfsight.report(tmp_path / "head")
+    assert first.verdict.word == "not measured" and first.items == 30
+    selfsight.evaluate(tmp_path / "head", test=place / "test", masks=place / "masks")
+    result = selfsight.report(tmp_path / "head")
+    page = Path(result.report).read_text()
+    assert result.verdict.word == "better than chance" and "It finds 100.0 %" in result.verdict.sentence
+    assert page.count("data:image/jpeg") == 5 + 8 + 12 and "AUROC of pixels" in page and "good/" in page
+    assert page.count('<rect class="bar"') > 10 and page.count("<title>") == page.count('<rect class="bar"') + 1
+    private = selfsight.report(tmp_path / "head", private=True, out=tmp_path / "private.html")
+    text = Path(private.report).read_text()
+    assert "data:image/jpeg" not in text and "good/" not in text and str(place) not in text
+    (tmp_path / "head" / "evaluation.json").write_text("{}")
+    with pytest.raises(DataError, match=r"cannot be read\. Remove it"):
+        selfsight.report(tmp_path / "head")
+
+
+def test_the_limit_on_the_page_is_that_of_the_head() -> None:
+    held = np.arange(19.0)  # with 19 parts and a rate of 0.1, one of them may score as high
+    assert limit_of(held, 0.1) == pytest.approx(17.0) and limit_of(held, 0.05) == pytest.approx(18.0)
+    for rate in (0.1, 0.2, 0.33):
+        called = [p <= rate for p in p_values(held, held)]
+        assert called == [score >= limit_of(held, rate) for score in held]

@@ -28,7 +28,7 @@ from selfsight.probing.evaluation import Interval
 from selfsight.probing.metrics import interval
 
 METHODS = ("memory", "gaussian")
-FOLDS = 10
+FOLDS = 25  # a memory without one of them is nearly the whole, so that held-out scores are like those of new parts
 MOST = 2_000  # good parts that are learnt from
 CHOICE = 100  # good parts, and defects, on which methods and sizes are compared
 LEAST_DEFECTS = 5  # with which they are compared
