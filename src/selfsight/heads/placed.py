@@ -73,16 +73,18 @@ def place(number: int, pixels: np.ndarray, geometry: Geometry, stride: int, roi:
 
 
 def batched(items: Iterable[Placed]) -> Iterator[list[Placed]]:
-    """The items in lists whose inputs have at most `BATCH` pixels together, or are of one item."""
+    """The items in lists whose inputs have at most `BATCH` pixels together, and whose files at most `AHEAD` bytes; or of
+    one item."""
     some: list[Placed] = []
-    pixels = 0
+    pixels, held = 0, 0
     for item in items:
         size = sum(mask.size for mask in item.looked)
-        if some and pixels + size > BATCH:
+        if some and (pixels + size > BATCH or held + item.pixels.nbytes > AHEAD):
             yield some
-            some, pixels = [], 0
+            some, pixels, held = [], 0, 0
         some.append(item)
         pixels += size
+        held += item.pixels.nbytes
     if some:
         yield some
 

@@ -179,7 +179,10 @@ def show(result: Predictions) -> None:
     console = results(soft_wrap=True)
     console.print(f"{result.items:,} items predicted.")
     if result.labels:
-        table(("answer", "items"), [(name or "(none)", f"{count:,}") for name, count in result.labels.items()])
+        table(
+            ("answer" if "defect" in result.table.column_names else "label", "items"),
+            [(name or "(none)", f"{count:,}") for name, count in result.labels.items()],
+        )
     if result.left_open:
         console.print(
             f"{result.left_open:,} are left open: several classes are likely, or nothing like them was learnt."
