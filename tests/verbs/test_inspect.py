@@ -84,7 +84,7 @@ def test_the_head_says_what_it_was_made_of(place: Path) -> None:
     items = pq.read_table(place / "head" / "items.parquet")
     assert content["task"] == "inspect" and content["good"] == 30 and content["promised"] == 0.1
     assert items.column_names == ["id", "uri", "content_hash", "group", "label", "fold", "held_out"]
-    assert set(items["fold"].to_pylist()) == set(range(10))
+    assert set(items["fold"].to_pylist()) == set(range(25))
     rows = sorted(items.to_pylist(), key=lambda row: -row["held_out"])
     assert [each["uri"] for each in content["suspicious"]] == [row["uri"] for row in rows[:5]]
     assert [each["p"] for each in content["suspicious"]] == pytest.approx([k / 30 for k in range(1, 6)])

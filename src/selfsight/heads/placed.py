@@ -73,8 +73,7 @@ def place(number: int, pixels: np.ndarray, geometry: Geometry, stride: int, roi:
 
 
 def batched(items: Iterable[Placed]) -> Iterator[list[Placed]]:
-    """The items in lists whose inputs have at most `BATCH` pixels together, and whose files at most `AHEAD` bytes; or of
-    one item."""
+    """The items in lists: of at most `BATCH` pixels of inputs and `AHEAD` bytes of files together, or of one item."""
     some: list[Placed] = []
     pixels, held = 0, 0
     for item in items:
