@@ -62,7 +62,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, encoder: Encoder) -> Path:
     write_parts(folder / "parts" / "good", 30)
     write_parts(folder / "test" / "good", 12, seed=1)
     write_parts(folder / "test" / "blot", 8, seed=2, blot=True)
-    selfsight.train.inspect(folder / "parts", model=encoder, out=folder / "head", false_alarms=0.1)
+    selfsight.train.inspect(folder / "parts", model=encoder, out=folder / "head", false_alarms=0.1, size=64)
     return folder
 
 
@@ -88,7 +88,7 @@ def test_the_head_says_what_it_was_made_of(place: Path) -> None:
     rows = sorted(items.to_pylist(), key=lambda row: -row["held_out"])
     assert [each["uri"] for each in content["suspicious"]] == [row["uri"] for row in rows[:5]]
     assert [each["p"] for each in content["suspicious"]] == pytest.approx([k / 30 for k in range(1, 6)])
-    assert content["geometry"]["size"] == 64 and content["geometry"]["rule"] == "fit"  # twice the 32 px of training
+    assert content["geometry"]["size"] == 64 and content["geometry"]["rule"] == "fit"
 
 
 def test_the_network_says_of_pixels_what_predict_says_of_files(place: Path) -> None:
@@ -252,7 +252,7 @@ def test_roi_limits_where_it_looks(place: Path, tmp_path: Path, encoder: Encoder
     left = np.zeros((64, 64), bool)
     left[:, :32] = True
     Image.fromarray(left).save(tmp_path / "roi.png")
-    selfsight.train.inspect(place / "parts", model=encoder, out=tmp_path / "head", roi=tmp_path / "roi.png")
+    selfsight.train.inspect(place / "parts", model=encoder, out=tmp_path / "head", roi=tmp_path / "roi.png", size=64)
     for name, x in (("left", 10), ("right", 50)):
         shutil.copytree(place / "test" / "good", tmp_path / "new" / name)
         for path in (tmp_path / "new" / name).glob("*.png"):
@@ -304,6 +304,8 @@ def test_which_items_are_good(place: Path, tmp_path: Path, encoder: Encoder) -> 
     named = learnt(place / "parts", labels=tmp_path / "labels.csv")
     assert (named.good, named.defects) == (28, 2) and "name defects alone" in named.notes[0]
     assert learnt(place / "parts" / "good").good == 30  # no label at all
+    usual = selfsight.train.inspect(place / "parts", model=encoder, out=tmp_path / "head")
+    assert usual.size == 32 and any("the input size is that of training, 32 px" in note for note in usual.notes)
 
 
 def test_too_few_good_parts(tmp_path: Path, encoder: Encoder) -> None:
@@ -327,7 +329,7 @@ def test_a_good_folder_that_holds_a_defect_shows_it(tmp_path: Path, encoder: Enc
     write_parts(tmp_path / "parts", 24)
     write_parts(tmp_path / "wrong" / "x", 1, seed=9, blot=True)
     shutil.copy(tmp_path / "wrong" / "x" / "00.png", tmp_path / "parts" / "stray.png")
-    result = selfsight.train.inspect(tmp_path / "parts", model=encoder, out=tmp_path / "head")
+    result = selfsight.train.inspect(tmp_path / "parts", model=encoder, out=tmp_path / "head", size=64)
     assert result.suspicious[0].uri == "stray.png" and result.suspicious[0].p == pytest.approx(1 / 25)
 
 

@@ -33,7 +33,7 @@ MOST = 2_000  # good parts that are learnt from
 CHOICE = 100  # good parts, and defects, on which methods and sizes are compared
 LEAST_DEFECTS = 5  # with which they are compared
 FACTORS = (1, 2, 4)  # of the training size, that are tried
-USUAL = 2  # of them, where nothing is tried
+OTHER = 2  # of them, by which it is seen whether an encoder takes another size at all
 LARGE = 4  # times the training size, from which files are looked at in tiles
 ENLARGED = 1.5  # times a file's longer side, above which no input size is tried
 
@@ -101,13 +101,13 @@ def learn(encoder: Encoder, items: Collection, parts: Parts, wish: Wish, roi: np
     sizes, rule, told = sizes_for(encoder, good, wish)
     notes += [told] if told else []
     tried: dict[str, float] = {}
-    method, size = methods[0], sizes[0] if len(sizes) == 1 else usual_size(encoder, good)
+    method, size = methods[0], sizes[0]
     if len(parts.defects) >= LEAST_DEFECTS and len(methods) * len(sizes) > 1:
         method, size, tried = _chosen(encoder, items, Parts(good, parts.defects, 0), methods, sizes, rule, wish, roi)
     elif len(sizes) > 1:
         notes.append(
-            f"the input size is {size} px, {'as the files are small' if size == sizes[0] else 'twice that of training'}"
-            f": {LEAST_DEFECTS} known defects or more in the labels would choose it and the method"
+            f"the input size is that of training, {size} px: {LEAST_DEFECTS} known defects or more in the labels would "
+            "choose it and the method"
         )
     view = View(encoder, size, rule, roi)
     view.measure(items, good.rows)
@@ -145,12 +145,6 @@ def too_few(count: int, location: str, bad: dict[str, str] | None = None) -> Dat
 # -- how to look --
 
 
-def usual_size(encoder: Encoder, good: Labels) -> int:
-    """The size of input where nothing is tried: twice that of training, but no enlarging of files smaller than that."""
-    size = encoder.geometry.size
-    return size * USUAL if longer_side(good) > size else size
-
-
 def longer_side(good: Labels) -> float:
     """The median longer side of the files, in px."""
     sides = np.maximum(good.rows["width"].to_numpy(), good.rows["height"].to_numpy())
@@ -162,7 +156,7 @@ def sizes_for(encoder: Encoder, good: Labels, wish: Wish) -> tuple[list[int], Ru
     size, longer = encoder.geometry.size, longer_side(good)
     if wish.size is not None and wish.size < 16:
         raise SelfsightError(f"--size is the side of the input in px, 16 or more, not {wish.size}.")
-    if not takes(encoder, size * USUAL):
+    if not takes(encoder, size * OTHER):
         if wish.size not in (None, size) or wish.rule not in (None, "squash"):
             raise SelfsightError(f"This encoder takes inputs of {size} x {size} px alone. Leave --size and --rule out.")
         return [size], "squash", f"the encoder takes inputs of {size} x {size} px alone, so no other size is tried"
@@ -173,7 +167,7 @@ def sizes_for(encoder: Encoder, good: Labels, wish: Wish) -> tuple[list[int], Ru
     if wish.size is not None:
         return [wish.size], rule, told
     if rule == "tiles":
-        return [size * USUAL], rule, told
+        return [size * OTHER], rule, told
     return [size * factor for factor in FACTORS if factor == 1 or size * factor <= ENLARGED * longer], rule, told
 
 

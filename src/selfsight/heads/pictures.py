@@ -29,6 +29,7 @@ KINDS = ("maps", "masks", "overlays")
 JOURNAL = "predictions.jsonl.partial"  # rows of a command that was stopped
 STRONGEST = 0.65  # share of colour in an overlay
 OUTLINE = (255, 255, 255)
+STRIP = 256  # rows that are coloured at a time
 
 
 def names_of(uris: Sequence[str], pages: Sequence[int | None]) -> list[str]:
@@ -118,11 +119,14 @@ def in_grey(pixels: np.ndarray, geometry: Geometry) -> np.ndarray:
 def overlay(grey: np.ndarray, scores: np.ndarray, usual: float, threshold: float) -> Image.Image:
     """A picture [H, W] uint8 with the map over it, from the `usual` value on, yellow, to red as far above the threshold
     as that is above the usual, and the mask outlined in white."""
-    above = (np.asarray(scores, np.float32) - usual) / max(2.0 * (threshold - usual), 1e-12)
-    heat = above.clip(0.0, 1.0)[:, :, None]
-    colour = np.concatenate([np.full_like(heat, 255.0), 220.0 * (1.0 - heat), np.zeros_like(heat)], 2)
-    share = STRONGEST * heat**0.5
-    drawn = (1.0 - share) * grey[:, :, None] + share * colour
+    drawn = np.empty((*grey.shape, 3), np.uint8)
+    for start in range(0, len(grey), STRIP):  # so that a large picture takes little memory beside its own
+        rows = np.s_[start : start + STRIP]
+        above = (np.asarray(scores[rows], np.float32) - usual) / max(2.0 * (threshold - usual), 1e-12)
+        heat = above.clip(0.0, 1.0)[:, :, None]
+        colour = np.concatenate([np.full_like(heat, 255.0), 220.0 * (1.0 - heat), np.zeros_like(heat)], 2)
+        share = STRONGEST * heat**0.5
+        drawn[rows] = ((1.0 - share) * grey[rows, :, None] + share * colour).round().clip(0, 255)
     mask = scores >= threshold
     drawn[mask & ~binary_erosion(mask, iterations=max(1, min(grey.shape) // 300))] = OUTLINE
-    return Image.fromarray(drawn.round().clip(0, 255).astype(np.uint8))
+    return Image.fromarray(drawn)

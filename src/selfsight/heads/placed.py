@@ -115,6 +115,6 @@ def blended(maps: Sequence[np.ndarray], placements: Sequence[Placement]) -> np.n
         down, across = (np.minimum(np.arange(side) + 1, valid - np.arange(side)).clip(min=1e-3)
                         for side, valid in zip(each.size, each.valid, strict=True))  # fmt: skip
         weight = np.outer(down / each.valid[0], across / each.valid[1])
-        both.append(np.stack([scores * weight, weight]))
+        both.append(np.stack([scores * weight, weight]).astype(np.float32))
     weighted, weights = scores_to_file(both, placements)
     return np.asarray(weighted / weights)
