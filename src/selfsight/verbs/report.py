@@ -63,8 +63,10 @@ def report(
     from selfsight.data.written import note
     from selfsight.errors import MachineError, SelfsightError
     from selfsight.files import write_whole
+    from selfsight.heads.classify_head import ClassifyHead
     from selfsight.heads.head import head_folder, load_head
-    from selfsight.report import head_page, page
+    from selfsight.heads.inspect_head import InspectHead
+    from selfsight.report import head_page, inspect_page, page
     from selfsight.training.run import Run
 
     of_run = Run.open(run) if head_folder(run) is None else None
@@ -79,8 +81,15 @@ def report(
         shown = [str(of_run.read_recipe()[2]["collection"])]
     else:
         head = load_head(run)
-        html, verdict, items = head_page.build(head, *told)
-        shown = head_page.collections(head)
+        if isinstance(head, InspectHead):
+            (html, verdict, items), shown = inspect_page.build(head, *told), inspect_page.collections(head)
+        elif isinstance(head, ClassifyHead):
+            (html, verdict, items), shown = head_page.build(head, *told), head_page.collections(head)
+        else:
+            raise SelfsightError(
+                f"There is no page of heads of the task {head.about.task} yet. For its figures: selfsight evaluate "
+                f"{run} --test LABELLED"
+            )
     try:
         write_whole(path, html)
         for collection in shown if out else []:
