@@ -292,15 +292,17 @@ def decoded(
     short_side: int | None,
     title: str,
     square: int | None = None,
+    ahead: int = 64,
 ) -> Iterator[tuple[int, np.ndarray | Unreadable]]:
-    """(number of the row, pixels) of all `rows`, file by file, decoded in threads; see `read_items`."""
+    """(number of the row, pixels) of all `rows`, file by file, decoded in threads, at most `ahead` files ahead; see
+    `read_items`."""
     source = collection.source
 
     def read(task: list[tuple[int, Row]]) -> list[tuple[int, np.ndarray | Unreadable]]:
         pixels = read_items(source, [row for _, row in task], format, short_side, square)
         return [(number, p) for (number, _), p in zip(task, pixels, strict=True)]
 
-    done = ordered(read, _tasks(rows), ahead=64)
+    done = ordered(read, _tasks(rows), ahead)
     for task in track(done, title, len(rows), size=len):
         yield from task
 

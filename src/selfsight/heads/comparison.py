@@ -9,6 +9,7 @@ import numpy as np
 from selfsight.data.collection import Collection
 from selfsight.data.labels import Kind, Labels
 from selfsight.errors import SelfsightError
+from selfsight.heads.classify_head import ClassifyHead
 from selfsight.heads.evaluation import tested
 from selfsight.heads.head import Head
 from selfsight.heads.metrics import LESS, difference, figures, leading
@@ -37,7 +38,7 @@ class HeadComparison(Result):
 
 
 def compare_heads(
-    heads: tuple[Head, Head], names: tuple[str, str], items: Collection, labels: Labels
+    heads: tuple[ClassifyHead, ClassifyHead], names: tuple[str, str], items: Collection, labels: Labels
 ) -> HeadComparison:
     """Measure two heads on the labelled items of a collection.
 
@@ -59,7 +60,22 @@ def compare_heads(
     )  # fmt: skip
 
 
-def check_alike(heads: tuple[Head, Head], names: tuple[str, str]) -> None:
+def alike(heads: tuple[Head, Head], names: tuple[str, str]) -> tuple[ClassifyHead, ClassifyHead]:
+    """The two heads. Raises `SelfsightError` where they do not classify, or do not answer the same question."""
+    first, second = heads
+    if not isinstance(first, ClassifyHead) or not isinstance(second, ClassifyHead):
+        task, name = next(
+            (h.about.task, n) for h, n in zip(heads, names, strict=True) if not isinstance(h, ClassifyHead)
+        )
+        raise SelfsightError(
+            f"{name} is a head of the task {task}, and heads that classify are compared. Measure each by itself: "
+            f"selfsight evaluate {name} --test LABELLED"
+        )
+    check_alike((first, second), names)
+    return first, second
+
+
+def check_alike(heads: tuple[ClassifyHead, ClassifyHead], names: tuple[str, str]) -> None:
     """Raise `SelfsightError` for two heads that do not answer the same question."""
     one, other = (head.about for head in heads)
     if one.kind != other.kind:

@@ -13,8 +13,9 @@ from selfsight.data.collection import Collection
 from selfsight.data.labels import Kind, Labels
 from selfsight.encoders.features import pooled_labelled
 from selfsight.errors import SelfsightError, meant
+from selfsight.heads.classify_head import ClassifyHead
 from selfsight.heads.fits import Targets
-from selfsight.heads.head import Head, read_label, written_label
+from selfsight.heads.head import read_label, written_label
 from selfsight.heads.metrics import Answers, figures, recall, with_intervals
 from selfsight.probing.evaluation import Interval
 from selfsight.results import Result
@@ -71,7 +72,7 @@ class HeadEvaluation(Result):
         return cls(**values | {"reliability": bins, "mistakes": [Mistake(**each) for each in values["mistakes"]]})
 
 
-def tested(head: Head, items: Collection, labels: Labels) -> tuple[Labels, Targets, Answers, list[str]]:
+def tested(head: ClassifyHead, items: Collection, labels: Labels) -> tuple[Labels, Targets, Answers, list[str]]:
     """(labels, targets, answers, notes) of the labelled items that can be read.
 
     Raises `SelfsightError` for labels of another kind, and for classes that the head does not know.
@@ -90,7 +91,7 @@ def tested(head: Head, items: Collection, labels: Labels) -> tuple[Labels, Targe
     return known, Targets.of(known, head.about.classes or None), said, notes
 
 
-def _seen(head: Head, labels: Labels) -> list[str]:
+def _seen(head: ClassifyHead, labels: Labels) -> list[str]:
     """Notes on test items that the head has learnt from, or that belong to a group that it has learnt from."""
     notes = []
     contents = set(head.items["content_hash"].to_pylist()) & set(labels.rows["content_hash"].to_pylist())
@@ -104,7 +105,7 @@ def _seen(head: Head, labels: Labels) -> list[str]:
     return notes
 
 
-def evaluate_head(head: Head, items: Collection, labels: Labels, by: str | None = None) -> HeadEvaluation:
+def evaluate_head(head: ClassifyHead, items: Collection, labels: Labels, by: str | None = None) -> HeadEvaluation:
     """Measure a head on the labelled items of a collection, also by each value of the column `by`."""
     known, targets, said, notes = tested(head, items, labels)
     groups: Sequence[str | None] | None = known.groups if any(known.groups) else None
@@ -117,7 +118,7 @@ def evaluate_head(head: Head, items: Collection, labels: Labels, by: str | None 
     return _evaluation(head, known.rows, targets, said, found, parts, str(items.path), notes)
 
 
-def held_out_from(head: Head) -> tuple[pa.Table, Targets, Answers]:
+def held_out_from(head: ClassifyHead) -> tuple[pa.Table, Targets, Answers]:
     """(items, targets, answers) of what a head learnt from, as it answered when they were held out in turn."""
     rows = head.items.filter(head.items["held_out"].is_valid())
     values = tuple(read_label(label, head.about.kind) for label in rows["label"].to_pylist())
@@ -128,7 +129,7 @@ def held_out_from(head: Head) -> tuple[pa.Table, Targets, Answers]:
     return rows, targets, head.answers(found)
 
 
-def evaluate_held_out(head: Head) -> HeadEvaluation | None:
+def evaluate_held_out(head: ClassifyHead) -> HeadEvaluation | None:
     """The figures of the items that a head was held out from, as it recorded them; None where nothing was."""
     rows, targets, said = held_out_from(head)
     if not len(rows) or not head.about.metrics["held_out"]:
@@ -137,7 +138,7 @@ def evaluate_held_out(head: Head) -> HeadEvaluation | None:
 
 
 def _evaluation(
-    head: Head, rows: pa.Table, targets: Targets, said: Answers,
+    head: ClassifyHead, rows: pa.Table, targets: Targets, said: Answers,
     found: tuple[dict[str, Interval], dict[str, dict[str, Interval]]],
     parts: dict[str, dict[str, Interval]] | None = None, collection: str = "", notes: Sequence[str] = (),
 ) -> HeadEvaluation:  # fmt: skip

@@ -15,9 +15,11 @@ TITLES = {
     "top1": "accuracy", "top2": "among the two likeliest", "balanced": "balanced accuracy", "macro_f1": "macro-F1",
     "auroc": "AUROC", "kappa": "kappa, quadratic", "ece": "calibration error", "coverage": "coverage of the sets",
     "map": "mean average precision", "mae": "mean absolute error", "r2": "R²", "abstained": "left open",
+    "pixel_auroc": "AUROC of pixels", "pro": "overlap of regions (PRO)", "found": "defects found",
+    "false_alarms": "false alarms", "false_alarms_at_95": "false alarms where 95 % of defects are found",
     "top1_of_the_rest": "accuracy on the rest", "sensitivity": "sensitivity", "specificity": "specificity",
 }  # fmt: skip
-PLAIN = ("mae", "r2", "kappa", "ece", "auroc", "map")  # that are not shown in %
+PLAIN = ("mae", "r2", "kappa", "ece", "auroc", "map", "pixel_auroc", "pro")  # that are not shown in %
 LESS = ("mae", "ece")  # that are better where they are less
 LEADING = {"class": "top1", "grade": "kappa", "classes": "map", "number": "r2"}
 FULL, FEW = 1000, 200  # resamplings: usually, and of many items

@@ -6,14 +6,10 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
-from selfsight.data.collection import Collection
-from selfsight.encoders.features import pooled
 from selfsight.errors import SelfsightError
 from selfsight.files import Place, save_table, whole
-from selfsight.heads.head import Head
 
 FORMATS = (".parquet", ".csv", ".json", ".jsonl", ".lance")
 
@@ -22,27 +18,6 @@ def check_format(out: Place, formats: tuple[str, ...] = FORMATS) -> None:
     """Raise `SelfsightError` if predictions cannot be written under this name."""
     if Path(out).suffix.lower() not in formats:
         raise SelfsightError(f"Cannot tell the format of {str(out)!r}. End it in one of {', '.join(formats)}.")
-
-
-def predicted(head: Head, items: Collection) -> pa.Table:
-    """Predictions for all items, in the order of ids. Items that cannot be read have a `reason` and nothing else.
-
-    Features are kept with the collection, so the same call goes on where it was stopped.
-    """
-    if not len(usable := items.usable):
-        return told(head, usable, np.zeros((0, head.encoder.dim), np.float32), unread(items.set_aside))
-    known, features, bad = pooled(head.encoder, items, usable)
-    return told(head, known, features, unread(items.set_aside) + failed(usable, bad))
-
-
-def told(head: Head, known: pa.Table, features: np.ndarray, rest: list[Unread]) -> pa.Table:
-    """Predictions for the rows `known` with their pooled `features` [N, D], and a row for each of the `rest`, in the
-    order of ids. The column `head` is its digest."""
-    found = head.predictions(known, features)
-    found = found.add_column(2, "reason", pa.array([""] * len(found), pa.string()))
-    columns = [pa.array([getattr(item, name) for item in rest], pa.string()) for name in Unread._fields]
-    found = pa.concat_tables([found, pa.table(columns, names=Unread._fields)], promote_options="default")
-    return found.append_column("head", pa.array([head.digest] * len(found), pa.string())).sort_by("id")
 
 
 class Unread(NamedTuple):
@@ -64,6 +39,14 @@ def failed(rows: pa.Table, bad: dict[str, str]) -> list[Unread]:
         return []
     pairs = zip(rows["id"].to_pylist(), rows["uri"].to_pylist(), strict=True)
     return [Unread(item, uri, bad[item]) for item, uri in pairs if item in bad]
+
+
+def with_unread(found: pa.Table, rest: list[Unread], head: str) -> pa.Table:
+    """Predictions, of which `reason` is one column, with a row for each of the `rest`, in the order of ids. The column
+    `head` is the digest of the head."""
+    columns = [pa.array([getattr(item, name) for item in rest], pa.string()) for name in Unread._fields]
+    found = pa.concat_tables([found, pa.table(columns, names=Unread._fields)], promote_options="default")
+    return found.append_column("head", pa.array([head] * len(found), pa.string())).sort_by("id")
 
 
 def save_predictions(table: pa.Table, out: Place) -> None:

@@ -23,8 +23,8 @@ from selfsight.data.spread import spread
 from selfsight.errors import SelfsightError
 from selfsight.heads import calibration as cal
 from selfsight.heads.classify import Learnt, Wish, learn
+from selfsight.heads.classify_head import held_out
 from selfsight.heads.fits import More, fit_linear, fitted, scored
-from selfsight.heads.head import held_out
 from selfsight.heads.metrics import TITLES, difference, leading, percent
 from selfsight.probing.evaluation import Interval
 from selfsight.probing.neighbours import nearest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,9 +13,12 @@ from selfsight.data.labels import Labels
 from selfsight.encoders.features import pooled_labelled
 from selfsight.errors import DataError, SelfsightError
 from selfsight.heads.classify import Learnt
-from selfsight.heads.head import Head, head_folder, held_out
+from selfsight.heads.classify_head import ClassifyHead, held_out
+from selfsight.heads.head import Head, head_folder, load_head
 from selfsight.heads.metrics import Answers, difference, leading
 from selfsight.probing.evaluation import Interval
+
+H = TypeVar("H", bound=Head)
 
 
 def place_for(folder: Path) -> bool:
@@ -26,7 +30,18 @@ def place_for(folder: Path) -> bool:
     return False
 
 
-def gain_over(before: Head, learnt: Learnt, labels: Labels, items: Collection) -> Interval:
+def before_at(folder: Path, kind: type[H]) -> H | None:
+    """The head that is at `folder` already, None if there is none. Raises `SelfsightError` if something else is, or a
+    head of another task."""
+    if not place_for(folder):
+        return None
+    before = load_head(folder)
+    if not isinstance(before, kind):
+        raise SelfsightError(f"{folder} holds a head of the task {before.about.task}. Give another -o.")
+    return before
+
+
+def gain_over(before: ClassifyHead, learnt: Learnt, labels: Labels, items: Collection) -> Interval:
     """How much better the new head is than the one before, in the metric that leads for the kind, on the items that the
     new one was held out from. The one before answers as it did when it was held out itself, and as it is for items
     that it has not learnt from; others are left out. Nothing is known where nothing was held out.

@@ -19,7 +19,7 @@ from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.features import pooled_labelled
 from selfsight.errors import DataError
 from selfsight.heads.classify import Learnt, Wish, learn
-from selfsight.heads.head import held_out
+from selfsight.heads.classify_head import held_out
 from selfsight.heads.metrics import TITLES, difference, leading, number, value_of
 from selfsight.heads.tuning import check_way, tuned
 from selfsight.probing.evaluation import Interval

@@ -15,8 +15,9 @@ from selfsight.data.spread import spread
 from selfsight.encoders.licences import concern
 from selfsight.errors import DataError, SelfsightError
 from selfsight.files import read_json
+from selfsight.heads.classify_head import ClassifyHead
 from selfsight.heads.evaluation import HeadEvaluation, Mistake, evaluate_held_out, held_out_from
-from selfsight.heads.head import Head, read_label
+from selfsight.heads.head import read_label
 from selfsight.report import head_worth as worth
 from selfsight.report import nameless
 from selfsight.report.pictures import data_uri, thumbnails_of
@@ -55,7 +56,7 @@ class Part(NamedTuple):
     missing: str
 
 
-def build(head: Head, thumbnails: bool = True, names: bool = True) -> tuple[str, Verdict, int]:
+def build(head: ClassifyHead, thumbnails: bool = True, names: bool = True) -> tuple[str, Verdict, int]:
     """The page of `head` as HTML, its verdict, and how many items it learnt from.
 
     thumbnails: whether the page shows images.
@@ -84,19 +85,19 @@ def build(head: Head, thumbnails: bool = True, names: bool = True) -> tuple[str,
     return render("head_page.html", content), verdict, about.items
 
 
-def collections(head: Head) -> list[str]:
+def collections(head: ClassifyHead) -> list[str]:
     """Where the images are that the page may show."""
     lineage, (tested, _) = read_json(_folder(head) / "lineage.json") or {}, _tested(head)
     return [*filter(None, [str(lineage.get("collection", "")), tested.collection if tested else ""])]
 
 
-def _folder(head: Head) -> Path:
+def _folder(head: ClassifyHead) -> Path:
     if head.path is None:
         raise SelfsightError("This head has no folder. Load it from one: selfsight.load_head(FOLDER)")
     return head.path
 
 
-def _tested(head: Head) -> tuple[HeadEvaluation | None, list[str]]:
+def _tested(head: ClassifyHead) -> tuple[HeadEvaluation | None, list[str]]:
     """(what `evaluate` left in the folder, notes)."""
     path = _folder(head) / "evaluation.json"
     if not path.exists():
@@ -111,7 +112,7 @@ def _tested(head: Head) -> tuple[HeadEvaluation | None, list[str]]:
     return found, []
 
 
-def _learnt(head: Head) -> dict[str, int]:
+def _learnt(head: ClassifyHead) -> dict[str, int]:
     """{class: items that it learnt from}; none of a number."""
     counts = Counter(dict.fromkeys(head.about.classes, 0))
     if head.about.kind != "number":
@@ -125,7 +126,13 @@ def _learnt(head: Head) -> dict[str, int]:
 
 
 def _part(
-    head: Head, title: str, side: HeadEvaluation, place: str, learnt: dict[str, int], thumbnails: bool, names: bool
+    head: ClassifyHead,
+    title: str,
+    side: HeadEvaluation,
+    place: str,
+    learnt: dict[str, int],
+    thumbnails: bool,
+    names: bool,
 ) -> Part:
     pictures, missing = _pictures(head, place, side.mistakes) if thumbnails else ({}, "")
     if missing and not names:
@@ -150,7 +157,7 @@ def _part(
     )  # fmt: skip
 
 
-def _numbers(head: Head, names: bool) -> str:
+def _numbers(head: ClassifyHead, names: bool) -> str:
     """The held-out answers over the truth."""
     rows, targets, said = held_out_from(head)
     chosen = spread(len(rows), MOST_POINTS)
@@ -166,7 +173,7 @@ def _png(picture: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(picture).decode("ascii")
 
 
-def _pictures(head: Head, place: str, mistakes: Sequence[Mistake]) -> tuple[dict[str, str], str]:
+def _pictures(head: ClassifyHead, place: str, mistakes: Sequence[Mistake]) -> tuple[dict[str, str], str]:
     """({id: picture} of the items in the collection at `place`, why some are missing)."""
     wanted = {mistake.id for mistake in mistakes}
     if not wanted:
@@ -187,7 +194,7 @@ def _pictures(head: Head, place: str, mistakes: Sequence[Mistake]) -> tuple[dict
 # -- what it is made of --
 
 
-def _facts(head: Head, lineage: dict[str, object], test: str, names: bool) -> list[tuple[str, str]]:
+def _facts(head: ClassifyHead, lineage: dict[str, object], test: str, names: bool) -> list[tuple[str, str]]:
     about, groups = head.about, set(head.labelled["group"].to_pylist()) - {None}
     model, versions = str(lineage.get("model", "")), lineage.get("versions")
     rows = [("labelled items", f"{about.items:,}")]
@@ -209,7 +216,7 @@ def _facts(head: Head, lineage: dict[str, object], test: str, names: bool) -> li
     return rows
 
 
-def _encoder(head: Head) -> str:
+def _encoder(head: ClassifyHead) -> str:
     geometry = head.encoder.geometry
     config = read_json(_folder(head) / "encoder" / "config.json") or {}
     return (
@@ -218,7 +225,7 @@ def _encoder(head: Head) -> str:
     )
 
 
-def _commands(head: Head, names: bool) -> dict[str, str]:
+def _commands(head: ClassifyHead, names: bool) -> dict[str, str]:
     """How to use it, by what it is for."""
     folder = str(_folder(head)) if names else nameless.HEAD
     here = shlex.quote(folder)

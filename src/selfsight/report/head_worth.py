@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from selfsight.heads.calibration import Decision
+from selfsight.heads.classify_head import ClassifyAbout
 from selfsight.heads.comparison import HeadComparison
 from selfsight.heads.evaluation import HeadEvaluation
-from selfsight.heads.head import About
 from selfsight.heads.metrics import PLAIN, TITLES, leading, number, percent, plainly
 from selfsight.probing.evaluation import Interval
 from selfsight.report.verdict import Verdict
@@ -23,7 +23,7 @@ ALWAYS = {"class": "the commonest class", "grade": "the commonest grade", "class
 # -- sentences --
 
 
-def verdict(about: About, learnt: Mapping[str, int], measured: HeadEvaluation | None, tested: bool) -> Verdict:
+def verdict(about: ClassifyAbout, learnt: Mapping[str, int], measured: HeadEvaluation | None, tested: bool) -> Verdict:
     """How good a head is, beside an answer that is always the same.
 
     learnt: {class: items that it learnt from}. measured: its figures, of test items if it was `tested`, else of items
@@ -98,7 +98,7 @@ def decided(decision: Decision) -> list[str]:
     return []
 
 
-def promised(about: About) -> str:
+def promised(about: ClassifyAbout) -> str:
     """What its prediction sets promise; "" where labels were too few to promise anything."""
     if "coverage" not in about.metrics["held_out"]:
         return ""

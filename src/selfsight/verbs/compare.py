@@ -120,7 +120,7 @@ def _heads(
 ) -> HeadComparison:
     from selfsight.data.importers import open_source
     from selfsight.data.labels import Labels
-    from selfsight.heads.comparison import check_alike, compare_heads
+    from selfsight.heads.comparison import alike, compare_heads
     from selfsight.heads.head import load_head
     from selfsight.machine import best_device
 
@@ -128,8 +128,8 @@ def _heads(
         raise SelfsightError(f"Heads are compared in pairs, not {len(heads)} at a time.")
     if refused := [name for name, value in of_runs.items() if value is not None]:
         raise SelfsightError(f"{refused[0]} is for runs: heads are compared on labelled items. Give --test.")
-    pair, names = (load_head(heads[0]), load_head(heads[1])), (heads[0], heads[1])
-    check_alike(pair, names)
+    names = (heads[0], heads[1])
+    pair = alike((load_head(heads[0]), load_head(heads[1])), names)
     if test is None:
         raise SelfsightError("--test is missing: labelled items that neither head has learnt from. --test FOLDER")
     for head in pair:

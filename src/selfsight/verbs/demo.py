@@ -83,7 +83,10 @@ def demo(*, out: str = "runs/demo", minutes: float = 1.0, seeds: int = 3, device
     head, labels = folder / "head", folder / "labels.csv"
     write_labels(images / "train", labels)
     classify(str(images / "train"), model=str(run), out=str(head), labels=str(labels))
+    from selfsight.heads.evaluation import HeadEvaluation
+
     measured = evaluate(str(head), test=str(images / "test"))
+    assert isinstance(measured, HeadEvaluation)
     return Demo(result, page.report, str(run), str(images), str(head), measured, report(str(head)).report)
 
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, cast, overload
 
 from selfsight.errors import SelfsightError
 from selfsight.probing.evaluation import OWN, About, Evaluation
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from selfsight.encoders.encoder import Encoder
     from selfsight.heads.evaluation import HeadEvaluation
     from selfsight.heads.head import Head
+    from selfsight.heads.inspect_evaluation import InspectEvaluation
     from selfsight.probing.controls import Pair
     from selfsight.probing.probes import Labelled
 
@@ -34,9 +35,9 @@ WORST = 10  # classes of a head that are
 
 @overload
 def evaluate(
-    model: str | Head, *, test: str, labels: str | None = None, by: str | None = None, out: str | None = None,
-    device: str | None = None,
-) -> HeadEvaluation: ...  # fmt: skip
+    model: str | Head, *, test: str, labels: str | None = None, masks: str | None = None, by: str | None = None,
+    out: str | None = None, device: str | None = None,
+) -> HeadEvaluation | InspectEvaluation: ...  # fmt: skip
 @overload
 def evaluate(
     model: str | Encoder, *, train: str, test: str, beside: str | Encoder | Sequence[str | Encoder] | None = None,
@@ -59,13 +60,15 @@ def evaluate(
     shots: str | int | Sequence[str | int] = "1,5,30,all",
     seeds: int = 5,
     labels: str | None = None,
+    masks: str | None = None,
     by: str | None = None,
     out: str | None = None,
     device: str | None = None,
-) -> Evaluation | HeadEvaluation:
+) -> Evaluation | HeadEvaluation | InspectEvaluation:
     """Measure an encoder with labels: k-NN, linear and few-shot accuracy, beside controls. Or measure a head.
 
-    A head has learnt already, so it takes --test alone, with --labels and --by, and gives its metrics with intervals.
+    A head has learnt already, so it takes --test alone, with --labels, --masks and --by, and gives its metrics with
+    intervals.
 
     For an encoder the controls are the same encoder with random weights (its batch norms with the statistics of the
     data), raw pixels, the commonest class, the starting weights if there were any, and every encoder of --beside.
@@ -95,6 +98,9 @@ def evaluate(
         Random draws of the labels for each few-shot figure; mean and spread are given.
     labels
         Of a head: a CSV or Parquet with the columns label and path or id, instead of the labels that --test has.
+    masks
+        Of a head that says where: a folder of masks, each called like its image, such as crack/01.png for crack/01.jpg.
+        0 is background.
     by
         Of a head: a column of --test, such as site, for whose values the figures are given apart.
     out
@@ -116,9 +122,10 @@ def evaluate(
         if refused := [name for name, value in encoder_only.items() if value is not None]:
             raise SelfsightError(f"{refused[0]} is for encoders: a head has learnt already. Give --test alone.")
         head = model if isinstance(model, Head) else load_head(str(model))
-        return _of_head(head, test, labels, by, out, head_folder(model))
-    if labels is not None or by is not None:
-        raise SelfsightError(f"{'--labels' if labels else '--by'} is for heads, and {model} is not one.")
+        return _of_head(head, test, (labels, by, masks), out, head_folder(model))
+    of_heads = {"--labels": labels, "--by": by, "--masks": masks}
+    if refused := [name for name, value in of_heads.items() if value is not None]:
+        raise SelfsightError(f"{refused[0]} is for heads, and {model} is not one.")
     counts = parse_shots(shots)
     if seeds < 1:
         raise SelfsightError(f"--seeds must be at least 1, not {seeds}.")
@@ -159,15 +166,15 @@ def evaluate(
 
 
 def _of_head(
-    head: Head, test: str | None, labels: str | None, by: str | None, out: str | None, own: Path | None
-) -> HeadEvaluation:
-    """The figures of a head, written with their pictures to the folder `out`, or to the head's `own`."""
+    head: Head, test: str | None, asked: tuple[str | None, str | None, str | None], out: str | None, own: Path | None
+) -> HeadEvaluation | InspectEvaluation:
+    """The figures of a head, written with their pictures to the folder `out`, or to the head's `own`. asked: labels, by
+    and masks, see `Head.evaluate`."""
     import json
 
     from selfsight.data.importers import check_outside, open_source
-    from selfsight.data.labels import Labels
     from selfsight.files import write_whole
-    from selfsight.heads.evaluation import evaluate_head
+    from selfsight.heads.evaluation import HeadEvaluation
     from selfsight.machine import best_device
     from selfsight.report.plots import confusion_png, reliability_png
 
@@ -177,11 +184,11 @@ def _of_head(
     items = open_source(test)
     if out is not None:
         check_outside(out, items.about.location)
-    result = evaluate_head(head, items, Labels.of(items, path=labels, kind=head.about.kind), by)
+    result = cast("HeadEvaluation | InspectEvaluation", head.evaluate(items, *asked))
     if (folder := Path(out) if out else own) is not None:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "evaluation.json", json.dumps(result.to_dict(), indent=2))
-        if result.confusion:
+        if isinstance(result, HeadEvaluation) and result.confusion:
             write_whole(folder / "confusion.png", confusion_png(result.classes, result.confusion))
             write_whole(folder / "reliability.png", reliability_png(result.reliability))
     return result
@@ -329,11 +336,33 @@ def _show_head(result: HeadEvaluation) -> None:
         console.print(f"Note: {note}.")
 
 
-def show(result: Evaluation | HeadEvaluation) -> None:
+def _show_inspection(result: InspectEvaluation) -> None:
+    """Print the figures of an inspection, by kind of defect, and what it was nearest to being wrong about."""
+    from selfsight.console import results, table
+    from selfsight.heads.metrics import TITLES, number, shown
+
+    console = results(soft_wrap=True)
+    table((f"on {result.items:,} parts, {result.good:,} good", "value [95 % interval]"), shown(result.metrics))
+    for heading, parts in (("defect", result.defects), ("by", result.by)):
+        if parts:
+            names = list(dict.fromkeys(name for found in parts.values() for name in found))
+            rows = [(v, *(number(n, found[n]) if n in found else "–" for n in names)) for v, found in parts.items()]
+            table((heading, *(TITLES[name] for name in names)), rows)
+    for each in result.missed[:LOWEST]:
+        console.print(f"Most normal of the defects: {each.uri} ({each.label}, p {each.p:.3f})")
+    for each in result.alarms[:LOWEST]:
+        console.print(f"Least normal of the good parts: {each.uri} (p {each.p:.3f})")
+    for note in result.notes:
+        console.print(f"Note: {note}.")
+
+
+def show(result: Evaluation | HeadEvaluation | InspectEvaluation) -> None:
     """Print the verdict, the accuracies, what pretraining bought and whether there are enough labels."""
-    if not isinstance(result, Evaluation):
-        return _show_head(result)
-    return _show_encoder(result)
+    if isinstance(result, Evaluation):
+        return _show_encoder(result)
+    from selfsight.heads.inspect_evaluation import InspectEvaluation
+
+    return _show_inspection(result) if isinstance(result, InspectEvaluation) else _show_head(result)
 
 
 def _show_encoder(result: Evaluation) -> None:

@@ -155,12 +155,14 @@ def _neighbours(items: Collection, answers: Answers, model: str | Encoder) -> Su
 def of_head(items: Collection, head: str | Head) -> Suggest:
     """What a head says of the items. Raises `SelfsightError` for a head of numbers."""
     from selfsight.encoders.features import pooled
+    from selfsight.heads.classify_head import ClassifyHead
     from selfsight.heads.head import Head, load_head
     from selfsight.machine import best_device
 
     opened = head if isinstance(head, Head) else load_head(head)
-    if not opened.about.classes:
-        raise SelfsightError(f"{opened.path} is a head of numbers, and the page asks for classes. Give another --head.")
+    if not isinstance(opened, ClassifyHead) or not opened.about.classes:
+        of = "numbers" if isinstance(opened, ClassifyHead) else opened.gives
+        raise SelfsightError(f"{opened.path} is a head of {of}, and the page asks for classes. Give another --head.")
     opened.module.to(best_device())
     rows, features, _ = pooled(opened.encoder, items)
     probabilities = opened.tensors(features)["probabilities"]

@@ -15,6 +15,7 @@ from selfsight.verbs.arguments import checked
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from selfsight.heads.classify_head import ClassifyHead
     from selfsight.heads.head import Head
 
 PRINTED = 10
@@ -56,14 +57,18 @@ def predict(
     why (the examples most like it). Several labels have `labels`; a number has value, low and high. The same command
     goes on where it stopped.
 
+    Of an inspection: score (higher is more abnormal), p (the share of good parts that score as high), defect (p is at
+    most the rate of false alarms that the head promises) and map (its picture's path in the folder).
+
     Parameters
     ----------
     source
         Folder of images, or any other source that `selfsight import --help` names.
     head
-        A head, made by `selfsight train classify`.
+        A head, made by `selfsight train`.
     out
-        File for the predictions: .parquet, .csv (lists as JSON), .json, .jsonl or .lance.
+        File for the predictions: .parquet, .csv (lists as JSON), .json, .jsonl or .lance. Of a head that says where, a
+        folder: for predictions.parquet, maps/, masks/ and overlays/.
     watch
         Go on as files arrive, until Ctrl-C, and append to a .jsonl or .lance. A file is taken once its size stood still
         for a second; one that cannot be read is tried until it is a minute old. Started again, it skips the items that
@@ -75,30 +80,37 @@ def predict(
     from selfsight.data.written import note
     from selfsight.heads import watching
     from selfsight.heads.head import Head, load_head
-    from selfsight.heads.predictions import FORMATS, check_format, predicted, save_predictions
+    from selfsight.heads.pictures import JOURNAL, is_folder
+    from selfsight.heads.predictions import FORMATS, check_format, save_predictions
     from selfsight.machine import best_device
 
     if watch and out is None:
         raise SelfsightError("--watch appends to a file. Give one: -o predictions.jsonl")
-    if out is not None:
-        check_format(out, watching.FORMATS if watch else FORMATS)
     opened = head if isinstance(head, Head) else load_head(head)
+    folder = None if out is None or watch or not is_folder(out, opened.draws) else Path(out)
+    if out is not None and folder is None:
+        check_format(out, watching.FORMATS if watch else FORMATS)
     opened.module.to(best_device())
     if watch and out is not None:
         check_outside(out, source)
-        return _watch(opened, source, Path(out))
+        return _watch(watching.check_watches(opened), source, Path(out))
     items = open_source(source)
     if out is not None:
         check_outside(out, items.about.location)
-    result = _counted(predicted(opened, items))
+    result = _counted(opened.predict(items, folder))
     if out is None:
         return result
-    save_predictions(result.table, out)
-    note("features", Path(out), items.path)
+    if folder is None:
+        save_predictions(result.table, out)
+    else:
+        save_predictions(result.table, folder / "predictions.parquet")
+        (folder / JOURNAL).unlink(missing_ok=True)
+        note("pictures", folder, items.path)
+    note("features", Path(out) if folder is None else folder / "predictions.parquet", items.path)
     return replace(result, file=out)
 
 
-def _watch(head: Head, source: str, out: Path) -> Predictions:
+def _watch(head: ClassifyHead, source: str, out: Path) -> Predictions:
     """Predict until Ctrl-C; returns how many items got which label, with the table of the last of them."""
     from collections import Counter
 
@@ -135,6 +147,9 @@ def said(row: Mapping[str, object]) -> str:
     """The answer of a row of predictions in a few words, or why there is none."""
     if row.get("reason"):
         return str(row["reason"])
+    if "defect" in row:
+        where = f"  {row['map']}" if row.get("map") else ""
+        return f"{'defect' if row['defect'] else 'good'}  {row['score']:.3f}  p {row['p']:.3f}{where}"
     if "value" in row:
         return f"{row['value']:.4g} [{row['low']:.4g}, {row['high']:.4g}]"
     named = row["label"] if "label" in row else "|".join(cast("list[str]", row["labels"])) or "(none)"
@@ -150,6 +165,8 @@ def _counted(table: pa.Table) -> Predictions:
     reasons = Counter(reason for reason in (table["reason"].to_pylist() if "reason" in columns else []) if reason)
     values = [value for name in ("label", "labels") if name in columns for value in table[name].to_pylist()]
     named = Counter("|".join(value) if isinstance(value, list) else value for value in values if value is not None)
+    if "defect" in columns:
+        named = Counter("defect" if each else "good" for each in table["defect"].to_pylist() if each is not None)
     left = sum(filter(None, table["abstain"].to_pylist())) if "abstain" in columns else 0
     bad = sum(reasons.values())
     return Predictions(table, len(table) - bad, bad, dict(reasons), dict(named.most_common()), left)
@@ -162,7 +179,7 @@ def show(result: Predictions) -> None:
     console = results(soft_wrap=True)
     console.print(f"{result.items:,} items predicted.")
     if result.labels:
-        table(("label", "items"), [(name or "(none)", f"{count:,}") for name, count in result.labels.items()])
+        table(("answer", "items"), [(name or "(none)", f"{count:,}") for name, count in result.labels.items()])
     if result.left_open:
         console.print(
             f"{result.left_open:,} are left open: several classes are likely, or nothing like them was learnt."

@@ -63,6 +63,7 @@ def report(
     from selfsight.data.written import note
     from selfsight.errors import MachineError, SelfsightError
     from selfsight.files import write_whole
+    from selfsight.heads.classify_head import ClassifyHead
     from selfsight.heads.head import head_folder, load_head
     from selfsight.report import head_page, page
     from selfsight.training.run import Run
@@ -79,6 +80,11 @@ def report(
         shown = [str(of_run.read_recipe()[2]["collection"])]
     else:
         head = load_head(run)
+        if not isinstance(head, ClassifyHead):
+            raise SelfsightError(
+                f"There is no page of heads of the task {head.about.task} yet. For its figures: selfsight evaluate "
+                f"{run} --test LABELLED"
+            )
         html, verdict, items = head_page.build(head, *told)
         shown = head_page.collections(head)
     try:

@@ -59,9 +59,9 @@ class DescribedHead(Result):
     bytes: its size.
     state: ready or damaged.
     task: that it does.
-    kind: of its labels.
+    kind: of its labels; None where it has no kinds.
     method: that scores features.
-    classes: that it tells apart, none of a number.
+    classes: that it tells apart, none of a number, None where it names none.
     items: labelled ones that it learnt from.
     licence: of its encoder, which holds for the head.
     """
@@ -199,17 +199,17 @@ def _describe(path: Path) -> Described:
 
 def _describe_head(path: Path) -> DescribedHead:
     from selfsight.files import bytes_in, read_json
-    from selfsight.heads.head import About
+    from selfsight.heads.classify_head import ClassifyAbout
+    from selfsight.heads.tasks import read_about
 
     size = bytes_in(path)
     try:
-        about = About.of(read_json(path / "head.json") or {})
-    except (KeyError, TypeError, ValueError):
+        about = read_about(read_json(path / "head.json") or {})
+    except (KeyError, TypeError, ValueError, SelfsightError):
         return DescribedHead(str(path), size, "damaged")
     method = f"{about.method} {about.setting}".strip()
-    return DescribedHead(
-        str(path), size, "ready", about.task, about.kind, method, list(about.classes), about.items, about.licence
-    )
+    kind, classes = (about.kind, list(about.classes)) if isinstance(about, ClassifyAbout) else (None, None)
+    return DescribedHead(str(path), size, "ready", about.task, kind, method, classes, about.items, about.licence)
 
 
 def show(result: Runs) -> None:
@@ -246,6 +246,7 @@ def _show_runs(runs: list[Described]) -> None:
 def _show_heads(heads: list[DescribedHead]) -> None:
     from selfsight.console import table
     from selfsight.encoders.licences import NONE
+    from selfsight.heads.tasks import head_type
 
     rows = []
     for row in heads:
@@ -254,6 +255,7 @@ def _show_heads(heads: list[DescribedHead]) -> None:
             continue
         count = f"{len(row.classes or []):,}"
         told = {"number": "a number", "grade": f"{count} grades"}.get(row.kind or "", f"{count} classes")
+        told = told if row.kind else head_type(row.task or "").gives
         known = [row.task or "", told, row.method or "", f"{row.items or 0:,}"]
         licence = "" if row.licence == NONE else f" (licence: {row.licence})"
         rows.append([*known, f"{row.bytes / 1e6:,.1f}", f"{row.head}{licence}"])

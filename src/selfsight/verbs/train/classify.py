@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from selfsight.encoders.encoder import Encoder
     from selfsight.heads.calibration import Decision
     from selfsight.heads.classify import Learnt, Wish
-    from selfsight.heads.head import Head
     from selfsight.heads.self_training import SelfTraining
     from selfsight.probing.evaluation import Interval
     from selfsight.training.recipe import Budget
@@ -138,12 +137,14 @@ def classify(
     from selfsight.encoders.features import pooled_labelled
     from selfsight.encoders.weights import encoder_of
     from selfsight.heads.classify import Wish
-    from selfsight.heads.head import about_of, items_of, load_head, save_head
-    from selfsight.heads.succession import gain_over, place_for
+    from selfsight.heads.classify_head import ClassifyHead, about_of, items_of, state_of
+    from selfsight.heads.head import save_head
+    from selfsight.heads.lineage import lineage_of
+    from selfsight.heads.succession import before_at, gain_over
 
     budget = _budget(method, self_train, minutes, steps)
     folder = Path(out)
-    before = load_head(folder) if place_for(folder) else None
+    before = before_at(folder, ClassifyHead)
     items = open_source(source)
     check_outside(out, items.about.location)
     every = Labels.of(items, path=labels, kind=kind)
@@ -166,7 +167,7 @@ def classify(
         table = items_of(learnt, taught, found.features)
         if found.guesses is not None:
             table = pa.concat_tables([table, found.guesses], promote_options="default")
-        save_head(folder, about, learnt.task(found.features), learnt.calibrate, found.encoder, table, lineage)
+        save_head(folder, about, state_of(learnt), found.encoder, table, lineage)
         note("head", folder, items.path)
     shutil.rmtree(tuning, ignore_errors=True)
     return Classifier(
@@ -237,28 +238,6 @@ def _tuned(
 
     found = tuned_head(encoder, items, labels, features, wish, budget, folder, started)
     return _Found(found.encoder, found.features, found.learnt, [found.note], found.gain)
-
-
-def lineage_of(
-    items: Collection, labels: Labels, encoder: Encoder, model: str | Encoder, seed: int, parent: Head | None
-) -> dict[str, object]:
-    """What lineage.json says: from what, by what and with which versions a head was made."""
-    import sys
-
-    from selfsight.machine import environment
-
-    return {
-        "command": shlex.join(["selfsight", *sys.argv[1:]]) if sys.argv[0].endswith("selfsight") else "from Python",
-        "model": model if isinstance(model, str) else "an Encoder",
-        "seed": seed,
-        "collection": str(items.path),
-        "collection_version": items.version,
-        "ids": items.id_hash(labels.rows),
-        "labels": labels.digest,
-        "encoder": encoder.digest,
-        "parent": parent.digest if parent else None,
-        "versions": environment(str(encoder.device))["versions"],
-    }
 
 
 def show(result: Classifier) -> None:

@@ -1,0 +1,127 @@
+"""What a head that says where draws of each item: a map, a mask and an overlay, in the file's own pixels.
+
+`maps/NAME.png` is 16-bit grey, linear from 0: 16384 is the threshold from which a pixel is in the mask, 65535 four
+times it and all above. `masks/NAME.png` is 1 bit. `overlays/NAME.png` is the picture in grey with the map over it in
+colour and the mask outlined. NAME is the item's uri without its suffix; two that differ in suffix only keep it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+from scipy.ndimage import binary_erosion
+
+from selfsight.data.geometry import Geometry
+from selfsight.errors import SelfsightError
+from selfsight.files import write_whole
+from selfsight.heads.predictions import FORMATS
+
+AT_THRESHOLD = 16_384  # the grey of the threshold in a map
+KINDS = ("maps", "masks", "overlays")
+JOURNAL = "predictions.jsonl.partial"  # rows of a command that was stopped
+STRONGEST = 0.65  # share of colour in an overlay
+OUTLINE = (255, 255, 255)
+
+
+def names_of(uris: Sequence[str], pages: Sequence[int | None]) -> list[str]:
+    """The name of each item's pictures, with `/` and without `.png`: its uri without the suffix, and the page, if it
+    has one; with the suffix where two would be the same, also for a disk that knows no capitals."""
+    parts = [PurePosixPath(*[p for p in PurePosixPath(uri).parts if p not in ("/", "..")]) for uri in uris]
+    ends = ["" if page is None else f".{page}" for page in pages]
+    short = [f"{part.with_suffix('')}{end}" for part, end in zip(parts, ends, strict=True)]
+    times = Counter(name.casefold() for name in short)
+    whole = [f"{part}{end}" for part, end in zip(parts, ends, strict=True)]
+    return [s if times[s.casefold()] == 1 else w for s, w in zip(short, whole, strict=True)]
+
+
+def is_folder(out: str, draws: bool) -> bool:
+    """Whether predictions under this name are a folder with pictures: it has no suffix of a table. draws: whether the
+    head has pictures. Raises `SelfsightError` where the name is a file."""
+    path = Path(out)
+    if not draws or "://" in out or (path.suffix.lower() in FORMATS and not out.endswith("/")):
+        return False
+    if path.is_file():
+        raise SelfsightError(f"{out} is a file. Give a folder, or a file that ends in one of {', '.join(FORMATS)}.")
+    return True
+
+
+class Pictures:
+    """The pictures of some rows in a folder. done: {id: its row of predictions} of those that were drawn before by a
+    command that was stopped."""
+
+    def __init__(self, folder: Path, rows: pa.Table, head: str, threshold: float) -> None:
+        self.folder, self.rows, self.head, self.threshold = folder, rows, head, threshold
+        self.names = names_of(rows["uri"].to_pylist(), rows["page"].to_pylist())
+        self.ids: list[str] = rows["id"].to_pylist()
+        self.contents = dict(zip(self.ids, rows["content_hash"].to_pylist(), strict=True))
+        self.done = self._before()
+
+    def _before(self) -> dict[str, dict[str, object]]:
+        """Rows of the journal that are of this head, of the same content, and whose map is there."""
+        try:
+            lines = (self.folder / JOURNAL).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
+            return {}
+        found = {}
+        for line in lines:
+            try:
+                row = json.loads(line)
+                same = row.pop("head") == self.head and row.pop("content") == self.contents.get(row["id"], "")
+                if same and (self.folder / row["map"]).is_file():
+                    found[row.pop("id")] = row
+            except (ValueError, KeyError, TypeError, AttributeError):  # a kill may have cut it
+                continue
+        return found
+
+    def draw(self, number: int, grey: np.ndarray, scores: np.ndarray, row: Mapping[str, object]) -> dict[str, object]:
+        """Draw the pictures of a row, of the picture in `grey` [H, W] uint8 and its map `scores` [H, W]; returns its
+        predictions with the path of the map, relative to the folder."""
+        name, mask = self.names[number], scores >= self.threshold
+        self._write("maps", name, Image.fromarray(as_grey(scores, self.threshold)))
+        self._write("masks", name, Image.fromarray(mask))
+        self._write("overlays", name, overlay(grey, scores, self.threshold))
+        row = {**row, "map": f"maps/{name}.png"}
+        line = {"id": self.ids[number], "content": self.contents[self.ids[number]], "head": self.head} | row
+        with (self.folder / JOURNAL).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        return row
+
+    def _write(self, kind: str, name: str, image: Image.Image) -> None:
+        path = self.folder / kind / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        out = io.BytesIO()
+        image.save(out, "PNG")
+        write_whole(path, out.getvalue())
+
+
+def as_grey(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """A map [H, W] as uint16, `AT_THRESHOLD` where it has the value of the threshold."""
+    scaled = np.asarray(scores, np.float64) * (AT_THRESHOLD / max(threshold, 1e-12))
+    return np.asarray(scaled.round().clip(0, 65535).astype(np.uint16))
+
+
+def in_grey(pixels: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Pixels [H, W, C] of own depth as grey [H, W] uint8, through the geometry's intensity window."""
+    unit = geometry.to_unit(torch.from_numpy(pixels.astype(np.float32))).numpy()
+    return np.asarray((255.0 * unit[:, :, :3].mean(2)).round().astype(np.uint8))
+
+
+def overlay(grey: np.ndarray, scores: np.ndarray, threshold: float) -> Image.Image:
+    """A picture [H, W] uint8 with the map over it, from half of the threshold on, yellow to red at twice it, and the
+    mask outlined in white."""
+    heat = ((np.asarray(scores, np.float32) / max(threshold, 1e-12) - 0.5) / 1.5).clip(0.0, 1.0)[:, :, None]
+    colour = np.concatenate([np.full_like(heat, 255.0), 220.0 * (1.0 - heat), np.zeros_like(heat)], 2)
+    share = np.where(heat > 0, STRONGEST * heat**0.5, 0.0)
+    drawn = (1.0 - share) * grey[:, :, None] + share * colour
+    mask = scores >= threshold
+    drawn[mask & ~binary_erosion(mask, iterations=max(1, min(grey.shape) // 300))] = OUTLINE
+    return Image.fromarray(drawn.round().clip(0, 255).astype(np.uint8))

@@ -1,0 +1,104 @@
+"""Items as the inputs of a head that says where: each file placed by a geometry, in a bounded number at a time.
+
+Decoding runs ahead of the network by bytes, not by files, so that pictures of any size fit in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from selfsight.data.canvases import decoded
+from selfsight.data.collection import Collection
+from selfsight.data.formats.format import Unreadable
+from selfsight.data.geometry import Geometry
+from selfsight.data.placements import Placement
+
+AHEAD = 256 * 2**20  # bytes of decoded pictures, at most, that wait
+BATCH = 16 * 224 * 224  # pixels of the inputs that go through the network at once
+
+
+class Placed(NamedTuple):
+    """An item as inputs.
+
+    number: of its row. pixels: [H, W, C] of the file, of own depth. placements: of its inputs, one, or its tiles.
+    inputs: [h, w, C] of own depth, one a placement. looked: [h, w] bool, the pixels that count, one a placement.
+    """
+
+    number: int
+    pixels: np.ndarray
+    placements: list[Placement]
+    inputs: list[np.ndarray]
+    looked: list[np.ndarray]
+
+
+def placed(
+    collection: Collection, rows: pa.Table, geometry: Geometry, stride: int, roi: np.ndarray | None, title: str
+) -> Iterator[Placed | tuple[int, str]]:
+    """Each of `rows` as inputs, or (number, reason) of one that cannot be read; file by file, not in their order.
+
+    stride: of the encoder. roi: [H, W] bool, where it looks; a file of another size is one that cannot be read.
+    """
+    channel = {8: 1, 16: 2, 32: 4}[geometry.depth] * geometry.channels
+    sides = zip(rows["width"].to_pylist(), rows["height"].to_pylist(), strict=True)
+    largest = max((w * h * channel for w, h in sides), default=1)
+    ahead = int(min(64, max(1, AHEAD // max(1, largest))))
+    for number, pixels in decoded(collection, rows, geometry.format, None, title, ahead=ahead):
+        if isinstance(pixels, Unreadable):
+            yield number, str(pixels)
+        elif roi is not None and pixels.shape[:2] != roi.shape:
+            yield number, other_size(pixels.shape[:2], roi)
+        else:
+            yield place(number, pixels, geometry, stride, roi)
+
+
+def other_size(shape: tuple[int, ...], roi: np.ndarray) -> str:
+    """Why a picture of another size than the mask of --roi is not looked at."""
+    return f"{shape[1]} x {shape[0]} px, where the mask of --roi is {roi.shape[1]} x {roi.shape[0]}"
+
+
+def place(number: int, pixels: np.ndarray, geometry: Geometry, stride: int, roi: np.ndarray | None) -> Placed:
+    """The pixels [H, W, C] of an item as inputs. Tiles in which nothing is to be looked at are left out."""
+    placements = geometry.placements(pixels.shape[0], pixels.shape[1], stride)
+    mask = np.ones(pixels.shape[:2], np.uint8) if roi is None else roi.astype(np.uint8)
+    looked = [each.mask_to_input(mask) > 0 for each in placements]
+    used = [i for i, some in enumerate(looked) if some.any()] or [0]
+    inputs = [placements[i].pixels_to_input(pixels) for i in used]
+    return Placed(number, pixels, [placements[i] for i in used], inputs, [looked[i] for i in used])
+
+
+def batched(items: Iterable[Placed]) -> Iterator[list[Placed]]:
+    """The items in lists whose inputs have at most `BATCH` pixels together, or are of one item."""
+    some: list[Placed] = []
+    pixels = 0
+    for item in items:
+        size = sum(mask.size for mask in item.looked)
+        if some and pixels + size > BATCH:
+            yield some
+            some, pixels = [], 0
+        some.append(item)
+        pixels += size
+    if some:
+        yield some
+
+
+def inputs_of(items: list[Placed], device: torch.device) -> Iterator[tuple[list[tuple[int, int]], Tensor, Tensor]]:
+    """Batches (which they are, as (item, placement); pixels [B, C, h, w]; looked [B, h, w]) of inputs of one shape."""
+    shapes: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for i, item in enumerate(items):
+        for j, mask in enumerate(item.looked):
+            shapes.setdefault((mask.shape[0], mask.shape[1]), []).append((i, j))
+    for (height, width), which in shapes.items():
+        most = max(1, BATCH // (height * width))
+        for start in range(0, len(which), most):
+            part = which[start : start + most]
+            pixels = np.stack([items[i].inputs[j] for i, j in part])
+            if pixels.dtype == np.uint16:  # of which torch knows little
+                pixels = pixels.astype(np.int32)
+            looked = np.stack([items[i].looked[j] for i, j in part])
+            yield part, torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device), torch.from_numpy(looked).to(device)
