@@ -12,7 +12,7 @@ from torch import Tensor
 from selfsight.heads.scenes import Points, Scene
 from selfsight.heads.segment_modules import APART, Calibrate, Decoder, Readout
 
-ITERATIONS = 60  # of L-BFGS
+ITERATIONS = 40  # of L-BFGS
 STEPS = 250  # of the decoder
 PICTURES = 4  # a step
 RATE = 3e-3

@@ -22,7 +22,7 @@ from selfsight.data.placements import mask_to_file, scores_to_file
 from selfsight.data.spread import spread
 from selfsight.encoders.encoder import Encoder
 from selfsight.errors import DataError, SelfsightError
-from selfsight.heads.inspect import ENLARGED, FACTORS, LARGE, USUAL, longer_side, takes
+from selfsight.heads.inspect import FACTORS, LARGE, USUAL, longer_side, takes
 from selfsight.heads.objects import Matched, ap50, apart, count_error, matched, things_of
 from selfsight.heads.readouts import fit_calibration, fit_decoder, fit_readout, leaning, uncalibrated
 from selfsight.heads.scenes import KEPT, Points, Scene, Scenes, Sight, drawn_points
@@ -33,7 +33,7 @@ from selfsight.probing.metrics import interval
 METHODS = ("linear", "decoder")
 FOLDS = 5
 CHOICE = 40  # pictures on which settings are compared
-POINTS = 40_000  # pixels that are learnt from
+POINTS = 24_000  # pixels that are learnt from
 JUDGED = 2_000  # pixels of a held-out picture that calibrate
 DECAYS = (1e-2, 1e-3, 1e-1)  # the first where nothing can be held out
 RADII = (0, 4, 8)  # px of the input, of the guided filter
@@ -41,6 +41,7 @@ RADIUS = 4  # where nothing can be held out
 LEANS = (0.0, 0.5, 1.0)
 MANY = 12  # masks, from which a decoder is tried
 SEEDS = (0.5, 0.35, 0.65)  # of a watershed: how high a centre must be
+MOST_ENLARGED = 4.0  # times a file's longer side, above which no input size is tried
 LEAST = 0.1  # of the area of the smallest objects: below it, an object is a speck
 
 
@@ -168,7 +169,7 @@ def sizes_for(encoder: Encoder, labels: Labels, wish: Wish) -> tuple[list[int], 
         return [wish.size], rule, ""
     if rule == "tiles":
         return [size * USUAL], rule, f"the files, of {longer:,.0f} px, are looked at in tiles at their own scale"
-    return [size * factor for factor in FACTORS if factor == 1 or size * factor <= 2 * ENLARGED * longer], rule, ""
+    return [size * factor for factor in FACTORS if factor == 1 or size * factor <= MOST_ENLARGED * longer], rule, ""
 
 
 # -- cross-validation --
@@ -218,7 +219,7 @@ def tried_at(sight: Sight, scenes: list[Scene], masks: Masks, wish: Wish, tried:
 
     def fit(setting: Setting) -> Callable[[list[Scene]], Readout | Decoder]:
         def fitting(some: list[Scene]) -> Readout | Decoder:
-            points = drawn_points(some, len(some), len(masks.names), POINTS // 2, wish.seed)
+            points = drawn_points(some, len(some), len(masks.names), POINTS // 3, wish.seed)
             return fitted(setting, some, points, masks, sight, wish.seed, [])
 
         return fitting

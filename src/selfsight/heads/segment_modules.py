@@ -93,10 +93,17 @@ def guided(planes: Tensor, grey: Tensor, radius: int, eps: float = EPS) -> Tenso
 
 
 def mean_around(planes: Tensor, radius: int) -> Tensor:
-    """The mean of each pixel's window, of which at the edges less is there."""
-    side = 2 * radius + 1
-    down = F.avg_pool2d(planes, (side, 1), 1, (radius, 0), count_include_pad=False)
-    return F.avg_pool2d(down, (1, side), 1, (0, radius), count_include_pad=False)
+    """The mean of each pixel's window, of which at the edges less is there: from running sums, whatever the radius."""
+    return _mean_along(_mean_along(planes, radius, 2), radius, 3)
+
+
+def _mean_along(planes: Tensor, radius: int, axis: int) -> Tensor:
+    at = torch.arange(planes.shape[axis], device=planes.device)
+    first, last = (at - radius).clamp_min(0), (at + radius).clamp_max(planes.shape[axis] - 1)
+    sums = planes.cumsum(axis)
+    before = sums.index_select(axis, first) - planes.index_select(axis, first)
+    shape = [-1 if place == axis else 1 for place in range(4)]
+    return (sums.index_select(axis, last) - before) / (last - first + 1).to(planes.dtype).reshape(shape)
 
 
 class Segment(nn.Module):
