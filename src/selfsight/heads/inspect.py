@@ -8,7 +8,7 @@ defects are never learnt from: they choose between methods and input sizes, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -56,7 +56,8 @@ class Learnt:
 
     view: how it looks. normal: what it knows of normal parts. good: the parts that it learnt from, N. folds: of each,
     [N]. held: the score of each [N] by what did not learn from it. rate: the share of good parts that may be called a
-    defect, that can be promised. threshold: of maps. defects: those that are known, with `found`, their scores. tried:
+    defect, that can be promised. threshold: of maps, and what half of the good
+    parts reach, `usual`. defects: those that are known, with `found`, their scores. tried:
     {method and size: AUROC}. bad: {id: reason} of items that cannot be read. metrics: on held-out items. notes: what a
     user must know.
     """
@@ -70,6 +71,7 @@ class Learnt:
     held: np.ndarray
     rate: float
     threshold: float
+    usual: float
     defects: Labels
     found: np.ndarray
     tried: dict[str, float] = field(default_factory=dict)
@@ -116,13 +118,14 @@ def learn(encoder: Encoder, items: Collection, parts: Parts, wish: Wish, roi: np
     bad = {good.ids[number]: reason for number, reason in seen.bad.items()}
     if len(there) < 2:
         raise too_few(len(there), items.about.location, bad)
-    good, folds, held = good.take(there), folds[there], held[there]
-    rate, threshold = limits(held, peaks[there], wish.false_alarms, notes)
+    good, folds, held, peaks = good.take(there), folds[there], held[there], peaks[there]
+    rate, threshold = limits(held, peaks, wish.false_alarms, notes)
     defects, found, more = _defects(view, items, parts.defects, normal)
     setting = f"{len(normal.scorer().bank):,} patches" if isinstance(normal, Memories) else normal_said(normal)
     learnt = Learnt(
-        view, method, setting, normal, good, folds, held, rate, threshold, defects, found, tried, bad | more
-    )
+        view, method, setting, normal, good, folds, held, rate, threshold, float(np.median(peaks)), defects, found,
+        tried, bad | more,
+    )  # fmt: skip
     return replace(learnt, metrics=_metrics(learnt), notes=notes)
 
 
@@ -264,7 +267,7 @@ def _folds(good: Labels, seed: int, notes: list[str]) -> np.ndarray:
     return good.folds(min(FOLDS, len(groups)), seed)
 
 
-def held_out(normal: Normality, seen: Seen, folds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def held_out(normal: Normality, seen: Iterable[tuple[int, Part]], folds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(scores [N], highest values of the maps [N]) of good parts, each by what did not learn from its fold; nan for one
     that cannot be read."""
     scores, peaks = np.full(len(folds), np.nan), np.full(len(folds), np.nan)

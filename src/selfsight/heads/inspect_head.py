@@ -52,10 +52,11 @@ class InspectAbout(About):
 
     normal: classes of good parts beside good, normal and ok. false_alarms: the share of good parts that was asked to be
     called a defect at most. promised: the share that can be promised. threshold: of maps, from which a pixel is in the
-    mask. good, defects: how many of each it was made with. suspicious: the good parts that look least normal, held out.
-    shifts: {change: share of good parts that would then be called a defect}, "none" for none. metrics: {"held_out":
-    {"auroc", "found"}} of the known defects. tried: {method and size: AUROC}. roi: [height, width] of the mask of where
-    it looks, None for everywhere.
+    mask. usual: what half of the good parts reach somewhere in theirs, from which overlays are coloured. good, defects:
+    how many of each it was made with. suspicious: the good parts that look least normal, held out. shifts: {change:
+    share of good parts that would then be called a defect}, "none" for none. metrics: {"held_out": {"auroc", "found"}}
+    of the known defects. tried: {method and size: AUROC}. roi: [height, width] of the mask of where it looks, None for
+    everywhere.
     """
 
     task: str = "inspect"
@@ -63,6 +64,7 @@ class InspectAbout(About):
     false_alarms: float
     promised: float
     threshold: float
+    usual: float
     good: int
     defects: int
     suspicious: list[Suspect] = field(default_factory=list)
@@ -170,7 +172,9 @@ class InspectHead(Head):
         bad: dict[int, str] = {}
         rows: dict[int, dict[str, object]] = {}
         ids, uris = usable["id"].to_pylist(), usable["uri"].to_pylist()
-        pictures = None if folder is None else Pictures(folder, usable, self.digest, self.about.threshold)
+        pictures = (
+            None if folder is None else Pictures(folder, usable, self.digest, (self.about.usual, self.about.threshold))
+        )
         done = {} if pictures is None else pictures.done
         todo = np.array([number for number, item in enumerate(ids) if item not in done], dtype=np.int64)
         for number, item in enumerate(ids):
@@ -229,6 +233,7 @@ def about_of(
         false_alarms=asked,
         promised=learnt.rate,
         threshold=learnt.threshold,
+        usual=learnt.usual,
         good=len(learnt.good),
         defects=len(learnt.defects),
         suspicious=suspects(learnt),

@@ -37,7 +37,8 @@ class Patches(nn.Module):
     """An encoder's levels to patches [B, D, h, w] on the grid of the finest of those that are `chosen`.
 
     Each map is averaged over 3 x 3 neighbours (fewer at the edges) and divided by its scale [levels], which is the root
-    mean square length of its vectors on normal parts, so that all maps count alike.
+    mean square length of its vectors on normal parts, so that all maps count alike. Patches are then of unit length:
+    what is compared is what they show, not how strongly, as that differs from good part to good part with the light.
     """
 
     scales: Tensor
@@ -50,7 +51,8 @@ class Patches(nn.Module):
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         maps = [around(levels[place]) / scale for place, scale in zip(self.chosen, self.scales, strict=True)]
         grid = maps[0].shape[-2:]
-        return torch.cat([maps[0], *(F.interpolate(each, grid, mode="bilinear") for each in maps[1:])], dim=1)
+        rest = (F.interpolate(each, grid, mode="bilinear") for each in maps[1:])
+        return F.normalize(torch.cat([maps[0], *rest], dim=1), dim=1)
 
 
 def around(level: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from selfsight.heads.coreset import k_centre
 from selfsight.heads.inspect_modules import Gaussian, PatchMemory, on_grid, smoothed
 
-MEMORY = 4_000  # patches that are remembered
+MEMORY = 2_000  # patches that are remembered
 CANDIDATES = 200_000  # patches that they are chosen from
 SHARE = 0.1  # of the candidates, that is remembered at most
 CHANNELS = 256  # that a Gaussian looks at, at most

@@ -12,7 +12,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -56,10 +55,11 @@ def is_folder(out: str, draws: bool) -> bool:
 
 class Pictures:
     """The pictures of some rows in a folder. done: {id: its row of predictions} of those that were drawn before by a
-    command that was stopped."""
+    command that was stopped. levels: the values of a map from which overlays are coloured, and of the threshold."""
 
-    def __init__(self, folder: Path, rows: pa.Table, head: str, threshold: float) -> None:
-        self.folder, self.rows, self.head, self.threshold = folder, rows, head, threshold
+    def __init__(self, folder: Path, rows: pa.Table, head: str, levels: tuple[float, float]) -> None:
+        self.folder, self.rows, self.head = folder, rows, head
+        self.usual, self.threshold = levels
         self.names = names_of(rows["uri"].to_pylist(), rows["page"].to_pylist())
         self.ids: list[str] = rows["id"].to_pylist()
         self.contents = dict(zip(self.ids, rows["content_hash"].to_pylist(), strict=True))
@@ -88,7 +88,7 @@ class Pictures:
         name, mask = self.names[number], scores >= self.threshold
         self._write("maps", name, Image.fromarray(as_grey(scores, self.threshold)))
         self._write("masks", name, Image.fromarray(mask))
-        self._write("overlays", name, overlay(grey, scores, self.threshold))
+        self._write("overlays", name, overlay(grey, scores, self.usual, self.threshold))
         row = {**row, "map": f"maps/{name}.png"}
         line = {"id": self.ids[number], "content": self.contents[self.ids[number]], "head": self.head} | row
         with (self.folder / JOURNAL).open("a", encoding="utf-8") as file:
@@ -115,12 +115,13 @@ def in_grey(pixels: np.ndarray, geometry: Geometry) -> np.ndarray:
     return np.asarray((255.0 * unit[:, :, :3].mean(2)).round().astype(np.uint8))
 
 
-def overlay(grey: np.ndarray, scores: np.ndarray, threshold: float) -> Image.Image:
-    """A picture [H, W] uint8 with the map over it, from half of the threshold on, yellow to red at twice it, and the
-    mask outlined in white."""
-    heat = ((np.asarray(scores, np.float32) / max(threshold, 1e-12) - 0.5) / 1.5).clip(0.0, 1.0)[:, :, None]
+def overlay(grey: np.ndarray, scores: np.ndarray, usual: float, threshold: float) -> Image.Image:
+    """A picture [H, W] uint8 with the map over it, from the `usual` value on, yellow, to red as far above the threshold
+    as that is above the usual, and the mask outlined in white."""
+    above = (np.asarray(scores, np.float32) - usual) / max(2.0 * (threshold - usual), 1e-12)
+    heat = above.clip(0.0, 1.0)[:, :, None]
     colour = np.concatenate([np.full_like(heat, 255.0), 220.0 * (1.0 - heat), np.zeros_like(heat)], 2)
-    share = np.where(heat > 0, STRONGEST * heat**0.5, 0.0)
+    share = STRONGEST * heat**0.5
     drawn = (1.0 - share) * grey[:, :, None] + share * colour
     mask = scores >= threshold
     drawn[mask & ~binary_erosion(mask, iterations=max(1, min(grey.shape) // 300))] = OUTLINE

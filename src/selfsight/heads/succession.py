@@ -31,11 +31,14 @@ def place_for(folder: Path) -> bool:
 
 
 def before_at(folder: Path, kind: type[H]) -> H | None:
-    """The head that is at `folder` already, None if there is none. Raises `SelfsightError` if something else is, or a
-    head of another task."""
+    """The head that is at `folder` already, None if there is none that can be read. Raises `SelfsightError` if something
+    else is, or a head of another task."""
     if not place_for(folder):
         return None
-    before = load_head(folder)
+    try:
+        before = load_head(folder)
+    except DataError:  # damaged: whoever reads it is told to train it again
+        return None
     if not isinstance(before, kind):
         raise SelfsightError(f"{folder} holds a head of the task {before.about.task}. Give another -o.")
     return before
