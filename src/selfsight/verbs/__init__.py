@@ -54,6 +54,7 @@ EXAMPLES = {
     "odd": "selfsight odd photos/ --model runs/first -o odd/",
     "label": "selfsight label photos/ --model runs/first",
     "forget": "selfsight forget photos.lance a.jpg",
+    "segment": "selfsight train segment cells.lance --model runs/cells -o heads/cells",
     "classify": "selfsight train classify photos/ --model runs/first -o heads/first",
 }
 
