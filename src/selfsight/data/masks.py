@@ -15,6 +15,7 @@ from selfsight.data.annotations.outlines import (
     Aside,
     MaskValue,
     drawn,
+    is_polygons,
     pixels_of,
     tells_apart,
     value_of,
@@ -25,6 +26,7 @@ from selfsight.data.labels import Labels
 from selfsight.errors import DataError
 
 OBJECT = "object"  # the class of objects that have numbers and no class
+RARE = 1e-4  # share of all pixels, below which a class is doubted
 _WHOLE = 0.95  # share of numbers whose pixels hang together, from which they are taken for objects
 
 
@@ -98,13 +100,19 @@ class Masks:
         return drawn(self.values[place], self.names, *self.size(place))
 
     def with_names(self, names: tuple[str, ...]) -> Masks:
-        """With the classes of a head. Raises `DataError` for a mask of another class."""
-        if strange := ordered({*self.names} - {*names}):
+        """With the classes of a head; pixels of others are left out, with a note. Raises `DataError` where no mask has a
+        class that is known."""
+        strange = {*self.names} - {*names}
+        if not strange:
+            return replace(self, names=names)
+        if strange >= {*self.names[1:]}:
             raise DataError(
-                f"{self.labels.location} has masks of classes that are not known: {', '.join(strange)}. "
-                f"Known are {', '.join(names)}."
+                f"{self.labels.location} has masks of classes that are not known: {_listed(strange)}. "
+                f"Known are {', '.join(names[1:])}."
             )
-        return replace(self, names=names)
+        told = f"pixels of classes that are not known are left out: {_listed(strange)}"
+        values = tuple(_without(value, strange) for value in self.values)
+        return replace(self, values=values, names=names, notes=(*self.notes, told))
 
     def without_empty(self) -> Masks:
         """Without classes of which no mask has a pixel. Raises `DataError` if all are background."""
@@ -116,13 +124,37 @@ class Masks:
             raise DataError(
                 f"The masks of {self.labels.location} hold background alone. Outline what is to be found in one or more."
             )
+        rare = [f"{name} ({count:,} px)" for name, count in zip(self.names[1:], counts[1:], strict=True)
+                if 0 < count < RARE * counts.sum()]  # fmt: skip
+        notes = self.notes
+        if rare:
+            notes = (*notes, f"classes of nearly no pixels, which may be strays: {', '.join(rare[:8])}")
         empty = {name for name, count in zip(self.names[1:], counts[1:], strict=True) if not count}
         if not empty:
-            return self
+            return replace(self, notes=notes)
         values = tuple({name: of for name, of in value.items() if name not in empty} for value in self.values)
         told = f"no mask has a pixel of {', '.join(ordered(empty))}, so there is no such class"
         names = tuple(name for name in self.names if name not in empty)
-        return replace(self, values=values, names=names, notes=(*self.notes, told))
+        return replace(self, values=values, names=names, notes=(*notes, told))
+
+
+def _listed(names: set[str]) -> str:
+    shown = ordered(names)
+    return ", ".join(shown[:8]) + (", …" if len(shown) > 8 else "")
+
+
+def _without(value: MaskValue, strange: set[str]) -> MaskValue:
+    """A value whose pixels of these classes are left out."""
+    regions = [region for name in strange & {*value} for region in _regions(value[name])]
+    if not regions:
+        return value
+    known = {name: of for name, of in value.items() if name not in strange}
+    return known | {IGNORED: [*_regions(known.get(IGNORED, [])), *regions]}
+
+
+def _regions(of: Any) -> list[Any]:
+    """The regions of a class: one, or several."""
+    return list(of) if isinstance(of, list) and not is_polygons(of) else [of]
 
 
 def ordered(names: set[str]) -> list[str]:

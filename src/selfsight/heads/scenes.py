@@ -71,9 +71,9 @@ class Sight:
                 apart = None
                 if masks.told_apart:
                     apart = torch.from_numpy(np.stack(targets(of.mask_to_input(objects).clip(0))))
-                half = [level[place].half().clone() for level in levels]
+                half = [level[place].half().cpu().clone() for level in levels]
                 true = torch.from_numpy(of.mask_to_input(classes).astype(np.int64))
-                pieces[j] = Piece(half, grey[place].clone(), true, apart)
+                pieces[j] = Piece(half, grey[place].cpu().clone(), true, apart)
         return Scene(one.number, [piece for piece in pieces if piece is not None], one.placements)
 
 

@@ -197,13 +197,18 @@ def chosen(
 
 
 def most_at(sight: Sight, count: int) -> int:
-    """How many pictures are compared on: as many as fit in memory."""
+    """How many pictures are compared on."""
+    return int(max(2, min(count, CHOICE, room_at(sight))))
+
+
+def room_at(sight: Sight) -> int:
+    """How many pictures fit in memory, one input each."""
     side, encoder = sight.encoder.geometry.size, sight.encoder
     each = sum(
         2 * channels * (side / stride) ** 2
         for channels, stride in zip(encoder.level_channels, encoder.level_strides, strict=True)
     )
-    return int(max(2, min(count, CHOICE, KEPT // each)))
+    return int(max(2, KEPT // each))
 
 
 def tried_at(sight: Sight, scenes: list[Scene], masks: Masks, wish: Wish, tried: dict[str, float]) -> Trial:
@@ -302,11 +307,10 @@ def fitted(
     channels = sight.encoder.level_channels
     if setting.method == "linear":
         return fit_readout(points, len(masks.names), setting.decay, channels)
-    kept: list[Scene] = []
-    most = most_at(sight, 10**9) * KEPT // KEPT
-    for number, scene in enumerate(scenes):
-        if number < 10 * most:
-            kept.append(scene)
+    places = set(spread(len(masks), room_at(sight)).tolist())
+    kept = [scene for scene in scenes if scene.place in places or not isinstance(scenes, Scenes)]
+    if len(places) < len(masks):
+        notes.append(f"the decoder learnt from {len(places):,} of {len(masks):,} masks, spread evenly")
     return fit_decoder(kept, points, len(masks.names), channels, seed)
 
 
