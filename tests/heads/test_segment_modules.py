@@ -71,8 +71,8 @@ def test_the_readout_has_the_least_loss() -> None:
     classes = (features @ some(d, k, seed=5) + some(n, k, seed=6)).argmax(1)
     weights = torch.rand(n, generator=torch.Generator().manual_seed(7))
     points = Points(features, classes, weights / weights.sum(), None, np.zeros(k))
-    found = fit_readout(points, k, decay, (d,))
-    scale = features.std(0)
+    found = fit_readout(points, k, decay, (2, 4), (4, 16))
+    scale = features.std(0) / torch.tensor([32.0] * 2 + [4.0] * 4).sqrt()  # 64 / C times 4 / stride
     own = found.weight * scale  # of standardised features
     p = (features @ found.weight.T + found.bias).softmax(1)
     off = (p - F.one_hot(classes, k)) * points.weights[:, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,7 +87,7 @@ class Masks:
     def __len__(self) -> int:
         return len(self.values)
 
-    def take(self, places: Any) -> Masks:
+    def take(self, places: Sequence[int] | np.ndarray) -> Masks:
         """The masks at these places, with all classes."""
         chosen = np.asarray(places, dtype=np.int64)
         return replace(self, labels=self.labels.take(chosen), values=tuple(self.values[i] for i in chosen))
@@ -100,8 +101,8 @@ class Masks:
         return drawn(self.values[place], self.names, *self.size(place))
 
     def with_names(self, names: tuple[str, ...]) -> Masks:
-        """With the classes of a head; pixels of others are left out, with a note. Raises `DataError` where no mask has a
-        class that is known."""
+        """With the classes of a head; pixels of others are left out, with a note. Raises `DataError` where no mask has
+        a class that is known."""
         strange = {*self.names} - {*names}
         if not strange:
             return replace(self, names=names)
@@ -122,7 +123,7 @@ class Masks:
             counts += np.bincount(classes[classes >= 0], minlength=len(self.names))
         if not counts[1:].any():
             raise DataError(
-                f"The masks of {self.labels.location} hold background alone. Outline what is to be found in one or more."
+                f"The masks of {self.labels.location} hold background alone. Outline in one or more what is to be found."
             )
         rare = [f"{name} ({count:,} px)" for name, count in zip(self.names[1:], counts[1:], strict=True)
                 if 0 < count < RARE * counts.sum()]  # fmt: skip
@@ -174,12 +175,13 @@ def looks_like_objects(values: list[MaskValue]) -> bool:
     counts = [len({*value} - {IGNORED}) for value in values]
     if len(set(counts)) < 2 or max(counts) < 3:
         return False
-    gapless = [{*value} - {IGNORED} == {str(n) for n in range(1, count + 1)} for value, count in zip(values, counts)]
+    pairs = zip(values, counts, strict=True)
+    gapless = [{*value} - {IGNORED} == {str(n) for n in range(1, count + 1)} for value, count in pairs]
     if sum(gapless) < 0.9 * len(values):
         return False
     several = [region for value in values for name, region in value.items() if name != IGNORED]
     whole = [label(pixels_of(region, *region["size"]), np.ones((3, 3)))[1] == 1 for region in several]
-    return sum(whole) >= _WHOLE * len(whole)
+    return bool(sum(whole) >= _WHOLE * len(whole))
 
 
 def _as_objects(value: MaskValue) -> MaskValue:
@@ -189,7 +191,8 @@ def _as_objects(value: MaskValue) -> MaskValue:
 
 
 def _checked(items: Collection, row: dict[str, Any], value: Any) -> MaskValue:
-    """The value of a mask: of a path, what the file holds. Raises `Unreadable` or `ValueError` for what does not fit."""
+    """The value of a mask: of a path, what the file holds. Raises `Unreadable` or `ValueError` where it does not
+    fit."""
     height, width = row["height"], row["width"]
     if isinstance(value, str):
         with items.source.open(value) as file:

@@ -20,7 +20,19 @@ TITLES = {
     "miou": "intersection over union, mean", "ap50": "objects found (AP50)", "count_error": "count off by",
     "top1_of_the_rest": "accuracy on the rest", "sensitivity": "sensitivity", "specificity": "specificity",
 }  # fmt: skip
-PLAIN = ("miou", "ap50", "count_error", "mae", "r2", "kappa", "ece", "auroc", "map", "pixel_auroc", "pro")  # that are not shown in %
+PLAIN = (
+    "miou",
+    "ap50",
+    "count_error",
+    "mae",
+    "r2",
+    "kappa",
+    "ece",
+    "auroc",
+    "map",
+    "pixel_auroc",
+    "pro",
+)  # that are not shown in %
 LESS = ("mae", "ece", "count_error")  # that are better where they are less
 LEADING = {"class": "top1", "grade": "kappa", "classes": "map", "number": "r2"}
 FULL, FEW = 1000, 200  # resamplings: usually, and of many items

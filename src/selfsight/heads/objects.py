@@ -30,8 +30,8 @@ class Thing(NamedTuple):
 
 
 def targets(objects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(centre, boundary) [H, W] float32 of objects [H, W], from 1: how far a pixel is from the outside of its object, as
-    part of what its innermost one is; and 1 where another object is near."""
+    """(centre, boundary) [H, W] float32 of objects [H, W], from 1: how far a pixel is from the outside of its object,
+    as part of what its innermost one is; and 1 where another object is near."""
     centre, boundary = (np.zeros(objects.shape, np.float32) for _ in range(2))
     for number, place in enumerate(find_objects(objects), 1):
         if place is None:
@@ -66,7 +66,7 @@ def apart(
         inside = mask > 0
         height = centre * (1.0 - boundary)
         seeds, count = label((height > threshold) & inside)
-        parts, more = label(inside, CORNERS)
+        parts, _ = label(inside, CORNERS)
         seeded = np.unique(parts[seeds > 0])
         lonely = inside & ~np.isin(parts, seeded)
         seeds = np.where(lonely, parts + count, seeds)
@@ -83,9 +83,7 @@ def renumbered(objects: np.ndarray, least: int = 1) -> np.ndarray:
     return np.asarray(numbers[objects])
 
 
-def things_of(
-    objects: np.ndarray, mask: np.ndarray, probabilities: np.ndarray, grey: np.ndarray
-) -> list[Thing]:
+def things_of(objects: np.ndarray, mask: np.ndarray, probabilities: np.ndarray, grey: np.ndarray) -> list[Thing]:
     """The objects [H, W], each with the class that most of its pixels have in `mask` [H, W]; its score is the mean of
     the probabilities [K, H, W] of that class. grey: [H, W] in [0, 1]."""
     found = []

@@ -18,7 +18,7 @@ from selfsight.data.collection import Collection
 from selfsight.data.geometry import Rule
 from selfsight.data.labels import Labels
 from selfsight.data.masks import Masks
-from selfsight.data.placements import mask_to_file, scores_to_file
+from selfsight.data.placements import Placement, mask_to_file, scores_to_file
 from selfsight.data.spread import spread
 from selfsight.encoders.encoder import Encoder
 from selfsight.errors import DataError, SelfsightError
@@ -35,7 +35,7 @@ FOLDS = 5
 CHOICE = 40  # pictures on which settings are compared
 POINTS = 24_000  # pixels that are learnt from
 JUDGED = 2_000  # pixels of a held-out picture that calibrate
-DECAYS = (1e-2, 1e-3, 1e-1)  # the first where nothing can be held out
+DECAYS = (1e-1, 1e-2)  # the first where nothing can be held out
 RADII = (0, 4, 8)  # px of the input, of the guided filter
 RADIUS = 4  # where nothing can be held out
 LEANS = (0.0, 0.5, 1.0)
@@ -64,7 +64,7 @@ class Setting:
     method: str = "linear"
     decay: float = DECAYS[0]
     radius: int = RADIUS
-    lean: float = 0.5
+    lean: float = 1.0
 
     def __str__(self) -> str:
         sharp = f"guided over {self.radius} px" if self.radius else "not guided"
@@ -306,7 +306,7 @@ def fitted(
     """The readout of a setting."""
     channels = sight.encoder.level_channels
     if setting.method == "linear":
-        return fit_readout(points, len(masks.names), setting.decay, channels)
+        return fit_readout(points, len(masks.names), setting.decay, channels, sight.encoder.level_strides)
     places = set(spread(len(masks), room_at(sight)).tolist())
     kept = [scene for scene in scenes if scene.place in places or not isinstance(scenes, Scenes)]
     if len(places) < len(masks):
@@ -395,7 +395,9 @@ def held_maps(
 
 
 def to_file(
-    told: Sequence[dict[str, np.ndarray]], placements: Sequence, calibrate: Calibrate  # type: ignore[type-arg]
+    told: Sequence[dict[str, np.ndarray]],
+    placements: Sequence[Placement],
+    calibrate: Calibrate,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
     """(mask [H, W], probabilities [K, H, W], centre, boundary) of a file from the tensors of its inputs."""
     probabilities = scores_to_file([each["probabilities"] for each in told], placements)

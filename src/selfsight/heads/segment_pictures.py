@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,8 +40,8 @@ class MaskPictures(Pictures):
         self.numbers = np.array(numbers, np.int32)
 
     def draw_mask(
-        self, number: int, grey: np.ndarray, mask: np.ndarray, objects: np.ndarray, row: dict[str, Any]
-    ) -> dict[str, Any]:
+        self, number: int, grey: np.ndarray, mask: np.ndarray, objects: np.ndarray, row: Mapping[str, object]
+    ) -> dict[str, object]:
         """Draw the pictures of a row, of the picture in `grey` [H, W] uint8, with its mask and objects [H, W]; returns
         its predictions with the path of the mask, relative to the folder."""
         name = self.names[number]
@@ -49,7 +49,7 @@ class MaskPictures(Pictures):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, write_mask(self.numbers[mask]))
         self._write("overlays", name, overlay(grey, mask, objects))
-        row = row | {"mask": f"masks/{name}.png"}
+        row = {**row, "mask": f"masks/{name}.png"}
         line = {"id": self.ids[number], "content": self.contents[self.ids[number]], "head": self.head} | row
         with (self.folder / JOURNAL).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -85,15 +85,14 @@ def parse_pixel_size(text: str | None) -> tuple[float, str]:
     return size, UNITS[unit]
 
 
-def objects_csv(rows: Iterable[dict[str, Any]], size: float, unit: str) -> bytes:
-    """The table of objects of some predictions: one row an object, with its place and area in px and in the unit; and a
-    row of counts for each picture and class is in predictions."""
+def objects_csv(table: pa.Table, size: float, unit: str) -> bytes:
+    """The table of objects of predictions: one row an object, with its place and area in px and in the unit."""
     text = io.StringIO()
     writer = csv.writer(text)
     head = ["uri", "object", "label", "score", "area_px", "x_px", "y_px", "x0", "y0", "x1", "y1", "intensity"]
     own = [] if unit == "px" else [f"area_{unit}2", f"diameter_{unit}", f"x_{unit}", f"y_{unit}"]
     writer.writerow([*head, *own])
-    for row in rows:
+    for row in _by_uri(table):
         for number, one in enumerate(row["objects"] or (), 1):
             area, (x, y) = one["area"], (one["x"], one["y"])
             cells = [row["uri"], number, one["label"], f"{one['score']:.4f}", int(area), f"{x:.2f}", f"{y:.2f}"]
@@ -105,15 +104,19 @@ def objects_csv(rows: Iterable[dict[str, Any]], size: float, unit: str) -> bytes
     return text.getvalue().encode()
 
 
-def counts_csv(rows: Iterable[dict[str, Any]], names: Sequence[str], size: float, unit: str) -> bytes:
+def counts_csv(table: pa.Table, names: Sequence[str], size: float, unit: str) -> bytes:
     """One row a picture: how many objects of each class there are, and how much of the picture they cover."""
     text = io.StringIO()
     writer = csv.writer(text)
     covered = [f"{name}_{'px' if unit == 'px' else unit + '2'}" for name in names]
     writer.writerow(["uri", "objects", *(f"{name}_count" for name in names), *covered])
-    for row in rows:
+    for row in _by_uri(table):
         found = row["objects"] or []
         counts = [sum(one["label"] == name for one in found) for name in names]
         areas = [sum(one["area"] for one in found if one["label"] == name) * size * size for name in names]
         writer.writerow([row["uri"], len(found), *counts, *(f"{area:.6g}" for area in areas)])
     return text.getvalue().encode()
+
+
+def _by_uri(table: pa.Table) -> list[dict[str, Any]]:
+    return list(table.select(["uri", "objects"]).sort_by("uri").to_pylist())

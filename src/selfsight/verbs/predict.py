@@ -115,10 +115,9 @@ def predict(
     else:
         save_predictions(result.table, folder / "predictions.parquet")
         if "objects" in result.table.column_names:
-            rows = result.table.select(["uri", "objects"]).sort_by("uri").to_pylist()
-            write_whole(folder / "objects.csv", objects_csv(rows, *side))
+            write_whole(folder / "objects.csv", objects_csv(result.table, *side))
             names = getattr(opened.about, "classes", [])[1:]
-            write_whole(folder / "counts.csv", counts_csv(rows, names, *side))
+            write_whole(folder / "counts.csv", counts_csv(result.table, names, *side))
         (folder / JOURNAL).unlink(missing_ok=True)
         note("pictures", folder, items.path)
     note("features", Path(out) if folder is None else folder / "predictions.parquet", items.path)
@@ -198,7 +197,10 @@ def show(result: Predictions) -> None:
     console = results(soft_wrap=True)
     console.print(f"{result.items:,} items predicted.")
     if result.labels:
-        table(("objects" if "objects" in result.table.column_names else "answer", "items"), [(name or "(none)", f"{count:,}") for name, count in result.labels.items()])
+        table(
+            ("objects" if "objects" in result.table.column_names else "answer", "items"),
+            [(name or "(none)", f"{count:,}") for name, count in result.labels.items()],
+        )
     if result.left_open:
         console.print(
             f"{result.left_open:,} are left open: several classes are likely, or nothing like them was learnt."

@@ -168,9 +168,10 @@ def value_of(ids: np.ndarray) -> MaskValue:
     return found | ({IGNORED: encode(ids == IGNORE)} if (ids == IGNORE).any() else {})
 
 
-def is_polygons(regions: list[Any]) -> bool:
+def is_polygons(regions: Sequence[object]) -> bool:
     """Whether a list is one region of polygons, and not a list of regions."""
-    return bool(regions) and isinstance(regions[0], list) and bool(regions[0]) and not isinstance(regions[0][0], list)
+    first = regions[0] if regions else None
+    return isinstance(first, list) and bool(first) and not isinstance(first[0], list)
 
 
 def _upright(region: Region, size: tuple[float, float], width: int, height: int, orientation: int | None) -> Region:

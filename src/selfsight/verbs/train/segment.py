@@ -130,7 +130,9 @@ def show(result: Segmentation) -> None:
     console = results(soft_wrap=True)
     way = {"squash": "squashed to", "fit": "fitted into", "tiles": "in tiles of"}[result.rule]
     masks = "1 mask" if result.masks == 1 else f"{result.masks:,} masks"
-    console.print(f"Learnt from {masks} of {', '.join(result.classes)}: {result.method}; pictures {way} {result.size} px.")
+    console.print(
+        f"Learnt from {masks} of {', '.join(result.classes)}: {result.method}; pictures {way} {result.size} px."
+    )
     console.print(f"Objects that touch are {'told apart' if result.told_apart else 'not told apart'}.")
     if result.metrics:
         table(("on pictures held out", "value [95 % interval]"), shown(result.metrics))
