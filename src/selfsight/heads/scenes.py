@@ -59,7 +59,7 @@ class Sight:
             else:
                 bad[one[0]] = one[1]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _scene(self, one: Placed, masks: Masks) -> Scene:
         classes, objects = masks.at(one.number)
         pieces: list[Piece | None] = [None] * len(one.inputs)

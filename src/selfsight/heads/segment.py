@@ -242,14 +242,14 @@ def tried_at(sight: Sight, scenes: list[Scene], masks: Masks, wish: Wish, tried:
     return max(found, key=lambda trial: trial.miou)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def raw_scores(
     scenes: list[Scene], folds: np.ndarray, fit: Callable[[list[Scene]], Readout | Decoder]
 ) -> dict[int, list[Tensor]]:
     """{place: scores [K', H, W] of each input in half precision} of each scene, by what did not learn from its fold."""
     found: dict[int, list[Tensor]] = {}
     for fold in np.unique(folds):
-        with torch.inference_mode(False):
+        with torch.enable_grad():
             readout = fit([scene for scene, own in zip(scenes, folds, strict=True) if own != fold])
         for scene, own in zip(scenes, folds, strict=True):
             if own == fold:
@@ -260,7 +260,7 @@ def raw_scores(
     return found
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def measured(
     sight: Sight, scenes: list[Scene], folds: np.ndarray, masks: Masks, setting: Setting, raw: dict[int, list[Tensor]]
 ) -> Trial:
@@ -282,7 +282,7 @@ def measured(
             some = torch.from_numpy(rng.choice(known, min(JUDGED, len(known)), replace=False))
             pixels.append(here.flatten(1)[:, some].T)
             true.append(flat[some])
-    with torch.inference_mode(False):
+    with torch.enable_grad():
         calibrate = fit_calibration(torch.cat(pixels).clone(), torch.cat(true).clone(), counts, 0.0)
     best: tuple[float, float, np.ndarray] | None = None
     for lean in LEANS:
