@@ -31,7 +31,7 @@ from selfsight.data.importers import open_source
 from selfsight.data.labels import Labels
 from selfsight.encoders.weights import encoder_of
 from selfsight.heads.head import load_head, save_head
-from selfsight.heads.inspect import Wish, held_out, learn, limits, p_values
+from selfsight.heads.inspect import FOLDS, Wish, held_out, learn, limits, p_values
 from selfsight.heads.inspect_evaluation import evaluate_inspection
 from selfsight.heads.inspect_head import InspectHead, about_of, items_of, state_of
 from selfsight.heads.normality import Gaussians, Memories, judged
@@ -42,7 +42,10 @@ from selfsight.machine import environment
 RESULTS = Path(__file__).parent / "results" / "inspection.jsonl"
 DATA = Path(os.environ.get("SELFSIGHT_DATA", Path(__file__).parents[2] / "shared" / "data")) / "magnetic-tile"
 GOOD = "free"
-WAYS = (("memory", 224, "fit"), ("gaussian", 224, "fit"), ("gaussian", 224, "squash"), ("memory", 448, "fit"))
+WAYS = (
+    *(("figures", "memory", 224, "fit"), ("promises", "memory", 224, "fit"), ("figures", "gaussian", 224, "fit")),
+    *(("promises", "gaussian", 224, "fit"), ("figures", "gaussian", 224, "squash"), ("figures", "memory", 448, "fit")),
+)
 SPLITS, RATES = 20, (0.05, 0.1)
 
 
@@ -56,7 +59,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     items = open_source(str(DATA / "images"))
-    todo = [("figures", *way) for way in WAYS] + [("promises", method, 224, "fit") for method in ("memory", "gaussian")]
+    todo = list(WAYS)
     done = {(row["what"], row["method"], row["size"], row["rule"], row["model"]) for row in rows()}
     if given.what != "all":
         todo, done = [(given.what, given.method, given.size, given.rule)], set()
@@ -117,8 +120,8 @@ def promises(items: Collection, method: str, size: int, rule: Any, model: str) -
     alarms: dict[float, list[float]] = {rate: [] for rate in RATES}
     for split in range(SPLITS):
         taught, tested = good.hold_out(0.5, seed=split)
-        folds = good.take(taught).folds(10, split)
-        normal = Memories(10, len(taught), split) if method == "memory" else Gaussians(10, split, False)
+        folds = good.take(taught).folds(FOLDS, split)
+        normal = Memories(FOLDS, len(taught), split) if method == "memory" else Gaussians(FOLDS, split, False)
         some = [(number, parts[place]) for number, place in enumerate(taught.tolist())]
         for number, part in some:
             normal.add(part, int(folds[number]), number)

@@ -60,8 +60,8 @@ class ClassifyAbout(About):
 
     @classmethod
     def of(cls, content: Mapping[str, object]) -> ClassifyAbout:
-        decision: Any = content["decision"]
         found = super().of(content)
+        decision: Any = found.decision  # as JSON has it
         return replace(found, classes=tuple(found.classes), decision=Decision(**decision))
 
 

@@ -28,7 +28,7 @@ from selfsight.probing.evaluation import Interval
 from selfsight.probing.metrics import interval
 
 METHODS = ("memory", "gaussian")
-FOLDS = 10
+FOLDS = 25  # a memory without one of them is nearly the whole, so that held-out scores are like those of new parts
 MOST = 2_000  # good parts that are learnt from
 CHOICE = 100  # good parts, and defects, on which methods and sizes are compared
 LEAST_DEFECTS = 5  # with which they are compared
@@ -116,8 +116,6 @@ def learn(encoder: Encoder, items: Collection, parts: Parts, wish: Wish, roi: np
     held, peaks = held_out(normal, seen, folds)
     there = np.flatnonzero(~np.isnan(held))
     bad = {good.ids[number]: reason for number, reason in seen.bad.items()}
-    if len(there) < 2:
-        raise too_few(len(there), items.about.location, bad)
     good, folds, held, peaks = good.take(there), folds[there], held[there], peaks[there]
     rate, threshold = limits(held, peaks, wish.false_alarms, notes)
     defects, found, more = _defects(view, items, parts.defects, normal)
@@ -230,14 +228,14 @@ def fitted(method: str, seen: Seen, good: Labels, seed: int, notes: list[str]) -
         memory = Memories(count, len(good), seed)
         for number, part in seen:
             memory.add(part, int(folds[number]), number)
-        if not any(memory.kept):
-            raise too_few(0, good.location, {str(key): reason for key, reason in seen.bad.items()})
+        _check_read(seen, good)
         memory.done()
         return memory, folds
     models = [Gaussians(count, seed, placed) for placed in ((False, True) if _same_grid(seen) else (False,))]
     for number, part in seen:
         for model in models:
             model.add(part, int(folds[number]), number)
+    _check_read(seen, good)
 
     def by_fold() -> Iterator[tuple[int, Part]]:
         for number, part in seen:
@@ -245,6 +243,12 @@ def fitted(method: str, seen: Seen, good: Labels, seed: int, notes: list[str]) -
 
     best = max(models, key=lambda model: likelihood(model, by_fold())) if len(models) > 1 else models[0]
     return best, folds
+
+
+def _check_read(seen: Seen, good: Labels) -> None:
+    """Raise `DataError` if fewer than two parts could be read."""
+    if len(good) - len(seen.bad) < 2:
+        raise too_few(len(good) - len(seen.bad), good.location, {str(key): why for key, why in seen.bad.items()})
 
 
 def normal_said(normal: Gaussians) -> str:

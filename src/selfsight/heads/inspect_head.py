@@ -14,7 +14,6 @@ from torch import Tensor
 
 from selfsight.data.collection import Collection
 from selfsight.data.labels import Labels
-from selfsight.data.placements import scores_to_file
 from selfsight.heads.head import FORMAT_VERSION, About, Head, Stored, written_label
 from selfsight.heads.inspect import Learnt, p_values
 from selfsight.heads.inspect_modules import (
@@ -28,7 +27,7 @@ from selfsight.heads.inspect_modules import (
 )  # fmt: skip
 from selfsight.heads.parts import GOOD
 from selfsight.heads.pictures import Pictures, in_grey
-from selfsight.heads.placed import Placed, batched, inputs_of, placed
+from selfsight.heads.placed import Placed, batched, blended, inputs_of, placed
 from selfsight.heads.predictions import Unread, failed, unread, with_unread
 from selfsight.results import Result
 
@@ -162,7 +161,7 @@ class InspectHead(Head):
     def _map(self, one: Placed, drawn: list[np.ndarray]) -> np.ndarray:
         """The map of a file from those of its inputs; 0 where it does not look."""
         with np.errstate(invalid="ignore"):  # tiles in which nothing is looked at were left out
-            whole: np.ndarray = np.nan_to_num(scores_to_file(drawn, one.placements))
+            whole: np.ndarray = np.nan_to_num(blended(drawn, one.placements))
         return whole if self.roi is None else whole * self.roi
 
     def predict(self, items: Collection, folder: Path | None = None) -> pa.Table:

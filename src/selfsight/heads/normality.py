@@ -63,6 +63,9 @@ class Memories:
         total = sum(len(rows) for fold in self.kept for rows in fold)
         share = min(self.size, max(self.folds, int(SHARE * total))) / max(1, total)
         for fold, rows in enumerate(self.kept):
+            if not rows:  # none of its parts can be read
+                self.banks.append(torch.empty(0))
+                continue
             here = torch.cat(rows)
             chosen = k_centre(here, max(1, round(share * len(here))), self.seed + fold)
             self.banks.append(here[torch.from_numpy(chosen).to(here.device)].float())
@@ -70,7 +73,7 @@ class Memories:
 
     def scorer(self, without: int | None = None) -> PatchMemory:
         """The memory without a fold."""
-        return PatchMemory(torch.cat([bank for fold, bank in enumerate(self.banks) if fold != without]))
+        return PatchMemory(torch.cat([bank for fold, bank in enumerate(self.banks) if fold != without and len(bank)]))
 
 
 @dataclass
@@ -99,15 +102,17 @@ class Gaussians:
     sums: dict[int, Sums] = field(default_factory=dict)
     channels: Tensor | None = None
     grid: tuple[int, int] = (1, 1)
+    device: torch.device | str = "cpu"
 
     def add(self, part: Part, fold: int, number: int) -> None:
         """Learn from a part of a fold."""
         for look in part:
-            patches, counts = look.patches, look.counts
+            patches, counts = look.patches.cpu(), look.counts.cpu()  # not every device has float64
+            self.device = look.patches.device
             if self.channels is None:
                 rng = np.random.default_rng(self.seed)
                 drawn = rng.choice(len(patches), min(CHANNELS, len(patches)), replace=False)
-                self.channels = torch.from_numpy(np.sort(drawn)).to(patches.device)
+                self.channels = torch.from_numpy(np.sort(drawn))
                 self.grid = (patches.shape[1], patches.shape[2]) if self.placed else (1, 1)
             rows = patches[self.channels].double() * counts  # [K, h, w], 0 where nothing counts
             flat, there = rows.flatten(1).T, counts.flatten().double()  # [P, K], [P]
@@ -133,7 +138,7 @@ class Gaussians:
         covariance = covariance + ridge * torch.eye(len(covariance), dtype=torch.float64, device=mean.device)
         whiten = torch.linalg.inv(torch.linalg.cholesky(covariance)).T  # W W^T = covariance^-1
         assert self.channels is not None
-        return Gaussian(self.channels, mean.T.unflatten(1, self.grid).float(), whiten.float())
+        return Gaussian(self.channels, mean.T.unflatten(1, self.grid).float(), whiten.float()).to(self.device)
 
 
 Normality = Memories | Gaussians
@@ -158,11 +163,11 @@ def likelihood(model: Gaussians, parts: Iterator[tuple[int, Part]]) -> float:
     for fold, part in parts:
         if fold not in scorers:
             made = model.scorer(fold)
-            scorers[fold] = made, float(made.whiten.double().diagonal().log().sum())
+            scorers[fold] = made, float(made.whiten.cpu().double().diagonal().log().sum())
         scorer, log_scale = scorers[fold]
         for look in part:
             far, _ = scorer(look.patches[None].float(), look.counts[None])
-            here = far[0][look.counts].double()
+            here = far[0][look.counts].cpu().double()
             total += float((log_scale - 0.5 * here.square()).sum())
             count += len(here)
     return total / max(1, count)

@@ -108,8 +108,8 @@ class Pictures:
 
 def as_grey(scores: np.ndarray, threshold: float) -> np.ndarray:
     """A map [H, W] as uint16, `AT_THRESHOLD` where it has the value of the threshold."""
-    scaled = np.asarray(scores, np.float64) * (AT_THRESHOLD / max(threshold, 1e-12))
-    return np.asarray(scaled.round().clip(0, 65535).astype(np.uint16))
+    scaled = np.asarray(scores, np.float64) / max(threshold, 1e-12) * AT_THRESHOLD
+    return np.asarray(np.floor(scaled).clip(0, 65535).astype(np.uint16))  # at the threshold exactly where the mask is
 
 
 def in_grey(pixels: np.ndarray, geometry: Geometry) -> np.ndarray:

@@ -5,7 +5,7 @@ Decoding runs ahead of the network by bytes, not by files, so that pictures of a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from selfsight.data.canvases import decoded
 from selfsight.data.collection import Collection
 from selfsight.data.formats.format import Unreadable
 from selfsight.data.geometry import Geometry
-from selfsight.data.placements import Placement
+from selfsight.data.placements import Placement, scores_to_file
 
 AHEAD = 256 * 2**20  # bytes of decoded pictures, at most, that wait
 BATCH = 16 * 224 * 224  # pixels of the inputs that go through the network at once
@@ -73,16 +73,17 @@ def place(number: int, pixels: np.ndarray, geometry: Geometry, stride: int, roi:
 
 
 def batched(items: Iterable[Placed]) -> Iterator[list[Placed]]:
-    """The items in lists whose inputs have at most `BATCH` pixels together, or are of one item."""
+    """The items in lists: of at most `BATCH` pixels of inputs and `AHEAD` bytes of files together, or of one item."""
     some: list[Placed] = []
-    pixels = 0
+    pixels, held = 0, 0
     for item in items:
         size = sum(mask.size for mask in item.looked)
-        if some and pixels + size > BATCH:
+        if some and (pixels + size > BATCH or held + item.pixels.nbytes > AHEAD):
             yield some
-            some, pixels = [], 0
+            some, pixels, held = [], 0, 0
         some.append(item)
         pixels += size
+        held += item.pixels.nbytes
     if some:
         yield some
 
@@ -102,3 +103,18 @@ def inputs_of(items: list[Placed], device: torch.device) -> Iterator[tuple[list[
                 pixels = pixels.astype(np.int32)
             looked = np.stack([items[i].looked[j] for i, j in part])
             yield part, torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device), torch.from_numpy(looked).to(device)
+
+
+def blended(maps: Sequence[np.ndarray], placements: Sequence[Placement]) -> np.ndarray:
+    """Maps [h, w] of a file's inputs as one [H, W] float32 of the file. Where tiles overlap each counts the less the
+    nearer its edge is, as it saw less around, so that there is no seam; nan where no input lies."""
+    if len(placements) == 1:
+        return scores_to_file(maps, placements)
+    both = []
+    for scores, each in zip(maps, placements, strict=True):
+        down, across = (np.minimum(np.arange(side) + 1, valid - np.arange(side)).clip(min=1e-3)
+                        for side, valid in zip(each.size, each.valid, strict=True))  # fmt: skip
+        weight = np.outer(down / each.valid[0], across / each.valid[1])
+        both.append(np.stack([scores * weight, weight]))
+    weighted, weights = scores_to_file(both, placements)
+    return np.asarray(weighted / weights)

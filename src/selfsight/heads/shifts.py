@@ -51,6 +51,4 @@ def changed(pixels: np.ndarray, change: str, geometry: Geometry) -> np.ndarray:
 def shifts_said(found: dict[str, float]) -> str:
     """What was found, in a sentence without its full stop."""
     named = ", ".join(f"{change}: {100 * share:.0f} %" for change, share in found.items() if change != "none")
-    return (
-        f"of {PARTS} held-out good parts at most, {100 * found['none']:.0f} % are called a defect as they are; {named}"
-    )
+    return f"of up to {PARTS} held-out good parts {100 * found['none']:.0f} % are called a defect as they are; {named}"

@@ -31,8 +31,8 @@ def place_for(folder: Path) -> bool:
 
 
 def before_at(folder: Path, kind: type[H]) -> H | None:
-    """The head that is at `folder` already, None if there is none that can be read. Raises `SelfsightError` if something
-    else is, or a head of another task."""
+    """The head that is at `folder` already, None if there is none that can be read. Raises `SelfsightError` if
+    something else is, or a head of another task."""
     if not place_for(folder):
         return None
     try:

@@ -44,7 +44,7 @@ class View:
                 for _, pixels, _ in inputs_of([one], self.encoder.device):
                     levels = self.encoder.encode(self.prepare(pixels), levels=True).levels or []
                     means = [around(levels[place]).square().sum(1).mean() for place in self.chosen]
-                    squares += len(pixels) * torch.stack(means).double().cpu()
+                    squares += len(pixels) * torch.stack(means).cpu().double()
                     count += len(pixels)
         scales = (squares / max(1, count)).sqrt().clamp_min(1e-12).float()
         self.patches = Patches(self.chosen, scales.to(self.encoder.device))

@@ -27,11 +27,12 @@ MOST_TOGETHER = 7
 HEADINGS = {
     "Data": ("columns", "include", "exclude", "root", "blank", "rate", "strict", "canvases", "collection", "train",
              "test", "data", "split_by", "probe"),
-    "Encoder": ("model", "head", "encoder", "weights", "size", "tokens"),
+    "Encoder": ("model", "head", "encoder", "weights", "size", "rule", "tokens"),
     "Training": ("method", "objective", "views", "positives", "batch_size", "accumulate", "optimiser", "learning_rate",
                  "weight_decay", "recipe", "seed"),
     "Budget": ("minutes", "epochs", "steps", "extend"),
-    "Labels": ("labels", "ask", "kind", "by", "export", "self_train", "miss_rate", "positive", "costs", "coverage"),
+    "Labels": ("labels", "ask", "kind", "by", "export", "self_train", "miss_rate", "positive", "costs", "coverage",
+               "normal", "roi", "masks", "false_alarms"),
     "Measuring": ("beside", "shots", "seeds", "arms", "scratch_shots"),
     "Machine": ("device", "port", "energy"),
     "Output": ("out", "track", "json", "yes"),
@@ -56,6 +57,7 @@ EXAMPLES = {
     "forget": "selfsight forget photos.lance a.jpg",
     "segment": "selfsight train segment cells.lance --model runs/cells -o heads/cells",
     "classify": "selfsight train classify photos/ --model runs/first -o heads/first",
+    "inspect": "selfsight train inspect parts/good --model runs/first -o heads/inspect",
 }
 
 

@@ -75,7 +75,7 @@ def predict(
         File for the predictions: .parquet, .csv (lists as JSON), .json, .jsonl or .lance. Of a head that says where, a
         folder: for predictions.parquet, maps/, masks/ and overlays/.
     pixel_size
-        Side of a pixel, such as 0.5um or 0.02mm: objects.csv and counts.csv then give areas and places in that unit too.
+        Side of a pixel, such as 0.5um or 0.02mm: objects.csv and counts.csv then give areas and places in it too.
     watch
         Go on as files arrive, until Ctrl-C, and append to a .jsonl or .lance. A file is taken once its size stood still
         for a second; one that cannot be read is tried until it is a minute old. Started again, it skips the items that
@@ -190,6 +190,11 @@ def _counted(table: pa.Table) -> Predictions:
     return Predictions(table, len(table) - bad, bad, dict(reasons), dict(named.most_common()), left)
 
 
+def _counts(columns: list[str]) -> str:
+    """What a table of predictions counts."""
+    return "object" if "objects" in columns else "answer" if "defect" in columns else "label"
+
+
 def show(result: Predictions) -> None:
     """Print how many items got which label, and the first rows or where they are."""
     from selfsight.console import results, table
@@ -198,7 +203,7 @@ def show(result: Predictions) -> None:
     console.print(f"{result.items:,} items predicted.")
     if result.labels:
         table(
-            ("objects" if "objects" in result.table.column_names else "answer", "items"),
+            (_counts(result.table.column_names), "items"),
             [(name or "(none)", f"{count:,}") for name, count in result.labels.items()],
         )
     if result.left_open:

@@ -65,7 +65,8 @@ def report(
     from selfsight.files import write_whole
     from selfsight.heads.classify_head import ClassifyHead
     from selfsight.heads.head import head_folder, load_head
-    from selfsight.report import head_page, page
+    from selfsight.heads.inspect_head import InspectHead
+    from selfsight.report import head_page, inspect_page, page
     from selfsight.training.run import Run
 
     of_run = Run.open(run) if head_folder(run) is None else None
@@ -80,13 +81,15 @@ def report(
         shown = [str(of_run.read_recipe()[2]["collection"])]
     else:
         head = load_head(run)
-        if not isinstance(head, ClassifyHead):
+        if isinstance(head, InspectHead):
+            (html, verdict, items), shown = inspect_page.build(head, *told), inspect_page.collections(head)
+        elif isinstance(head, ClassifyHead):
+            (html, verdict, items), shown = head_page.build(head, *told), head_page.collections(head)
+        else:
             raise SelfsightError(
                 f"There is no page of heads of the task {head.about.task} yet. For its figures: selfsight evaluate "
                 f"{run} --test LABELLED"
             )
-        html, verdict, items = head_page.build(head, *told)
-        shown = head_page.collections(head)
     try:
         write_whole(path, html)
         for collection in shown if out else []:
