@@ -75,7 +75,8 @@ def test_touching_cells_are_found_and_counted(place: Path) -> None:
     assert found.metrics["miou"].value > 0.85
     assert found.metrics["ap50"].value > 0.85 and found.metrics["count_error"].value < 1
     assert found.worst[0].miou <= found.best[0].miou and found.items == 5
-    again = selfsight.evaluate(str(place / "head"), test=str(place / "train" / "images"), labels=str(place / "train" / "cells.json"))  # fmt: skip
+    test = {"test": str(place / "train" / "images"), "labels": str(place / "train" / "cells.json")}
+    again = selfsight.evaluate(str(place / "head"), **test)
     assert any("learnt from" in note for note in again.notes)
 
 

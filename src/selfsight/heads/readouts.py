@@ -1,4 +1,4 @@
-"""How the readout of a segmentation is fitted: a logistic regression on drawn pixels, or a decoder on whole pictures."""
+"""How the readout of a segmentation is fitted: logistic regression on drawn pixels, or a decoder on whole pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def fit_readout(points: Points, classes: int, decay: float, channels: Sequence[i
     """The scores, linear in standardised features, with the least of: the mean cross-entropy of classes, of which each
     weighs the same; where objects are told apart that of centre and boundary; and decay / 2 times the squared weights.
 
-    Features are scaled by `shares_of`, so that a level of many channels, or of few places, does not outweigh the others.
+    Features are scaled by `shares_of`, so that a level of many channels, or of few places, does not outweigh others.
     """
     mean, deviation = statistics_of(points)
     scale = deviation / shares_of(channels, strides)

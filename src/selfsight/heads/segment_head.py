@@ -40,8 +40,8 @@ class SegmentAbout(About):
     """What head.json says of a head of the task "segment".
 
     classes: their names, first the background. numbers: of each in masks. told_apart: whether objects that touch are
-    told apart. threshold: of the watershed. least: pixels of an object. radius: of the guided filter. held_out: how many
-    pictures the metrics are of. tried: {setting and size: mIoU}. unusable: masks that were set aside.
+    told apart. threshold: of the watershed. least: pixels of an object. radius: of the guided filter. held_out: how
+    many pictures the metrics are of. tried: {setting and size: mIoU}. unusable: masks that were set aside.
     """
 
     task: str = "segment"
@@ -139,12 +139,16 @@ class SegmentHead(Head):
         ids, uris = usable["id"].to_pylist(), usable["uri"].to_pylist()
         pictures = None if folder is None else MaskPictures(folder, usable, self.digest, self.about.numbers)
         done = {} if pictures is None else pictures.done
-        rows: dict[int, dict[str, Any]] = {n: done[item] for n, item in enumerate(ids) if item in done}
+        rows: dict[int, dict[str, object]] = {n: done[item] for n, item in enumerate(ids) if item in done}
         todo = np.array([number for number in range(len(ids)) if number not in rows], dtype=np.int64)
         some = usable.take(pa.array(todo))
         for one in self.segment(items, some, bad):
             number = int(todo[one.number])
-            row = {"score": one.score, "mask": None, "objects": [self._said(thing) for thing in one.things]}
+            row: dict[str, object] = {
+                "score": one.score,
+                "mask": None,
+                "objects": [self._said(thing) for thing in one.things],
+            }
             if pictures is not None:
                 grey = in_grey(one.pixels, self.encoder.geometry)
                 row = pictures.draw_mask(number, grey, one.mask, one.objects, row)
