@@ -123,7 +123,7 @@ class Masks:
             counts += np.bincount(classes[classes >= 0], minlength=len(self.names))
         if not counts[1:].any():
             raise DataError(
-                f"The masks of {self.labels.location} hold background alone. Outline what is to be found in one of them."
+                f"The masks of {self.labels.location} hold background alone. Outline what is to be found in one."
             )
         rare = [f"{name} ({count:,} px)" for name, count in zip(self.names[1:], counts[1:], strict=True)
                 if 0 < count < RARE * counts.sum()]  # fmt: skip

@@ -113,7 +113,7 @@ class Points(NamedTuple):
 
 
 def drawn_points(scenes: Iterable[Scene], count: int, classes: int, most: int, seed: int) -> Points:
-    """About `most` pixels of the scenes, of which there are `count`: of each scene and each class alike, as far as there
+    """About `most` pixels of the scenes, of which there are `count`: of each scene and class alike, as far as there
     are so many; those next to a boundary of objects are drawn apart. The weights of each class sum to the same."""
     rng = np.random.default_rng(seed)
     share = max(8, most // max(1, count * classes))

@@ -77,7 +77,8 @@ class Learnt:
 
     sight: how it looks. setting. task, calibrate: its network. masks: that it learnt from, N. folds [N]: where each
     was held out, -1 where nothing was. held: pixels [N, K, K] by true class and answer, of what did not learn from the
-    picture; None where nothing was held out. threshold, least: of the watershed, and of objects. metrics: on held-out pictures. tried: {setting: mIoU}. bad: {id: reason}. notes.
+    picture; None where nothing was held out. threshold, least: of the watershed, and of objects. metrics: on
+    held-out pictures. tried: {setting: mIoU}. bad: {id: reason}. notes.
     """
 
     sight: Sight

@@ -1,7 +1,8 @@
 """What a segmentation draws of each item: its mask and an overlay, in the file's own pixels.
 
 `masks/NAME.png` holds the number of each pixel's class, as the masks did that were learnt from, else 0 for the
-background and the place of the class. `overlays/NAME.png` is the picture in grey, each class in a colour of its own, and
+background and the place of the class. `overlays/NAME.png` is the picture in grey, each class in a colour of its own,
+and
 each object outlined. `objects.csv` is the table of objects.
 """
 

@@ -83,7 +83,8 @@ def segment(
         Side of the input in px; 1, 2 or 4 times that of training if not given.
     rule
         How a file becomes an input. squash: both sides to the size. fit: the longer side to it. tiles: parts of the
-        file at its own scale, for large pictures. If not given: fit, and tiles for files above 4 times the training size.
+        file at its own scale, for large pictures. If not given: fit, and tiles for files above 4 times the training
+        size.
     seed
         Of what is held out, and of the pixels that are learnt from.
     device
