@@ -17,9 +17,11 @@ import sys
 from inspect import signature
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from helpers import write_folder
+from PIL import Image
 
 from selfsight.verbs import every_verb
 
@@ -97,12 +99,20 @@ def run(lines: list[str], folder: Path) -> None:
 
 
 def write_examples(folder: Path) -> None:
-    """What the pages speak of: photos/, today/, labelled/, and scans.csv with patients and hospitals."""
+    """What the pages speak of: photos/, today/, labelled/, cells/ with masks/, and scans.csv with patients and
+    hospitals."""
     write_folder(folder / "photos", 12)
     write_folder(folder / "today", 6, seed=1)
     for split in ("train", "test"):
         for seed, name in enumerate(("good", "bad")):
             write_folder(folder / "labelled" / split / name, 4, seed=seed)
+    cells = sorted(write_folder(folder / "cells", 6, seed=3).rglob("*.png"))
+    for number, cell in enumerate(cells):
+        mask = np.zeros((40, 48), np.uint8)
+        mask[8 : 20 + number, 10:30] = 1
+        target = folder / "masks" / cell.relative_to(folder / "cells")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(target)
     scans = sorted(write_folder(folder / "scans", 24, seed=2).rglob("*.png"))
     with (folder / "scans.csv").open("w", newline="") as file:
         table = csv.writer(file)

@@ -19,6 +19,7 @@ from selfsight.heads.comparison import HeadComparison
 from selfsight.heads.curves import LabelCurve
 from selfsight.heads.evaluation import HeadEvaluation
 from selfsight.heads.inspect_evaluation import InspectEvaluation
+from selfsight.heads.segment_evaluation import SegmentEvaluation
 from selfsight.results import Result
 from selfsight.verbs import Verb, every_verb, groups
 from selfsight.verbs.arguments import kinds_of
@@ -203,7 +204,7 @@ def test_a_package_under_verbs_is_a_group(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", every_verb(), ids=lambda verb: " ".join(verb.words))
 def test_each_verb_gives_a_result_that_is_shown_and_is_json(verb: Verb) -> None:
-    results_of = (HeadEvaluation, InspectEvaluation, HeadComparison, LabelCurve)
+    results_of = (HeadEvaluation, InspectEvaluation, SegmentEvaluation, HeadComparison, LabelCurve)
     names = vars(verb.module) | {kind.__name__: kind for kind in results_of}
     results = kinds_of(eval(verb.function.__annotations__["return"], names))
     assert all(isinstance(result, type) and issubclass(result, Result) for result in results)

@@ -12,7 +12,7 @@ from selfsight.data.annotations import coco, labelme, voc, yolo
 from selfsight.data.annotations.masks import IGNORE, read_mask, write_mask
 from selfsight.data.annotations.outlines import IGNORED, Outline, Outlines, corners, drawn, pixels_of, value_of
 from selfsight.data.annotations.polygons import crosses_itself, filled, traced
-from selfsight.data.annotations.rle import decode, encode, from_text, to_text
+from selfsight.data.annotations.rle import decode, encode, encode_part, from_text, to_text
 from selfsight.data.boxes import Box, Boxes
 from selfsight.errors import SelfsightError
 
@@ -50,6 +50,9 @@ def test_run_lengths_are_those_of_a_slow_count(seed: int):
     mask = blobs(rng, *rng.integers(1, 40, 2))
     assert encode(mask, compressed=False)["counts"] == slow_counts(mask)
     assert encode(mask)["counts"] == to_text(slow_counts(mask)) and from_text(to_text(slow_counts(mask)))
+    padded = np.pad(mask, ((2, 1), (0, 3)))
+    assert encode_part(mask, 2, 0, *padded.shape) == encode(padded)
+    assert encode_part(mask, 0, 0, *mask.shape) == encode(mask)
     for compressed in (False, True):
         rle = json.loads(json.dumps(encode(mask, compressed)))
         assert (decode(rle) == mask).all() and decode(rle).shape == mask.shape

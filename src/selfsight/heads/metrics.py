@@ -17,10 +17,23 @@ TITLES = {
     "map": "mean average precision", "mae": "mean absolute error", "r2": "R²", "abstained": "left open",
     "pixel_auroc": "AUROC of pixels", "pro": "overlap of regions (PRO)", "found": "defects found",
     "false_alarms": "false alarms", "false_alarms_at_95": "false alarms where 95 % of defects are found",
+    "miou": "intersection over union, mean", "ap50": "objects found (AP50)", "count_error": "count off by",
     "top1_of_the_rest": "accuracy on the rest", "sensitivity": "sensitivity", "specificity": "specificity",
 }  # fmt: skip
-PLAIN = ("mae", "r2", "kappa", "ece", "auroc", "map", "pixel_auroc", "pro")  # that are not shown in %
-LESS = ("mae", "ece")  # that are better where they are less
+PLAIN = (
+    "miou",
+    "ap50",
+    "count_error",
+    "mae",
+    "r2",
+    "kappa",
+    "ece",
+    "auroc",
+    "map",
+    "pixel_auroc",
+    "pro",
+)  # that are not shown in %
+LESS = ("mae", "ece", "count_error")  # that are better where they are less
 LEADING = {"class": "top1", "grade": "kappa", "classes": "map", "number": "r2"}
 FULL, FEW = 1000, 200  # resamplings: usually, and of many items
 MANY = 4000

@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -58,6 +59,8 @@ class Pictures:
     """The pictures of some rows in a folder. done: {id: its row of predictions} of those that were drawn before by a
     command that was stopped. levels: the values of a map from which overlays are coloured, and of the threshold."""
 
+    shown: ClassVar[str] = "map"  # the column with the path of the first of an item's pictures
+
     def __init__(self, folder: Path, rows: pa.Table, head: str, levels: tuple[float, float]) -> None:
         self.folder, self.rows, self.head = folder, rows, head
         self.usual, self.threshold = levels
@@ -77,7 +80,7 @@ class Pictures:
             try:
                 row = json.loads(line)
                 same = row.pop("head") == self.head and row.pop("content") == self.contents.get(row["id"], "")
-                if same and (self.folder / row["map"]).is_file():
+                if same and (self.folder / row[self.shown]).is_file():
                     found[row.pop("id")] = row
             except (ValueError, KeyError, TypeError, AttributeError):  # a kill may have cut it
                 continue

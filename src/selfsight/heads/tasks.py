@@ -20,8 +20,9 @@ from selfsight.errors import DataError, meant
 from selfsight.heads.classify_head import ClassifyHead
 from selfsight.heads.head import About, Head
 from selfsight.heads.inspect_head import InspectHead
+from selfsight.heads.segment_head import SegmentHead
 
-TASKS: dict[str, type[Head]] = {"classify": ClassifyHead, "inspect": InspectHead}
+TASKS: dict[str, type[Head]] = {"classify": ClassifyHead, "inspect": InspectHead, "segment": SegmentHead}
 
 
 def head_type(task: str) -> type[Head]:

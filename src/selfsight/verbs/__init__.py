@@ -56,6 +56,7 @@ EXAMPLES = {
     "select": "selfsight select photos/ --model runs/first --budget 50 -o ask.csv",
     "label": "selfsight label photos/ --model runs/first",
     "forget": "selfsight forget photos.lance a.jpg",
+    "segment": "selfsight train segment cells.lance --model runs/cells -o heads/cells",
     "classify": "selfsight train classify photos/ --model runs/first -o heads/first",
     "inspect": "selfsight train inspect parts/good --model runs/first -o heads/inspect",
 }

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from selfsight.heads.evaluation import HeadEvaluation
     from selfsight.heads.head import Head
     from selfsight.heads.inspect_evaluation import InspectEvaluation
+    from selfsight.heads.segment_evaluation import SegmentEvaluation
     from selfsight.probing.controls import Pair
     from selfsight.probing.probes import Labelled
 
@@ -37,7 +38,7 @@ WORST = 10  # classes of a head that are
 def evaluate(
     model: str | Head, *, test: str, labels: str | None = None, masks: str | None = None, by: str | None = None,
     out: str | None = None, device: str | None = None,
-) -> HeadEvaluation | InspectEvaluation: ...  # fmt: skip
+) -> HeadEvaluation | InspectEvaluation | SegmentEvaluation: ...  # fmt: skip
 @overload
 def evaluate(
     model: str | Encoder, *, train: str, test: str, beside: str | Encoder | Sequence[str | Encoder] | None = None,
@@ -64,7 +65,7 @@ def evaluate(
     by: str | None = None,
     out: str | None = None,
     device: str | None = None,
-) -> Evaluation | HeadEvaluation | InspectEvaluation:
+) -> Evaluation | HeadEvaluation | InspectEvaluation | SegmentEvaluation:
     """Measure an encoder with labels: k-NN, linear and few-shot accuracy, beside controls. Or measure a head.
 
     A head has learnt already, so it takes --test alone, with --labels, --masks and --by, and gives its metrics with
@@ -97,7 +98,8 @@ def evaluate(
     seeds
         Random draws of the labels for each few-shot figure; mean and spread are given.
     labels
-        Of a head: a CSV or Parquet with the columns label and path or id, instead of the labels that --test has.
+        Of a head: a CSV or Parquet with the columns label and path or id, instead of the labels that --test has. Of a
+        segmentation: a COCO file, or a folder of masks or LabelMe files.
     masks
         Of a head that says where: a folder of masks, each called like its image, such as crack/01.png for crack/01.jpg.
         0 is background.
@@ -167,7 +169,7 @@ def evaluate(
 
 def _of_head(
     head: Head, test: str | None, asked: tuple[str | None, str | None, str | None], out: str | None, own: Path | None
-) -> HeadEvaluation | InspectEvaluation:
+) -> HeadEvaluation | InspectEvaluation | SegmentEvaluation:
     """The figures of a head, written with their pictures to the folder `out`, or to the head's `own`. asked: labels, by
     and masks, see `Head.evaluate`."""
     import json
@@ -184,7 +186,7 @@ def _of_head(
     items = open_source(test)
     if out is not None:
         check_outside(out, items.about.location)
-    result = cast("HeadEvaluation | InspectEvaluation", head.evaluate(items, *asked))
+    result = cast("HeadEvaluation | InspectEvaluation | SegmentEvaluation", head.evaluate(items, *asked))
     if (folder := Path(out) if out else own) is not None:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "evaluation.json", json.dumps(result.to_dict(), indent=2))
@@ -356,12 +358,33 @@ def _show_inspection(result: InspectEvaluation) -> None:
         console.print(f"Note: {note}.")
 
 
-def show(result: Evaluation | HeadEvaluation | InspectEvaluation) -> None:
+def _show_segmentation(result: SegmentEvaluation) -> None:
+    """Print the figures of a segmentation, by class, and the pictures that it is worst at."""
+    from selfsight.console import results, table
+    from selfsight.heads.metrics import TITLES, number, plainly, shown
+
+    console = results(soft_wrap=True)
+    table((f"on {result.items:,} pictures", "value [95 % interval]"), shown(result.metrics))
+    table(("class", "intersection over union"), [(name, plainly(found)) for name, found in result.classes.items()])
+    if result.by:
+        names = list(dict.fromkeys(name for found in result.by.values() for name in found))
+        rows = [(v, *(number(n, found[n]) if n in found else "–" for n in names)) for v, found in result.by.items()]
+        table(("by", *(TITLES[name] for name in names)), rows)
+    for each in result.worst[:LOWEST]:
+        console.print(f"Worst: {each.uri} ({each.miou:.3f})")
+    for note in result.notes:
+        console.print(f"Note: {note}.")
+
+
+def show(result: Evaluation | HeadEvaluation | InspectEvaluation | SegmentEvaluation) -> None:
     """Print the verdict, the accuracies, what pretraining bought and whether there are enough labels."""
     if isinstance(result, Evaluation):
         return _show_encoder(result)
     from selfsight.heads.inspect_evaluation import InspectEvaluation
+    from selfsight.heads.segment_evaluation import SegmentEvaluation
 
+    if isinstance(result, SegmentEvaluation):
+        return _show_segmentation(result)
     return _show_inspection(result) if isinstance(result, InspectEvaluation) else _show_head(result)
 
 

@@ -47,8 +47,9 @@ class Predictions(Result):
 
 @checked
 def predict(
-    source: str, *, head: str | Head, out: str | None = None, watch: bool = False, device: str | None = None
-) -> Predictions:
+    source: str, *, head: str | Head, out: str | None = None, pixel_size: str | None = None, watch: bool = False,
+    device: str | None = None,
+) -> Predictions:  # fmt: skip
     """Say what a head makes of every item of SOURCE: label, calibrated probabilities, prediction set, and why.
 
     A row an item: id, uri, reason (of an item that cannot be read), label, score (the probability of the label),
@@ -60,6 +61,10 @@ def predict(
     Of an inspection: score (higher is more abnormal), p (the share of good parts that score as high), defect (p is at
     most the rate of false alarms that the head promises) and map (its picture's path in the folder).
 
+    Of a segmentation: score (how sure it is of a pixel, the mean), mask (its path in the folder) and objects, each with
+    label, score, box, area, centroid (x, y), intensity (mean grey, 0 to 1) and run lengths (COCO). The folder also gets
+    objects.csv, a row an object, and counts.csv, a row a picture.
+
     Parameters
     ----------
     source
@@ -69,6 +74,8 @@ def predict(
     out
         File for the predictions: .parquet, .csv (lists as JSON), .json, .jsonl or .lance. Of a head that says where, a
         folder: for predictions.parquet, maps/, masks/ and overlays/.
+    pixel_size
+        Side of a pixel, such as 0.5um or 0.02mm: objects.csv and counts.csv then give areas and places in it too.
     watch
         Go on as files arrive, until Ctrl-C, and append to a .jsonl or .lance. A file is taken once its size stood still
         for a second; one that cannot be read is tried until it is a minute old. Started again, it skips the items that
@@ -78,12 +85,15 @@ def predict(
     """
     from selfsight.data.importers import check_outside, open_source
     from selfsight.data.written import note
+    from selfsight.files import write_whole
     from selfsight.heads import watching
     from selfsight.heads.head import Head, load_head
     from selfsight.heads.pictures import JOURNAL, is_folder
     from selfsight.heads.predictions import FORMATS, check_format, save_predictions
+    from selfsight.heads.segment_pictures import counts_csv, objects_csv, parse_pixel_size
     from selfsight.machine import best_device
 
+    side = parse_pixel_size(pixel_size)
     if watch and out is None:
         raise SelfsightError("--watch appends to a file. Give one: -o predictions.jsonl")
     opened = head if isinstance(head, Head) else load_head(head)
@@ -104,6 +114,10 @@ def predict(
         save_predictions(result.table, out)
     else:
         save_predictions(result.table, folder / "predictions.parquet")
+        if "objects" in result.table.column_names:
+            write_whole(folder / "objects.csv", objects_csv(result.table, *side))
+            names = getattr(opened.about, "classes", [])[1:]
+            write_whole(folder / "counts.csv", counts_csv(result.table, names, *side))
         (folder / JOURNAL).unlink(missing_ok=True)
         note("pictures", folder, items.path)
     note("features", Path(out) if folder is None else folder / "predictions.parquet", items.path)
@@ -150,6 +164,8 @@ def said(row: Mapping[str, object]) -> str:
     if "defect" in row:
         where = f"  {row['map']}" if row.get("map") else ""
         return f"{'defect' if row['defect'] else 'good'}  {row['score']:.3f}  p {row['p']:.3f}{where}"
+    if "objects" in row:
+        return f"{len(cast('list[object]', row['objects'])):,} objects" + (f"  {row['mask']}" if row["mask"] else "")
     if "value" in row:
         return f"{row['value']:.4g} [{row['low']:.4g}, {row['high']:.4g}]"
     named = row["label"] if "label" in row else "|".join(cast("list[str]", row["labels"])) or "(none)"
@@ -167,9 +183,16 @@ def _counted(table: pa.Table) -> Predictions:
     named = Counter("|".join(value) if isinstance(value, list) else value for value in values if value is not None)
     if "defect" in columns:
         named = Counter("defect" if each else "good" for each in table["defect"].to_pylist() if each is not None)
+    if "objects" in columns:
+        named = Counter(one["label"] for found in table["objects"].to_pylist() for one in found or ())
     left = sum(filter(None, table["abstain"].to_pylist())) if "abstain" in columns else 0
     bad = sum(reasons.values())
     return Predictions(table, len(table) - bad, bad, dict(reasons), dict(named.most_common()), left)
+
+
+def _counts(columns: list[str]) -> str:
+    """What a table of predictions counts."""
+    return "object" if "objects" in columns else "answer" if "defect" in columns else "label"
 
 
 def show(result: Predictions) -> None:
@@ -180,7 +203,7 @@ def show(result: Predictions) -> None:
     console.print(f"{result.items:,} items predicted.")
     if result.labels:
         table(
-            ("answer" if "defect" in result.table.column_names else "label", "items"),
+            (_counts(result.table.column_names), "items"),
             [(name or "(none)", f"{count:,}") for name, count in result.labels.items()],
         )
     if result.left_open:

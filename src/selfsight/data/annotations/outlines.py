@@ -142,8 +142,9 @@ def drawn(value: MaskValue, names: Sequence[str], height: int, width: int) -> tu
     painted: list[tuple[int, int, int, np.ndarray]] = []
     number = 0
     for label, regions in value.items():
-        told = isinstance(regions, list) and not _is_polygons(regions)
-        for region in regions if told else [regions]:
+        several = isinstance(regions, list) and not is_polygons(regions)
+        told = several and label not in (IGNORED, BACKGROUND)
+        for region in regions if several else [regions]:
             mask = pixels_of(region, height, width)
             number += told
             painted.append((int(mask.sum()), number if told else 0, places[label], mask))
@@ -157,7 +158,8 @@ def drawn(value: MaskValue, names: Sequence[str], height: int, width: int) -> tu
 
 def tells_apart(value: MaskValue) -> bool:
     """Whether a value tells one object from another."""
-    return any(isinstance(regions, list) and not _is_polygons(regions) for regions in value.values())
+    objects = [regions for label, regions in value.items() if label not in (IGNORED, BACKGROUND)]
+    return any(isinstance(regions, list) and not is_polygons(regions) for regions in objects)
 
 
 def value_of(ids: np.ndarray) -> MaskValue:
@@ -166,9 +168,10 @@ def value_of(ids: np.ndarray) -> MaskValue:
     return found | ({IGNORED: encode(ids == IGNORE)} if (ids == IGNORE).any() else {})
 
 
-def _is_polygons(regions: list[Any]) -> bool:
+def is_polygons(regions: Sequence[object]) -> bool:
     """Whether a list is one region of polygons, and not a list of regions."""
-    return bool(regions) and isinstance(regions[0], list) and bool(regions[0]) and not isinstance(regions[0][0], list)
+    first = regions[0] if regions else None
+    return isinstance(first, list) and bool(first) and not isinstance(first[0], list)
 
 
 def _upright(region: Region, size: tuple[float, float], width: int, height: int, orientation: int | None) -> Region:

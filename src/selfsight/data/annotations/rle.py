@@ -27,6 +27,17 @@ def encode(mask: np.ndarray, compressed: bool = True) -> Runs:
     return {"size": list(mask.shape), "counts": to_text(counts) if compressed else counts}
 
 
+def encode_part(part: np.ndarray, y0: int, x0: int, height: int, width: int) -> Runs:
+    """A mask [H, W] whose pixels are those of `part` [h, w] bool, its upper left one at (y0, x0), without making it."""
+    x, y = np.nonzero(part.T)
+    flat = (x + x0).astype(np.int64) * height + y + y0
+    breaks = np.flatnonzero(np.diff(flat, prepend=-2) != 1)
+    starts, ends = flat[breaks], flat[np.append(breaks[1:], len(flat)) - 1] + 1 if len(flat) else flat
+    edges = np.stack([starts, ends], axis=1).reshape(-1)
+    counts = np.diff(edges, prepend=0, append=height * width).tolist()
+    return {"size": [height, width], "counts": to_text(counts if counts[-1] else counts[:-1])}
+
+
 def decode(rle: Mapping[str, object]) -> np.ndarray:
     """The mask [H, W] bool. Raises `ValueError` for lengths that are not those of an image of this size."""
     try:

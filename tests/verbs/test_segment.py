@@ -1,0 +1,195 @@
+"""train segment, predict and evaluate: cells composed by the test, from a few masks to a table of objects."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import tiny_encoder
+from PIL import Image
+
+import selfsight
+from selfsight.data.annotations import coco
+from selfsight.data.annotations.masks import read_mask, write_mask
+from selfsight.data.annotations.outlines import Outline, Outlines
+from selfsight.data.annotations.rle import decode, encode
+from selfsight.encoders.store import save
+from selfsight.errors import DataError, SelfsightError
+from selfsight.heads.head import load_head
+
+SIDE = 64
+
+
+def cells(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A picture [H, W, 3] uint8 of bright discs, some of which touch, and their numbers [H, W]."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    ids, pixels = np.zeros((SIDE, SIDE), np.int32), rng.normal(40, 5, (SIDE, SIDE, 3))
+    wanted, number = int(rng.integers(4, 9)), 0
+    while number < wanted:
+        radius, (cy, cx) = rng.uniform(5, 8), rng.uniform(4, SIDE - 4, 2)
+        far = np.hypot(y - cy, x - cx)
+        disc = far < radius
+        if (ids[disc] > 0).mean() < 0.1:
+            number += 1
+            disc &= ids == 0
+            ids[disc] = number
+            pixels[disc] += (150 * (1 - 0.6 * (far[disc] / radius) ** 2))[:, None]
+    return pixels.clip(0, 255).astype(np.uint8), ids
+
+
+def write(folder: Path, count: int, seed: int) -> Path:
+    """images/, masks/ of classes, ids/ of objects, and a COCO file of the same."""
+    rng = np.random.default_rng(seed)
+    images: dict[str, Outlines] = {}
+    for number in range(count):
+        pixels, ids = cells(rng)
+        for kind, data in (("masks", write_mask((ids > 0).astype(np.int32))), ("ids", write_mask(ids))):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            (folder / kind / f"{number}.png").write_bytes(data)
+        (folder / "images").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
+        outlines = (Outline("cell", encode(ids == n)) for n in range(1, ids.max() + 1))
+        images[f"{number}.png"] = Outlines(tuple(outlines), (SIDE, SIDE))
+    (folder / "cells.json").write_bytes(coco.write(images))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """encoder/, train/, test/, and a head from the COCO file of train/; tests only read them."""
+    folder = tmp_path_factory.mktemp("segment")
+    save(tiny_encoder(64), folder / "encoder")
+    write(folder / "train", 6, 0)
+    write(folder / "test", 5, 1)
+    train = {"source": str(folder / "train" / "images"), "model": str(folder / "encoder")}
+    selfsight.train.segment(**train, labels=str(folder / "train" / "cells.json"), out=str(folder / "head"), size=128)
+    return folder
+
+
+def test_touching_cells_are_found_and_counted(place: Path) -> None:
+    test = {"test": str(place / "test" / "images"), "labels": str(place / "test" / "ids")}
+    found = selfsight.evaluate(str(place / "head"), **{**test, "labels": str(place / "test" / "cells.json")})
+    assert found.metrics["miou"].value > 0.85
+    assert found.metrics["ap50"].value > 0.85 and found.metrics["count_error"].value < 1
+    assert found.worst[0].miou <= found.best[0].miou and found.items == 5
+    test = {"test": str(place / "train" / "images"), "labels": str(place / "train" / "cells.json")}
+    again = selfsight.evaluate(str(place / "head"), **test)
+    assert any("learnt from" in note for note in again.notes)
+
+
+def test_predictions_are_masks_overlays_and_a_table_of_objects(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "found"
+    said = {"head": str(place / "head"), "out": str(out), "pixel_size": "0.5um"}
+    table = selfsight.predict(str(place / "test" / "images"), **said).table
+    rows = {row["uri"]: row for row in table.to_pylist()}
+    with (out / "objects.csv").open() as file:
+        listed = list(csv.DictReader(file))
+    with (out / "counts.csv").open() as file:
+        counts = {row["uri"]: row for row in csv.DictReader(file)}
+    assert len(listed) == sum(len(row["objects"]) for row in rows.values()) > 15
+    for uri, row in rows.items():
+        with (out / row["mask"]).open("rb") as file:
+            mask = read_mask(file)
+        picture = np.asarray(Image.open(place / "test" / "images" / uri)).mean(2) / 255
+        assert Image.open(out / "overlays" / Path(row["mask"]).name).size == (SIDE, SIDE)
+        assert int(counts[uri]["cell_count"]) == len(row["objects"])
+        together = np.zeros((SIDE, SIDE), int)
+        own = [line for line in listed if line["uri"] == uri]
+        for one, line in zip(row["objects"], own, strict=True):
+            inside = decode(one["rle"])
+            y, x = np.nonzero(inside)
+            together += inside
+            assert (one["x0"], one["y0"], one["x1"], one["y1"]) == (x.min(), y.min(), x.max() + 1, y.max() + 1)
+            assert (one["x"], one["y"]) == pytest.approx((x.mean() + 0.5, y.mean() + 0.5))
+            assert one["intensity"] == pytest.approx(picture[inside].mean(), abs=5e-3)
+            assert float(line["area_um2"]) == pytest.approx(inside.sum() * 0.25)
+            assert float(line["x_um"]) == pytest.approx(one["x"] * 0.5, abs=1e-4)
+        assert together.max() <= 1 and ((together > 0) <= (mask > 0)).all()
+    stamp = (out / "masks" / "0.png").stat().st_mtime_ns
+    assert selfsight.predict(str(place / "test" / "images"), **said).table.num_rows == 5
+    assert (out / "masks" / "0.png").stat().st_mtime_ns >= stamp
+
+
+def test_the_network_says_of_pixels_what_predict_says_of_files(place: Path) -> None:
+    head = load_head(place / "head")
+    pixels = np.array(Image.open(place / "test" / "images" / "0.png").resize((128, 128)))
+    images = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        found = head.module(images)
+    assert torch.allclose(found["probabilities"].sum(1), torch.ones(1, 128, 128), atol=1e-4)
+    parts = head.module
+    levels = parts.encoder(parts.prepare(images), levels=True).levels
+    by_hand = parts.calibrate(parts.task(levels, parts.grey(images)))
+    assert torch.allclose(by_hand["probabilities"], found["probabilities"], atol=1e-6)
+    leaf = images.float().requires_grad_()
+    gradient = torch.autograd.grad(parts(leaf)["probabilities"][:, 1].sum(), leaf)[0]
+    assert gradient.abs().sum() > 0
+
+
+def test_a_head_that_was_moved_says_the_same(place: Path, tmp_path: Path) -> None:
+    (place / "head").rename(tmp_path / "elsewhere")
+    try:
+        one = selfsight.predict(str(place / "test" / "images"), head=str(tmp_path / "elsewhere")).table
+    finally:
+        (tmp_path / "elsewhere").rename(place / "head")
+    two = selfsight.predict(str(place / "test" / "images"), head=str(place / "head")).table
+    assert one.to_pylist() == two.to_pylist()
+
+
+def test_one_mask_is_enough_and_says_that_nothing_was_held_out(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "0.png").write_bytes((place / "train" / "masks" / "0.png").read_bytes())
+    train = {"source": str(place / "train" / "images"), "model": str(place / "encoder"), "out": str(tmp_path / "head")}
+    found = selfsight.train.segment(**train, labels=str(tmp_path / "one"))
+    assert found.masks == 1 and not found.metrics and not found.told_apart and found.classes == ["background", "1"]
+    assert any("one mask only, so nothing could be held out" in note for note in found.notes)
+    test = {"test": str(place / "test" / "images"), "labels": str(place / "test" / "masks")}
+    assert selfsight.evaluate(str(tmp_path / "head"), **test).metrics["miou"].value > 0.7
+
+
+def test_a_decoder_learns_and_is_read_back(place: Path, tmp_path: Path) -> None:
+    train = {"source": str(place / "train" / "images"), "model": str(place / "encoder"), "out": str(tmp_path / "head")}
+    found = selfsight.train.segment(**train, labels=str(place / "train" / "ids"), method="decoder", size=64)
+    assert found.method.startswith("decoder") and found.told_apart
+    test = {"test": str(place / "test" / "images"), "labels": str(place / "test" / "cells.json")}
+    with pytest.raises(DataError, match="classes that are not known: cell"):
+        selfsight.evaluate(str(tmp_path / "head"), **test)
+    test["labels"] = str(place / "test" / "ids")
+    assert selfsight.evaluate(str(tmp_path / "head"), **test).metrics["miou"].value > 0.8
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"labels": None}, "No item of .* has a mask"),
+        ({"labels": "nowhere"}, "holds no masks"),
+        ({"size": 3}, "--size is the side of the input in px, 16 or more"),
+        ({"labels": "empty"}, "hold background alone"),
+        ({"labels": "small"}, "a mask of 5 x 5 for an image of 64 x 64"),
+        ({"labels": "broken"}, "no mask of PNG"),
+    ],
+)
+def test_mistakes_are_said_in_one_sentence(place: Path, tmp_path: Path, change: dict, error: str) -> None:
+    for name, data in {
+        "empty": write_mask(np.zeros((SIDE, SIDE), np.int32)),
+        "small": write_mask(np.ones((5, 5), np.int32)),
+        "broken": b"\x89PNG\r\n\x1a\nno more",
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(data)
+    if change.get("labels"):
+        change = {"labels": str(tmp_path / change["labels"])}
+    train = {"source": str(place / "train" / "images"), "model": str(place / "encoder"), "out": str(tmp_path / "head")}
+    with pytest.raises(SelfsightError, match=error) as told:
+        selfsight.train.segment(**{**train, "labels": str(place / "train" / "masks"), **change})
+    assert str(told.value).count("\n") == 0
+    assert not (tmp_path / "head").exists()
+
+
+@pytest.mark.parametrize("text", ["0", "-1um", "abc", "1 inch", "nan"])
+def test_a_pixel_has_a_size(place: Path, text: str) -> None:
+    with pytest.raises(SelfsightError, match="--pixel-size is the side of a pixel"):
+        selfsight.predict(str(place / "test" / "images"), head=str(place / "head"), pixel_size=text)
