@@ -4,10 +4,11 @@
     python benchmarks/label_curves.py --sets steel --starts imagenet --arms frozen
     python benchmarks/label_curves.py --table
 
-Steel and X-rays: frozen features at all numbers of labels, five draws; supervision from scratch with all labels, once,
-and with 5 and 30 per class, three draws. CIFAR-10 and wbc: frozen features only; of wbc the classes 1 to 4, half of
-site 1 to learn from, measured on the other half and on site 2, another laboratory. (X-ray patients may cross the
-split, which flatters all arms.) What was measured stays in SELFSIGHT_CURVES (default: beside the encoders), so the same
+Steel and X-rays: frozen features at all numbers of labels, five draws, also with labels that `select` chose and with
+guesses; supervision from scratch and fine-tuning with all labels, once, and with 5 and 30 per class, three draws.
+CIFAR-10 and wbc: frozen features only; of wbc the classes 1 to 4, half of site 1 to learn from, measured on the other
+half and on site 2, another laboratory. (X-ray patients may cross the split, which flatters all arms.) What was measured
+stays in SELFSIGHT_CURVES (default: beside the encoders), so the same
 command goes on after a stop; a row a curve is in results/label_curves.jsonl, with the digest of its encoder.
 """
 
@@ -31,6 +32,7 @@ CURVES = Path(os.environ.get("SELFSIGHT_CURVES", KEPT.parent / "curves"))
 RESULTS = HERE / "results" / "label_curves.jsonl"
 SCRATCH = ("steel", "xray")  # where supervision from scratch is measured too
 CLASSES = ("1", "2", "3", "4")  # of wbc: the fifth has two pictures
+FROZEN = "frozen,selected,selftrained"
 SHOTS = "1,2,5,10,30,100,all"
 
 
@@ -58,8 +60,8 @@ def measure(name: str, start: str, arms: str, minutes: str) -> None:
     command += ["-o", str(CURVES / f"{name}-{start}"), "--shots", SHOTS, "--minutes", minutes, "--json"]
     began = time.monotonic()
     if name in SCRATCH and "scratch" in arms:
-        run([*command, "--arms", "scratch", "--scratch-shots", "5,30", "--seeds", "3"])
-        found = run([*command, "--arms", "frozen,random,start,scratch", "--scratch-shots", "all"])
+        run([*command, "--arms", "scratch,finetuned", "--scratch-shots", "5,30", "--seeds", "3"])
+        found = run([*command, "--arms", f"{FROZEN},random,start,scratch,finetuned", "--scratch-shots", "all"])
     else:
         found = run([*command, "--arms", "frozen"])
     row = {

@@ -36,6 +36,7 @@ from selfsight.heads.self_training import self_trained
 
 RESULTS = HERE / "results" / "self_training.jsonl"
 WORK = Path(tempfile.gettempdir()) / "selfsight-self-training"
+MOST = 6_000  # images of a side
 STOCK, SHOTS, WRONG = "package:efficientnet_lite0", 4, 0.3
 
 
@@ -65,8 +66,9 @@ def main() -> None:
 
 def side_of(folder: Path) -> tuple[Labels, np.ndarray]:
     items = open_source(str(folder))
-    encoder = load(STOCK, measure_format(items))
-    labels, features, _ = pooled_labelled(encoder, items, Labels.of(items).labelled())
+    encoder, every = load(STOCK, measure_format(items)), Labels.of(items).labelled()
+    some = np.sort(np.random.default_rng(0).permutation(len(every))[:MOST])
+    labels, features, _ = pooled_labelled(encoder, items, every.take(some))
     return labels, features
 
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # what type checkers and editors see, of groups their package
     from selfsight.verbs.pretrain import pretrain as pretrain
     from selfsight.verbs.report import report as report
     from selfsight.verbs.runs import runs as runs
+    from selfsight.verbs.select import select as select
 
 __version__ = "0.1.0"
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from sklearn.covariance import ledoit_wolf
 
-from selfsight.probing.neighbours import POWERS, KNNProbe, fit_knn, nearest, nearest_others
+from selfsight.probing import neighbours
+from selfsight.probing.neighbours import POWERS, KNNProbe, fit_knn, nearest, nearest_others, neighbour_graph
 
 
 def test_votes_equal_a_loop() -> None:
@@ -150,3 +151,30 @@ def test_full_whitening_is_that_of_the_covariance_of_ledoit_and_wolf() -> None:
     white = weight @ covariance @ weight.T
     assert white / white[0, 0] == pytest.approx(np.eye(8), abs=1e-4)  # up to one factor for all, as cosines are
     assert probe.bank.mean(0) == pytest.approx(np.zeros(8), abs=1e-4)
+
+
+@pytest.mark.parametrize("k", [1, 5, 40])
+def test_the_graph_is_that_of_a_slow_search_and_copies_are_neighbours(k: int) -> None:
+    rng = np.random.default_rng(5)
+    features = rng.normal(size=(30, 6)).astype(np.float32)
+    features[20:24] = features[3]  # five of a kind
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -np.inf)
+    graph = neighbour_graph(features, k)
+    assert graph.index.shape == (30, min(k, 29))
+    assert not (graph.index == np.arange(30)[:, None]).any()
+    assert graph.cosine == pytest.approx(-np.sort(-cosines, axis=1)[:, :k][:, :29], abs=1e-6)
+    assert np.take_along_axis(cosines, graph.index, 1) == pytest.approx(graph.cosine, abs=1e-6)
+
+
+def test_many_items_are_searched_in_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss", reason="needs the extra search")
+    rng = np.random.default_rng(6)
+    features = (rng.normal(size=(40, 16))[rng.integers(0, 40, 2000)] + 0.3 * rng.normal(size=(2000, 16))).astype("f4")
+    exact = neighbour_graph(features, 10)
+    monkeypatch.setattr(neighbours, "EXACT", 100)
+    found = neighbour_graph(features, 10)
+    assert not (found.index == np.arange(2000)[:, None]).any() and (found.index >= 0).all()
+    shared = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact.index, found.index, strict=True)])
+    assert shared > 0.95

@@ -81,6 +81,17 @@ def test_all_arms_from_folders_to_files(data: Path, tmp_path: Path, capsys: pyte
     assert len([line for line in said.splitlines() if line.startswith(("1 ", "2 ", "all "))]) == 3
 
 
+def test_ways_to_spend_the_same_labels(data: Path, tmp_path: Path) -> None:
+    how = {"arms": "frozen,selected,selftrained,finetuned", "shots": "2,4", "scratch_shots": "4"}
+    result = curve(data, tmp_path / "out", **how)
+    points = {arm: [(p.shots, p.labels, p.draws) for p in found] for arm, found in result.curves.items()}
+    assert points["frozen"] == points["selected"] == points["selftrained"] == [("2", 4, 2), ("4", 8, 2)]
+    assert points["finetuned"] == [("4", 8, 2)]
+    value = {arm: found[-1].accuracy.value or 0 for arm, found in result.curves.items()}
+    assert min(value.values()) > 0.6 and value["finetuned"] > 0.9, value
+    assert curve(data, tmp_path / "out", **how) == result
+
+
 def test_scratch_learns_what_can_be_seen(data: Path, tmp_path: Path) -> None:
     result = curve(data, tmp_path / "out", arms="scratch", minutes=0.1)
     assert result.level is not None and (result.level.value or 0) > 0.8
@@ -195,7 +206,7 @@ def test_a_hurried_training_is_said() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"arms": "frozn"}, "no arm 'frozn'. Choose among frozen, random, start, scratch. Did you mean frozen"),
+        ({"arms": "frozn"}, "no arm 'frozn'. Choose among frozen, selected, .*scratch. Did you mean frozen"),
         ({"arms": ""}, "--arms is empty"),
         ({"shots": "0"}, "--shots takes"),
         ({"seeds": 0}, "--seeds must be"),

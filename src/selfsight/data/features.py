@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
 
 from selfsight.data.geometry import Geometry
 from selfsight.data.manifest import before, beside
 from selfsight.errors import check_version
-from selfsight.files import append_lance, as_vectors, lance_exists, open_lance, remove_rows, to_numpy
+from selfsight.files import append_lance, as_vectors, lance_exists, open_lance, remove_rows, to_numpy, write_whole
 
 if TYPE_CHECKING:
     from selfsight.files import LanceDataset
@@ -104,9 +106,29 @@ class FeatureStore:
         return sorted({path.parent for path in self._tables()})
 
     def forget(self, ids: pa.Array) -> None:
-        """Rewrite every table without `ids`, and remove every older version of them."""
+        """Rewrite every table without `ids`, and remove every older version of them, and the graphs."""
         for path in self._tables():
             remove_rows(path, ids)
+        for path in self.folder.glob("*-neighbours-*.safetensors"):
+            path.unlink(missing_ok=True)
+
+    def read_graph(self, name: str, k: int, items: str) -> dict[str, np.ndarray] | None:
+        """The arrays of the graph of `k` neighbours kept under a name; None if it is not of these `items`, a hash."""
+        try:
+            with safe_open(self._graph(name, k), framework="numpy") as file:
+                if (file.metadata() or {}).get("items") != items:
+                    return None
+                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError):
+            return None
+
+    def keep_graph(self, name: str, k: int, items: str, arrays: dict[str, np.ndarray]) -> None:
+        """Keep the arrays of a graph in place of one that was kept under that name."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self._graph(name, k), safetensors.numpy.save(arrays, {"items": items}))
+
+    def _graph(self, name: str, k: int) -> Path:
+        return self.folder / f"{name}-neighbours-{k}.safetensors"
 
     def _paths(self, key: Key) -> list[Path]:
         """The tables there are for a key, the present version's first."""

@@ -74,11 +74,13 @@ class Labels:
 
     @classmethod
     def of(
-        cls, items: Collection, rows: pa.Table | None = None, path: str | None = None, kind: Kind = "class"
-    ) -> Labels:
+        cls, items: Collection, rows: pa.Table | None = None, path: str | None = None, kind: Kind = "class",
+        folders: bool = True,
+    ) -> Labels:  # fmt: skip
         """The labels of `rows` (the usable items if not given); `path`: a CSV or Parquet with a column `label`
         (several as `a|b`) and one of `id` or `path` (the item's `uri`); for boxes and masks a COCO file, or a folder of
-        VOC, YOLO or LabelMe files or masks.
+        VOC, YOLO or LabelMe files or masks. `folders`: whether the outermost folder is the label where nothing else
+        gives any.
 
         The kind asked for becomes "classes" where an item has several, and "none" where no item has any. Raises
         `SelfsightError` for a table of another kind, one that names an unknown item, or an item twice with two
@@ -100,6 +102,8 @@ class Labels:
             elif named:
                 given = [_split(label) for label in rows["label"].to_pylist()]
                 doubt = items.contradictions
+            elif not folders:
+                given = [None] * len(rows)
             else:
                 given = _in_folders(items, rows)
                 doubt = _NO_COLUMN.format(items.about.location) if items.source.kind == "table" else ""

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
+from selfsight.curation.selection import Pool, choose
+from selfsight.data.groups import group_numbers
 from selfsight.data.splits import Side
 from selfsight.encoders.encoder import Encoder
+from selfsight.encoders.features import gathered, item_features
+from selfsight.heads.classify import Wish, learn
+from selfsight.heads.fits import scored
 from selfsight.heads.scratch import supervised_answers
+from selfsight.heads.self_training import self_trained
+from selfsight.heads.tuning import tuned
 from selfsight.probing.controls import Pair
-from selfsight.probing.linear import draw_shots, fit_few_shot, fit_linear
+from selfsight.probing.linear import FEW_SHOT_STRENGTH, draw_shots, fit_few_shot, fit_linear
+from selfsight.probing.neighbours import neighbour_graph
 from selfsight.views.plan import ViewGroup
+
+SHARE = 0.8  # of the train items, among which `selected` chooses in a draw
 
 
 @dataclass(frozen=True)
@@ -81,6 +93,49 @@ def on_features(task: Task, draw: Draw, name: str) -> Learnt:
     return Learnt(probe.scores(asked.features).argmax(1) == asked.labels)
 
 
+def selected(task: Task, draw: Draw) -> Learnt:
+    """As `on_features` of the encoder, but as many labels are given to items that `select` chooses, of a random 80 % of
+    the train items: so draws differ."""
+    taught, asked = task.pairs["encoder"]
+    budget = len(draw.places(task.taught))
+    if draw.shots == "all":
+        return on_features(task, draw, "encoder")
+    some = np.random.default_rng(draw.seed).permutation(len(taught.labels))[
+        : max(budget, int(SHARE * len(task.taught)))
+    ]
+    features = F.normalize(torch.from_numpy(taught.features[some]), dim=1).numpy()
+    groups = group_numbers([taught.groups[i] for i in some], len(some))
+    pool = Pool(features, neighbour_graph(features), groups, np.full(len(some), -1))
+    chosen = some[choose(pool, budget, seed=draw.seed)[0]]
+    if len(np.unique(taught.labels[chosen])) < 2:  # one class: it is all that could be said
+        return Learnt(asked.labels == taught.labels[chosen[0]])
+    probe = fit_linear(taught.features[chosen], taught.labels[chosen], len(task.classes), FEW_SHOT_STRENGTH)
+    return Learnt(probe.scores(asked.features).argmax(1) == asked.labels)
+
+
+def with_guesses(task: Task, draw: Draw) -> Learnt:
+    """Hits of a head on the encoder's features that also learns from guesses of the labels that were not drawn."""
+    places, wish = np.sort(draw.places(task.taught)), Wish(method="linear", seed=draw.seed)
+    taught, asked = task.pairs["encoder"]
+    labels, rest = task.train.labels.take(places), np.setdiff1d(np.arange(len(task.taught)), places)
+    open_ = task.train.labels.take(rest)
+    pool = replace(open_, values=(None,) * len(rest))
+    learnt = learn(labels, taught.features[places], wish)
+    learnt, _, _ = self_trained(learnt, labels, taught.features[places], pool, taught.features[rest], wish)
+    numbers = np.array([task.classes.index(name) for name in learnt.targets.classes])
+    return Learnt(numbers[scored(learnt.scorer, asked.features).argmax(1)] == asked.labels)
+
+
+def finetuned(task: Task, draw: Draw) -> Learnt:
+    """Hits of a linear head on the encoder that the drawn labels tuned, all of its weights."""
+    labels = task.train.labels.take(np.sort(draw.places(task.taught)))
+    made = tuned(task.encoder, task.train.items, labels, "finetune", seed=draw.seed)
+    features = [gathered(item_features(made, side.items, rows), rows)[1]
+                for side, rows in ((task.train, labels.rows), (task.test, task.test.labels.rows))]  # fmt: skip
+    probe = fit_linear(features[0], labels.numbers(task.classes), len(task.classes), FEW_SHOT_STRENGTH)
+    return Learnt(probe.scores(features[1]).argmax(1) == task.truth)
+
+
 def from_scratch(task: Task, draw: Draw) -> Learnt:
     """Hits of the same network supervised from random weights."""
     chosen = np.sort(draw.places(task.taught))
@@ -105,6 +160,9 @@ class Arm:
 
 ARMS = {
     "frozen": Arm("frozen features, linear head", partial(on_features, name="encoder"), "encoder"),
+    "selected": Arm("frozen, labels that select chose", selected, "encoder"),
+    "selftrained": Arm("frozen, self-trained", with_guesses, "encoder"),
+    "finetuned": Arm("fine-tuned", finetuned, "encoder", slow=True),
     "random": Arm("random weights, linear head", partial(on_features, name="random"), "random"),
     "start": Arm("starting weights, linear head", partial(on_features, name="start"), "start"),
     "scratch": Arm("supervised from scratch", from_scratch, slow=True),

@@ -27,7 +27,7 @@ from selfsight.heads.classify_head import held_out
 from selfsight.heads.fits import More, fit_linear, fitted, scored
 from selfsight.heads.metrics import TITLES, difference, leading, percent
 from selfsight.probing.evaluation import Interval
-from selfsight.probing.neighbours import nearest
+from selfsight.probing.neighbours import neighbour_graph
 from selfsight.results import Result
 
 WANTED = 0.95  # share of the guesses that are to be right
@@ -147,12 +147,10 @@ def _why(done: SelfTraining, last: Round, rounds: int) -> str:
 def graph_of(features: np.ndarray, k: int = NEIGHBOURS) -> sparse.csr_array:
     """The neighbour graph [M, M] of features [M, D], normalised: D^-1/2 W D^-1/2, where W adds cosine^3 of each item's
     k nearest others and of those whose neighbour it is, and D is diagonal with the sums of W."""
-    similarity, index = nearest(features, features, k + 1)
-    count = len(features)
-    rows = np.repeat(np.arange(count), similarity.shape[1])
-    others = rows != index.ravel()
-    near = np.maximum(similarity.ravel()[others].astype(np.float64), 0.0) ** SHARPNESS
-    one_way = sparse.csr_array((near, (rows[others], index.ravel()[others])), shape=(count, count))
+    found, count = neighbour_graph(features, k), len(features)
+    rows = np.repeat(np.arange(count), found.index.shape[1])
+    near = np.maximum(found.cosine.ravel().astype(np.float64), 0.0) ** SHARPNESS
+    one_way = sparse.csr_array((near, (rows, found.index.ravel())), shape=(count, count))
     both = one_way + one_way.T
     scale = sparse.diags_array(1.0 / np.sqrt(np.maximum(both.sum(1), 1e-12)))
     return sparse.csr_array(scale @ both @ scale)

@@ -1,4 +1,6 @@
-"""The k-nearest-neighbour probe of frozen features. Nothing is trained; how far to whiten them may be chosen.
+"""Nearest neighbours of frozen features: the graph of a collection, and the k-nearest-neighbour probe.
+
+Nothing is trained; the probe may choose how far to whiten.
 
 Neighbours like features that are whitened further than a few labels do (benchmarks/README.md). The encoder's own
 whitening is kept for those, and this probe may go on from there, as the linear probe chooses its strength.
@@ -6,21 +8,31 @@ whitening is kept for those, and this probe may go on from there, as the linear 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.nn.functional as F
 
+from selfsight.console import console
+from selfsight.data.collection import Collection
 from selfsight.data.groups import group_numbers
 from selfsight.data.spread import spread
+from selfsight.encoders.encoder import Encoder
+from selfsight.errors import MachineError, SelfsightError, in_words
 
 TEMPERATURE = 0.07
 BLOCK = 2**25  # similarities in memory at a time: 128 MB
 POWERS = (0.0, 0.25, 0.5)  # of the variance, that directions are divided by: not at all, half of the way, fully
 CHOICE_ITEMS = 2000  # that are asked to choose one of them, each of all others
 AXES_ITEMS = 20000  # whose principal directions those of all items are taken to be
+GRAPH_K = 20  # neighbours of an item in the graph of a collection
+EXACT = 50_000  # items, up to which each is compared with every other
+CELLS_ASKED = 16  # beyond that: cells around an item, of about 2 sqrt(N), in which its neighbours are looked for
 
 
 def nearest(
@@ -52,6 +64,74 @@ def nearest_others(features: np.ndarray, asked: np.ndarray, k: int) -> list[list
         [(i, cosine) for i, cosine in zip(found, cosines, strict=True) if i != item][:k]
         for item, found, cosines in zip(asked.tolist(), index.tolist(), similarity.tolist(), strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The nearest others of each of N items.
+
+    index: their numbers [N, k] int64, nearest first. cosine: of the features, [N, k] float32.
+    """
+
+    index: np.ndarray
+    cosine: np.ndarray
+
+
+def neighbour_graph(features: np.ndarray, k: int = GRAPH_K) -> Graph:
+    """The graph of `features` [N, D]: each item with its `k` nearest others, or all of them if there are fewer.
+
+    Exact up to 50,000 items. Beyond, neighbours are looked for in the 16 nearest of about 2 sqrt(N) cells (Jegou et
+    al., "Product quantization for nearest neighbor search", PAMI 2011, the inverted file). That needs the extra
+    `search`, without which `MachineError` is raised.
+    """
+    search = nearest if len(features) <= EXACT else _nearest_in_cells
+    cosine, index = search(features, features, k + 1)
+    own = index == np.arange(len(index))[:, None]
+    own[~own.any(1), -1] = True  # hidden by more than k exact copies: one of these goes in its place
+    return Graph(index[~own].reshape(len(index), -1), cosine[~own].reshape(len(index), -1))
+
+
+def graph_of(encoder: Encoder, collection: Collection, rows: pa.Table, features: np.ndarray) -> Graph:
+    """The graph of the items `rows` of a collection, by their pooled `features` [N, D]: kept beside the collection, and
+    made anew where items or contents are others."""
+    about = hashlib.blake2b(digest_size=16)
+    for name in ("id", "content_hash"):
+        about.update(json.dumps(rows[name].to_pylist()).encode())
+    name, items = f"{encoder.digest}-{encoder.geometry.key}", about.hexdigest()
+    found = collection.features.read_graph(name, GRAPH_K, items)
+    if found is not None:
+        return Graph(found["index"], found["cosine"])
+    graph = neighbour_graph(features)
+    try:
+        collection.features.keep_graph(name, GRAPH_K, items, {"index": graph.index, "cosine": graph.cosine})
+    except (SelfsightError, OSError) as error:  # no room, or no permission: it is at hand without it
+        console().print(
+            f"The neighbours are not kept for the next time: {in_words(error)}", soft_wrap=True, style="dim"
+        )
+    return graph
+
+
+def _nearest_in_cells(queries: np.ndarray, bank: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `nearest`, of the rows of `bank` in the cells nearest to a query."""
+    try:
+        import faiss
+    except ModuleNotFoundError:
+        raise MachineError(
+            f"Neighbours of {len(bank):,} items need faiss: pip install 'selfsight[search]'. Up to {EXACT:,} items do "
+            "not."
+        ) from None
+    units = F.normalize(torch.from_numpy(np.ascontiguousarray(bank, dtype=np.float32)), dim=1).numpy()
+    count = int(2 * len(units) ** 0.5)
+    cells = faiss.IndexIVFFlat(faiss.IndexFlatIP(units.shape[1]), units.shape[1], count, faiss.METRIC_INNER_PRODUCT)
+    cells.cp.niter = 10
+    cells.train(units[spread(len(units), 40 * count)])
+    cells.add(units)
+    cells.nprobe = CELLS_ASKED
+    asked = F.normalize(torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32)), dim=1).numpy()
+    cosine, index = cells.search(asked, k)
+    if (few := (index < 0).any(1)).any():  # cells that hold fewer than k
+        cosine[few], index[few] = nearest(asked[few], units, k)
+    return cosine, index
 
 
 @dataclass(frozen=True)

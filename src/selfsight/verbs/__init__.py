@@ -17,7 +17,7 @@ from typing import Any
 
 # In the order of `selfsight --help`; the groups come after them. A trailing underscore is for a keyword of Python.
 VERBS = (
-    *("import_", "objectives", "plan", "pretrain", "compare", "embed", "odd", "label", "evaluate"),
+    *("import_", "objectives", "plan", "pretrain", "compare", "embed", "odd", "select", "label", "evaluate"),
     *("label_curve", "predict", "report", "demo"),
     *("runs", "cache", "forget"),
 )
@@ -30,7 +30,7 @@ HEADINGS = {
     "Encoder": ("model", "head", "encoder", "weights", "size", "tokens"),
     "Training": ("method", "objective", "views", "positives", "batch_size", "accumulate", "optimiser", "learning_rate",
                  "weight_decay", "recipe", "seed"),
-    "Budget": ("minutes", "epochs", "steps", "extend"),
+    "Budget": ("budget", "minutes", "epochs", "steps", "extend"),
     "Labels": ("labels", "ask", "kind", "by", "export", "self_train", "miss_rate", "positive", "costs", "coverage"),
     "Measuring": ("beside", "shots", "seeds", "arms", "scratch_shots"),
     "Machine": ("device", "port", "energy"),
@@ -52,6 +52,7 @@ EXAMPLES = {
     "runs": "selfsight runs list runs/",
     "cache": "selfsight cache list",
     "odd": "selfsight odd photos/ --model runs/first -o odd/",
+    "select": "selfsight select photos/ --model runs/first --budget 50 -o ask.csv",
     "label": "selfsight label photos/ --model runs/first",
     "forget": "selfsight forget photos.lance a.jpg",
     "segment": "selfsight train segment cells.lance --model runs/cells -o heads/cells",

@@ -33,7 +33,7 @@ def label_curve(
     split_by: str | None = None,
     shots: str | int | Sequence[str | int] = "1,2,5,10,30,100,all",
     seeds: int = 5,
-    arms: str | Sequence[str] = "frozen,random,start,scratch",
+    arms: str | Sequence[str] = "frozen,selected,random,start,scratch",
     scratch_shots: str | int | Sequence[str | int] = "all",
     minutes: float = 5.0,
     device: str | None = None,
@@ -66,10 +66,12 @@ def label_curve(
         Random draws of the labels for each number of them.
     arms
         Ways to learn, separated by commas (in Python also a list). frozen: a linear head on the encoder's features.
+        selected: the same, with labels for images that `select` chooses. selftrained: the same, and the other labels
+        are guessed. finetuned: all weights of the encoder are tuned, by the labels of --scratch-shots.
         random: the same with random weights. start: with the run's starting weights. scratch: the same network
         supervised from random weights.
     scratch_shots
-        Labels per class of the trainings from scratch, of which each takes minutes.
+        Labels per class of the trainings that take minutes each: scratch and finetuned.
     minutes
         Of a supervised training from scratch. What it does best with is tried for as long before it.
     device
