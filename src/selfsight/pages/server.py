@@ -32,7 +32,8 @@ class Server:
         self.address = f"http://127.0.0.1:{port}/{token}/"
         config = uvicorn.Config(
             Gate(app, token, port, most), http="h11", ws="none", lifespan="off", server_header=False,
-            proxy_headers=False, access_log=False, log_config=None, limit_concurrency=AT_ONCE, timeout_graceful_shutdown=SECONDS,
+            proxy_headers=False, access_log=False, log_config=None, limit_concurrency=AT_ONCE,
+            timeout_graceful_shutdown=SECONDS,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
 
