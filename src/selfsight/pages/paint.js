@@ -74,7 +74,7 @@ function colour(value) {
   const { name: of } = regions[value - 1];
   if (of === BACKGROUND) return [...GREY, OPAQUE];
   const [r, g, b] = HUES[classes.indexOf(of) % HUES.length];
-  const shade = regions[value - 1].told ? 0.7 + 0.3 * ((value * 0.618) % 1) : 1; // objects side by side differ
+  const shade = regions[value - 1].told ? 0.5 + 0.5 * ((value * 0.618) % 1) : 1; // objects side by side differ
   return [r * shade, g * shade, b * shade, OPAQUE];
 }
 
