@@ -160,15 +160,21 @@ def _check(field: str, value: Value) -> None:
         "keep": flag,
         "boxes": isinstance(value, list | tuple)
         and all(isinstance(box, Mapping) and set(box) >= _EDGES for box in value),
-        "mask": isinstance(value, Mapping) and all(isinstance(rle, Mapping) for rle in value.values()),
+        "mask": isinstance(value, Mapping) and all(_is_region(of) for of in value.values()),
     }
     if field not in meaningful:
         raise SelfsightError(f"Nothing can be decided about {field!r}. Choose one of {', '.join(FIELDS)}.")
     if value is not None and not meaningful[field]:
         raise SelfsightError(
             f"{value!r} is not a {field}: a label is text, a list or a number, drop and keep are true or false, boxes "
-            "are a list of label, x0, y0, x1, y1, a mask is an object of class and run lengths."
+            "are a list of label, x0, y0, x1, y1, a mask is an object of class and run lengths, or"
+            " a list of them, one an object."
         )
+
+
+def _is_region(value: Any) -> bool:
+    """Whether these are run lengths of a class, or of each of its objects."""
+    return isinstance(value, Mapping) or (isinstance(value, list) and all(isinstance(rle, Mapping) for rle in value))
 
 
 def _is_label(value: Value) -> bool:

@@ -34,8 +34,8 @@ _HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 class Gate:
     """An ASGI app before another: it refuses what may not pass, and takes the token off the path of what may."""
 
-    def __init__(self, app: ASGIApp, token: str, port: int) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, token: str, port: int, most: int = MOST_BYTES) -> None:
+        self._app, self._most = app, most
         self._token = token.encode("ascii")
         self._hosts = [f"{name}:{port}".encode() for name in NAMES]
         self._origins = [b"http://" + host for host in self._hosts]
@@ -54,11 +54,11 @@ class Gate:
         if refused is None:
             try:
                 async with asyncio.timeout(SECONDS):
-                    body = await _body(receive)
+                    body = await _body(receive, self._most)
             except TimeoutError:
                 refused = refusal(HTTPStatus.REQUEST_TIMEOUT, f"The request did not arrive in {SECONDS:g} seconds.")
             except ValueError:
-                refused = refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A request has at most {MOST_BYTES:,} bytes.")
+                refused = refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A request has at most {self._most:,} bytes.")
         if refused is not None:
             await refused(scope, receive, sent)
             return
@@ -93,13 +93,13 @@ def refusal(status: HTTPStatus, what: str, do: str = "") -> JSONResponse:
     return JSONResponse({"error": status.phrase, "what": what, "do": do}, status)
 
 
-async def _body(receive: Receive) -> bytes:
-    """All of a body. Raises `ValueError` as soon as it is too long."""
+async def _body(receive: Receive, most: int) -> bytes:
+    """All of a body. Raises `ValueError` as soon as it is longer than `most` bytes."""
     parts: list[bytes] = []
     while True:
         message = await receive()
         parts.append(message.get("body", b""))
-        if sum(map(len, parts)) > MOST_BYTES:
+        if sum(map(len, parts)) > most:
             raise ValueError("too long")
         if not message.get("more_body", False):
             return b"".join(parts)

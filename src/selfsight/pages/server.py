@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from selfsight.errors import MachineError
-from selfsight.pages.gate import Gate
+from selfsight.pages.gate import MOST_BYTES, Gate
 
 AT_ONCE = 64  # requests; the next ones are told to come again
 SECONDS = 3  # that requests under way have to end in, after Ctrl-C
@@ -25,14 +25,15 @@ class Server:
     address: of the page, with the token: whoever has it may do what the page does.
     """
 
-    def __init__(self, app: ASGIApp, port: int | None = None) -> None:
-        """port: a free one if not given. Raises `MachineError` if it is taken."""
+    def __init__(self, app: ASGIApp, port: int | None = None, most: int = MOST_BYTES) -> None:
+        """port: a free one if not given. most: bytes of the body of a request. Raises `MachineError` if it is taken."""
         self._socket = _listening(port or 0)
         token, port = secrets.token_urlsafe(24), self._socket.getsockname()[1]
         self.address = f"http://127.0.0.1:{port}/{token}/"
         config = uvicorn.Config(
-            Gate(app, token, port), http="h11", ws="none", lifespan="off", server_header=False, proxy_headers=False,
-            access_log=False, log_config=None, limit_concurrency=AT_ONCE, timeout_graceful_shutdown=SECONDS,
+            Gate(app, token, port, most), http="h11", ws="none", lifespan="off", server_header=False,
+            proxy_headers=False, access_log=False, log_config=None, limit_concurrency=AT_ONCE,
+            timeout_graceful_shutdown=SECONDS,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
 

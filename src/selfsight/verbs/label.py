@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +14,13 @@ from selfsight.results import Result, counted
 from selfsight.verbs.arguments import checked
 
 if TYPE_CHECKING:
+    from selfsight.data.annotations.outlines import MaskValue
     from selfsight.data.collection import Collection
     from selfsight.encoders.encoder import Encoder
     from selfsight.heads.head import Head
     from selfsight.pages.answers import Agreement, Answers
     from selfsight.pages.neighbours import Suggest
+    from selfsight.pages.server import Server
 
 COLUMNS = ("id", "path", "label", "by", "time")  # of the file that --export writes
 
@@ -59,7 +61,7 @@ def label(
     model: str | Encoder | None = None,
     head: str | Head | None = None,
     ask: str | None = None,
-    kind: Literal["class", "classes", "grade"] = "class",
+    kind: Literal["class", "classes", "grade", "mask"] = "class",
     by: str = "local",
     export: str | None = None,
     port: int | None = None,
@@ -80,15 +82,17 @@ def label(
         A run, or what `embed --model` takes, to suggest the labels of the most similar labelled images, and to say when
         more labels change little.
     head
-        A head, to suggest the labels that it would give, in place of the most similar images.
+        A head, to suggest the labels that it would give, in place of the most similar images. For masks one of
+        `train segment`, whose guess is shown to be corrected.
     ask
         A CSV or Parquet of the items to label, in this order, with a column id or path. All images if not given.
     kind
-        class: one per image. classes: several. grade: one of ordered classes.
+        class: one per image. classes: several. grade: one of ordered classes. mask: pixels, painted with a brush.
     by
         Who answers. Two people who label the same images see how far they agree, and settle where they do not.
     export
-        Write every label to this .csv and open no page: id, path, label, by, time. `--labels` takes it.
+        Write every label to this .csv and open no page: id, path, label, by, time. Masks go to a COCO file, .json.
+        `--labels` takes either.
     port
         Of the page; a free one if not given.
     device
@@ -98,13 +102,16 @@ def label(
     from selfsight.data.importers import check_outside, open_source
     from selfsight.pages.answers import Answers
 
-    if export is not None and Path(export).suffix.lower() != ".csv":
-        raise SelfsightError(f"Labels are written as .csv, not as {export!r}. For example: --export labels.csv")
+    suffix, what = (".json", "Masks") if kind == "mask" else (".csv", "Labels")
+    if export is not None and Path(export).suffix.lower() != suffix:
+        raise SelfsightError(f"{what} are written as {suffix}, not as {export!r}. For example: --export labels{suffix}")
     if head is not None and model is not None:
         raise SelfsightError("--head and --model both suggest labels. Give one of them.")
     items = open_source(source)
+    if kind == "mask":
+        return _masks(source, items, model, head, ask, by, export, port)
     answers = Answers(items, by, kind)
-    order = _order(items, answers, ask)
+    order = _order(items, answers.ids, answers.labels, ask)
     if answers.damaged:
         console().print(_damaged(answers.damaged), soft_wrap=True)
     if export is None:
@@ -119,6 +126,91 @@ def label(
     )  # fmt: skip
 
 
+def _masks(
+    source: str, items: Collection, model: str | Encoder | None, head: str | Head | None, ask: str | None, by: str,
+    export: str | None, port: int | None,
+) -> Labelling:  # fmt: skip
+    """Let masks be painted until Ctrl-C, or write them all to a COCO file."""
+    from selfsight.console import console
+    from selfsight.data.importers import check_outside
+    from selfsight.pages.painted import Painted
+
+    if model is not None:
+        raise SelfsightError("--model suggests classes, not masks. Train a head, and give it: --head heads/cells")
+    painted = Painted(items, by)
+    order = _order(items, painted.ids, painted.masked, ask)
+    if painted.damaged:
+        console().print(_damaged(painted.damaged), soft_wrap=True)
+    if export is None:
+        try:
+            from selfsight.pages.paint import MOST_BYTES, painting
+            from selfsight.pages.server import Server
+        except ModuleNotFoundError as missing:
+            raise MachineError(f"Pages need {missing.name}: pip install 'selfsight[serve]'") from None
+        from selfsight.pages.pictures import Pictures
+
+        guess = None if head is None else guess_of(items, head)
+        app = painting(painted, Pictures(items), order, items.about.location, guess)
+        _run(Server(app, port, MOST_BYTES), "Paint masks of", len(order))
+    else:
+        check_outside(export, items.about.location)
+        _write_masks(Path(export), items)
+    masked = painted.masked
+    return Labelling(
+        source, painted.given, sum(item in masked for item in order), len(order), painted.counts,
+        damaged=painted.damaged, journal=str(items.decisions.folder), exported=export,
+    )  # fmt: skip
+
+
+def guess_of(items: Collection, head: str | Head) -> Callable[[str], MaskValue | None]:
+    """What a head of `train segment` makes of an item. Raises `SelfsightError` for another head."""
+    import numpy as np
+
+    from selfsight.data.annotations.rle import encode
+    from selfsight.heads.head import Head, load_head
+    from selfsight.heads.segment_head import SegmentHead
+    from selfsight.machine import best_device
+
+    opened = head if isinstance(head, Head) else load_head(head)
+    if not isinstance(opened, SegmentHead):
+        raise SelfsightError(f"{opened.path} says no masks. Give a head of selfsight train segment, or none.")
+    opened.module.to(best_device())
+    places = {item: place for place, item in enumerate(items.usable["id"].to_pylist())}
+
+    def guess(item: str) -> MaskValue | None:
+        for found in opened.segment(items, items.usable.take([places[item]]), {}):
+            classes = opened.about.classes
+            if opened.about.told_apart:
+                told: MaskValue = {}
+                for number, thing in enumerate(found.things, 1):
+                    told.setdefault(classes[thing.label], []).append(dict(encode(found.objects == number)))
+                return told
+            there = [place for place in np.unique(found.mask).tolist() if place > 0]
+            return {classes[place]: dict(encode(found.mask == place)) for place in there}
+        return None
+
+    return guess
+
+
+def _write_masks(out: Path, items: Collection) -> None:
+    """Write every mask to a COCO file."""
+    from selfsight.data.annotations.coco import write
+    from selfsight.data.annotations.outlines import BACKGROUND, Outline, Outlines, is_polygons
+    from selfsight.data.labels import Labels
+    from selfsight.data.masks import Masks
+    from selfsight.data.written import note
+    from selfsight.files import write_whole
+
+    masks = Masks.of(items, Labels.of(items, kind="masks"))
+    images: dict[str, Outlines] = {}
+    for row, value in zip(masks.labels.rows.to_pylist(), masks.values, strict=True):
+        several = {name: [of] if isinstance(of, dict) or is_polygons(of) else of for name, of in value.items()}
+        objects = [Outline(name, region) for name, regions in several.items() for region in regions]
+        images[row["uri"]] = Outlines(tuple(objects), (row["width"], row["height"]))
+    write_whole(out, write(images, [name for name in masks.names if name != BACKGROUND]))
+    note("labels", out, items.path)
+
+
 def _serve(
     items: Collection, answers: Answers, order: list[str], model: str | Encoder | None, head: str | Head | None,
     port: int | None,
@@ -129,16 +221,22 @@ def _serve(
         from selfsight.pages.server import Server
     except ModuleNotFoundError as missing:
         raise MachineError(f"Pages need {missing.name}: pip install 'selfsight[serve]'") from None
-    from selfsight.console import console
     from selfsight.pages.neighbours import Watch
     from selfsight.pages.pictures import Pictures
 
     suggest = None if model is None else _neighbours(items, answers, model)
     watch = None if suggest is None else Watch(suggest, answers)
     suggest = suggest if head is None else of_head(items, head)
-    server = Server(labelling(answers, Pictures(items), order, items.about.location, suggest, watch), port)
-    count = f"{len(order):,} item{'' if len(order) == 1 else 's'}"
-    console().print(f"Label {count} here, and stop with Ctrl-C:\n  {server.address}", soft_wrap=True)
+    app = labelling(answers, Pictures(items), order, items.about.location, suggest, watch)
+    _run(Server(app, port), "Label", len(order))
+
+
+def _run(server: Server, what: str, count: int) -> None:
+    """Say where the page is, and answer until Ctrl-C."""
+    from selfsight.console import console
+
+    items = f"{count:,} item{'' if count == 1 else 's'}"
+    console().print(f"{what} {items} here, and stop with Ctrl-C:\n  {server.address}", soft_wrap=True)
     server.run()
 
 
@@ -176,10 +274,10 @@ def of_head(items: Collection, head: str | Head) -> Suggest:
     return suggest
 
 
-def _order(items: Collection, answers: Answers, ask: str | None) -> list[str]:
-    """The ids of the items to label: those of the table `ask` in its order, else all, first those without a label."""
+def _order(items: Collection, ids: Sequence[str], known: Container[str], ask: str | None) -> list[str]:
+    """Those of `ids` to label: of the table `ask` in its order, else all, first those that are not `known`."""
     if ask is None:
-        return sorted(answers.ids, key=lambda item: bool(answers.label(item)))
+        return sorted(ids, key=lambda item: item in known)
     column, named = _asked(ask)
     called: dict[str, list[str]] = {}
     for item, name in zip(items.table["id"].to_pylist(), items.table[column].to_pylist(), strict=True):
@@ -190,7 +288,7 @@ def _order(items: Collection, answers: Answers, ask: str | None) -> list[str]:
             f"{ask} names {len(unknown)} items that are not in {items.about.location}: {examples}. Was it made for "
             "another source?"
         )
-    usable = set(answers.ids)
+    usable = set(ids)
     order = [item for name in named for item in called[name] if item in usable]
     if not order:
         raise DataError(f"{ask} names no item that can be read. Give ids, or paths relative to the source.")

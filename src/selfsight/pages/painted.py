@@ -1,0 +1,152 @@
+"""Masks that people paint: each counts once it is in the journal, and the journal is all that is kept."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image
+
+from selfsight.data.annotations.masks import read_mask, upright_mask
+from selfsight.data.annotations.outlines import MaskValue, is_polygons, pixels_of, value_of
+from selfsight.data.annotations.rle import decode, encode
+from selfsight.data.collection import Collection
+from selfsight.data.decisions import Value
+from selfsight.data.formats.format import Unreadable
+from selfsight.errors import SelfsightError
+from selfsight.pages.answers import checked_name
+
+MOST_REGIONS = 2_000  # of a mask
+Regions = list[dict[str, Any]]  # each {name, told, counts}: its class, whether it is one object, its run lengths
+
+
+class Painted:
+    """The masks of the usable items of a collection: those of the journal, else those of the `mask` column. Several
+    threads may answer; to read while they do, hold `lock`.
+
+    ids: of the items. by: the person who paints here. given: how many items got a mask here. damaged: lines of the
+    journal that are cut or no decision, and were skipped.
+    """
+
+    def __init__(self, items: Collection, by: str = "local") -> None:
+        self.by = checked_name(by, "person")
+        self.lock = threading.RLock()
+        self._items, self._journal = items, items.decisions
+        rows = items.usable
+        self.ids: list[str] = rows["id"].to_pylist()
+        columns = [name for name in ("id", "content_hash", "width", "height", "exif_orientation", "mask")
+                   if name in rows.column_names]  # fmt: skip
+        self._rows = {row["id"]: row for row in rows.select(columns).to_pylist()}
+        self._given: set[str] = set()
+        decisions, self.damaged = self._journal.read()
+        self._current: dict[str, Any] = {item: cell for item, row in self._rows.items() if (cell := row.get("mask"))}
+        for decision in decisions:
+            if decision.field == "mask" and decision.id in self._rows:
+                self._current[decision.id] = decision.new
+        self._current = {item: _parsed(value) for item, value in self._current.items() if value is not None}
+
+    @property
+    def given(self) -> int:
+        return len(self._given)
+
+    @property
+    def masked(self) -> dict[str, list[str]]:
+        """{item: its classes}, of the items that have a mask; none are named of one in a file of its own."""
+        return {item: sorted(value) if isinstance(value, Mapping) else [] for item, value in self._current.items()}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """{class: how many items have it}, in the order in which they came."""
+        found: dict[str, int] = {}
+        for value in self._current.values():
+            for name in value if isinstance(value, Mapping) else ():
+                found[name] = found.get(name, 0) + 1
+        return found
+
+    def regions(self, item: str, height: int, width: int) -> Regions | None:
+        """The mask of an item as regions of a picture of this size; None where it has none. Raises `SelfsightError` for
+        one that cannot be read."""
+        value = self._current.get(item)
+        if value is None:
+            return None
+        try:
+            return regions_of(self._read(item, value), self.size(item), (height, width))
+        except (Unreadable, ValueError, OSError) as error:
+            raise SelfsightError(f"The mask of this item cannot be used: {error}. Paint it anew.") from None
+
+    def size(self, item: str) -> tuple[int, int]:
+        """(height, width) of an item."""
+        return self._rows[item]["height"], self._rows[item]["width"]
+
+    def give(self, item: str, height: int, width: int, regions: Regions) -> None:
+        """Write the mask of an item, painted on a picture of this size: it is on disk when this returns. Without a
+        region the item has none.
+
+        Raises `SelfsightError` for an item that is not there, and for what is no mask.
+        """
+        with self.lock:
+            if item not in self._rows:
+                raise SelfsightError(f"There is no item {item}. Load the page again.")
+            value = self._value(item, height, width, regions)
+            before = self._current.get(item)
+            if value == before:
+                return
+            content, old = self._rows[item]["content_hash"], before if isinstance(before, Mapping) else None
+            self._journal.decide(item, content, "mask", value, old=cast(Value, old), by=self.by)
+            if value is None:
+                self._current.pop(item, None)
+            else:
+                self._current[item] = value
+            self._given.add(item)
+
+    def _value(self, item: str, height: int, width: int, regions: Regions) -> Any:
+        if len(regions) > MOST_REGIONS:
+            raise SelfsightError(f"A mask has at most {MOST_REGIONS:,} objects.")
+        found: dict[str, Any] = {}
+        for region in regions:
+            name = checked_name(region["name"], "class")
+            try:
+                mask = decode({"size": [height, width], "counts": region["counts"]})
+            except ValueError as error:
+                raise SelfsightError(f"This is no mask: {error}. Load the page again.") from None
+            if not mask.any():
+                continue
+            runs = dict(encode(_sized(mask, self.size(item))))
+            if region["told"]:
+                found.setdefault(name, []).append(runs)
+            else:
+                found[name] = runs
+        return found or None
+
+    def _read(self, item: str, value: Any) -> MaskValue:
+        if isinstance(value, Mapping):
+            return dict(value)
+        with self._items.source.open(value) as file:
+            row = self._rows[item]
+            return value_of(upright_mask(read_mask(file), row["height"], row["width"], row["exif_orientation"]))
+
+
+def regions_of(value: MaskValue, size: tuple[int, int], shown: tuple[int, int]) -> Regions:
+    """What is known of a mask of an image of this (height, width), as regions of a picture of the size `shown`."""
+    found: Regions = []
+    for name, of in value.items():
+        told = isinstance(of, list) and not is_polygons(of)
+        for region in of if told else [of]:
+            mask = _sized(pixels_of(region, *size), shown)
+            found.append({"name": name, "told": told, "counts": encode(mask)["counts"]})
+    return found
+
+
+def _sized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask [H, W] at another size, by the nearest pixel."""
+    if mask.shape == size:
+        return mask
+    return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def _parsed(value: Any) -> Any:
+    """A value of the column, which holds outlines as JSON, or the path of a file."""
+    return json.loads(value) if isinstance(value, str) and value.startswith("{") else value
