@@ -12,8 +12,10 @@ from selfsight.verbs.arguments import checked
 
 if TYPE_CHECKING:
     from selfsight.heads.evaluation import HeadEvaluation
+    from selfsight.heads.inspect_evaluation import InspectEvaluation
 
 LABELS_PER_CLASS = 5  # of the head
+GOOD = "0"  # the digit that the inspection takes for good
 # What someone who knows the data would say of it: a mirrored digit is another sign, and a quarter of a
 # digit is none. Chosen on a fifth of the training images.
 RECIPE = """\
@@ -37,6 +39,8 @@ class Demo(Result):
     head: folder of the head.
     head_evaluation: what `evaluate` measured of it.
     head_report: path of its page.
+    inspection: what `evaluate` measured of a head that saw one digit only.
+    inspection_report: path of its page.
     """
 
     evaluation: Evaluation
@@ -46,17 +50,19 @@ class Demo(Result):
     head: str
     head_evaluation: HeadEvaluation
     head_report: str
+    inspection: InspectEvaluation
+    inspection_report: str
 
 
 @checked
 def demo(*, out: str = "runs/demo", minutes: float = 1.0, seeds: int = 3, device: str | None = None) -> Demo:
     """Pretrain on 1,797 handwritten digits without their labels, evaluate with a few, write the report; then learn to
-    read them from 5 labels per class.
+    read them from 5 labels per class, and to tell other digits from one of which alone examples were seen.
 
     Parameters
     ----------
     out
-        Folder of the demo: the images, the run with its report, and the head with its own.
+        Folder of the demo: the images, the run with its report, and two heads with theirs.
     minutes
         Time of the pretraining.
     seeds
@@ -69,6 +75,7 @@ def demo(*, out: str = "runs/demo", minutes: float = 1.0, seeds: int = 3, device
     from selfsight.verbs.pretrain import pretrain
     from selfsight.verbs.report import report
     from selfsight.verbs.train.classify import classify
+    from selfsight.verbs.train.inspect import inspect
 
     folder = Path(out)
     images = folder / "digits"
@@ -84,10 +91,16 @@ def demo(*, out: str = "runs/demo", minutes: float = 1.0, seeds: int = 3, device
     write_labels(images / "train", labels)
     classify(str(images / "train"), model=str(run), out=str(head), labels=str(labels))
     from selfsight.heads.evaluation import HeadEvaluation
+    from selfsight.heads.inspect_evaluation import InspectEvaluation
 
     measured = evaluate(str(head), test=str(images / "test"))
     assert isinstance(measured, HeadEvaluation)
-    return Demo(result, page.report, str(run), str(images), str(head), measured, report(str(head)).report)
+    inspector = folder / "inspect"
+    inspect(str(images / "train" / GOOD), model=str(run), normal=GOOD, out=str(inspector))
+    inspected = evaluate(str(inspector), test=str(images / "test"))
+    assert isinstance(inspected, InspectEvaluation)
+    pages = [report(str(each)).report for each in (head, inspector)]
+    return Demo(result, page.report, str(run), str(images), str(head), measured, pages[0], inspected, pages[1])
 
 
 def write_digits(folder: Path) -> None:
@@ -125,4 +138,8 @@ def show(result: Demo) -> None:
     right = f"{percent(result.head_evaluation.metrics['top1'])} of {result.head_evaluation.items:,} test images"
     print(f"\nThe report: {result.report}")
     print(f"A head from {LABELS_PER_CLASS} labels per class is right on {right}. Its page: {result.head_report}")
+    print(
+        f"A head that saw the digit {GOOD} only tells the others from it with AUROC "
+        f"{result.inspection.metrics['auroc'].value:.3f}. Its page: {result.inspection_report}"
+    )
     print("Now with your own images:\n  selfsight pretrain photos/ -o runs/first --minutes 20")
