@@ -61,7 +61,11 @@ def build(head: InspectHead, thumbnails: bool = True, names: bool = True) -> tup
     held = head.items.filter(head.items["fold"].to_numpy() >= 0)["held_out"].to_numpy()
     scores = {"good parts that were held out": held}
     if tested is not None:
-        scores |= {f"{name} of the test": np.array(values) for name, values in tested.scores.items()}
+        scores |= {
+            f"{named} of the test": np.array(tested.scores[name])
+            for name, named in (("good", "good parts"), ("defect", "defects"))
+            if name in tested.scores
+        }
     name = str(folder_of(head)) if names else nameless.HEAD
     content: dict[str, object] = {
         "title": folder_of(head).name, "about": about, "verdict": told, "thumbnails": thumbnails, "names": names,
