@@ -1,7 +1,7 @@
 """What self-training adds at four labels a class, and whether it knows how many of its guesses are right.
 
     python benchmarks/self_training.py                     # 10 draws of two sets, and with 30 % wrong labels
-    python benchmarks/self_training.py --sets steel --draws 3
+    python benchmarks/self_training.py --sets wbc --draws 3            # halves of site 1, classes 1 to 4
     python benchmarks/self_training.py --table
 
 Frozen features of package:efficientnet_lite0; labels are drawn from the training images, all others of them are
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from label_curves import sides as wbc_sides
 from speedrun import HERE, data_folder
 
 from selfsight.data.canvases import measure_format
@@ -55,13 +56,21 @@ def main() -> None:
                 about = {"set": name, "shots": SHOTS, "wrong": wrong, "draw": draw}
                 if any(about.items() <= row.items() for row in read_rows()):
                     continue
-                sides = sides or [side_of(data_folder(name, WORK) / side) for side in ("train", "test")]
+                sides = sides or [side_of(place) for place in places(name)]
                 row = about | measure(sides, wrong, draw)
                 RESULTS.parent.mkdir(exist_ok=True)
                 with RESULTS.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(row, flush=True)
     table(read_rows())
+
+
+def places(name: str) -> tuple[Path, Path]:
+    """What to learn from and what to test on."""
+    if name == "wbc":
+        return wbc_sides(name)
+    folder = data_folder(name, WORK)
+    return folder / "train", folder / "test"
 
 
 def side_of(folder: Path) -> tuple[Labels, np.ndarray]:
