@@ -18,7 +18,7 @@ from selfsight.data.collection import Collection
 from selfsight.data.geometry import Rule
 from selfsight.data.labels import Labels
 from selfsight.data.masks import Masks
-from selfsight.data.placements import Placement, mask_to_file, scores_to_file
+from selfsight.data.placements import mask_to_file
 from selfsight.data.spread import spread
 from selfsight.encoders.encoder import Encoder
 from selfsight.errors import DataError, SelfsightError
@@ -26,6 +26,7 @@ from selfsight.heads.inspect import FACTORS, LARGE, longer_side, takes
 from selfsight.heads.objects import Matched, ap50, apart, count_error, matched, things_of
 from selfsight.heads.readouts import fit_calibration, fit_decoder, fit_readout, leaning, uncalibrated
 from selfsight.heads.scenes import KEPT, Points, Scene, Scenes, Sight, drawn_points
+from selfsight.heads.segment_maps import Whole
 from selfsight.heads.segment_modules import Calibrate, Decoder, Readout, Segment, SegmentModule
 from selfsight.probing.evaluation import Interval
 from selfsight.probing.metrics import interval
@@ -391,19 +392,5 @@ def held_maps(
     for piece, scores in zip(scene.pieces, trial.raw[scene.place], strict=True):
         found = trial.calibrate(task.filtered(scores[None].float(), piece.grey[None]))
         told.append({name: tensor[0].numpy() for name, tensor in found.items()})
-    return to_file(told, scene.placements, trial.calibrate)
-
-
-def to_file(
-    told: Sequence[dict[str, np.ndarray]],
-    placements: Sequence[Placement],
-    calibrate: Calibrate,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """(mask [H, W], probabilities [K, H, W], centre, boundary) of a file from the tensors of its inputs."""
-    probabilities = scores_to_file([each["probabilities"] for each in told], placements)
-    lean = calibrate.lean.cpu().numpy()[:, None, None]
-    mask = (np.log(np.maximum(probabilities, 1e-12)) + lean).argmax(0).astype(np.int32)
-    if "centre" not in told[0]:
-        return mask, probabilities, None, None
-    centre, boundary = (scores_to_file([each[name] for each in told], placements) for name in ("centre", "boundary"))
-    return mask, probabilities, centre, boundary
+    whole = Whole(told, scene.placements, trial.calibrate)
+    return whole.mask, whole.probabilities, whole.centre, whole.boundary

@@ -18,9 +18,10 @@ from selfsight.data.masks import Masks, numbers_of
 from selfsight.heads.head import FORMAT_VERSION, About, Head, Stored
 from selfsight.heads.objects import Thing, apart, things_of
 from selfsight.heads.pictures import in_grey
-from selfsight.heads.placed import Placed, batched, inputs_of, placed
+from selfsight.heads.placed import Placed, answered, batched, placed
 from selfsight.heads.predictions import Unread, failed, unread, with_unread
-from selfsight.heads.segment import Learnt, to_file
+from selfsight.heads.segment import Learnt
+from selfsight.heads.segment_maps import Whole
 from selfsight.heads.segment_modules import APART, Calibrate, Decoder, Readout, Segment, SegmentModule
 from selfsight.heads.segment_pictures import MaskPictures
 from selfsight.results import Result
@@ -58,14 +59,15 @@ class SegmentAbout(About):
 
 class Segmented(NamedTuple):
     """What a segmentation says of a file: the number of its row, mask [H, W] of places of classes, objects [H, W] from
-    1, what they are, how sure it is of a pixel (the mean of the probability of its class), and the pixels [H, W, C]."""
+    1, what they are, how sure it is of a pixel (the mean of the probability of its class), and the picture in grey
+    [H, W] uint8."""
 
     number: int
     mask: np.ndarray
     objects: np.ndarray
     things: list[Thing]
     score: float
-    pixels: np.ndarray
+    grey: np.ndarray
 
 
 class SegmentHead(Head):
@@ -117,18 +119,17 @@ class SegmentHead(Head):
     @torch.inference_mode()
     def judge(self, several: list[Placed]) -> Iterator[Segmented]:
         """What it says of items as they were placed."""
-        told: list[list[dict[str, np.ndarray]]] = [[{}] * len(one.inputs) for one in several]
-        for which, pixels, _ in inputs_of(several, self.encoder.device):
-            found = self.module(pixels)
-            for place, (i, j) in enumerate(which):
-                told[i][j] = {name: tensor[place].cpu().numpy() for name, tensor in found.items()}
-        for one, maps in zip(several, told, strict=True):
-            mask, probabilities, centre, boundary = to_file(maps, one.placements, self.module.calibrate)
-            objects = apart(mask, centre, boundary, self.about.threshold, self.about.least)
-            grey = in_grey(one.pixels, self.encoder.geometry) / np.float32(255)
-            things = things_of(objects, mask, probabilities, grey)
-            score = float(np.take_along_axis(probabilities, mask[None], 0).mean())
-            yield Segmented(one.number, mask, objects, things, score, one.pixels)
+
+        def answer(pixels: Tensor, looked: Tensor) -> list[dict[str, np.ndarray]]:
+            found = {name: tensor.cpu().numpy() for name, tensor in self.module(pixels).items() if name != "mask"}
+            return [{name: maps[place] for name, maps in found.items()} for place in range(len(pixels))]
+
+        for one, answers in answered(several, answer, self.encoder.device):
+            whole = Whole(answers, one.placements, self.module.calibrate)
+            objects = apart(whole.mask, whole.centre, whole.boundary, self.about.threshold, self.about.least)
+            grey = in_grey(one.pixels, self.encoder.geometry)
+            things = things_of(objects, whole.mask, whole.probabilities, grey)
+            yield Segmented(one.number, whole.mask, objects, things, whole.score, grey)
 
     def predict(self, items: Collection, folder: Path | None = None) -> pa.Table:
         """A row for each item: id, uri, reason, score (how sure it is of a pixel, the mean), mask (its path in the
@@ -150,8 +151,7 @@ class SegmentHead(Head):
                 "objects": [self._said(thing) for thing in one.things],
             }
             if pictures is not None:
-                grey = in_grey(one.pixels, self.encoder.geometry)
-                row = pictures.draw_mask(number, grey, one.mask, one.objects, row)
+                row = pictures.draw_mask(number, one.grey, one.mask, one.objects, row)
             rows[number] = row
         known = [number for number in range(len(usable)) if number in rows]
         columns: dict[str, pa.Array] = {"id": pa.array([ids[number] for number in known], pa.string())}
