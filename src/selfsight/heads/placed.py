@@ -17,6 +17,7 @@ from selfsight.data.canvases import decoded
 from selfsight.data.collection import Collection
 from selfsight.data.formats.format import Unreadable
 from selfsight.data.geometry import Geometry
+from selfsight.data.masks import other_size
 from selfsight.data.placements import Placement
 
 Answer = TypeVar("Answer")
@@ -57,11 +58,6 @@ def placed(
             yield number, other_size(pixels.shape[:2], roi)
         else:
             yield place(number, pixels, geometry, stride, roi)
-
-
-def other_size(shape: tuple[int, ...], roi: np.ndarray) -> str:
-    """Why a picture of another size than the mask of --roi is not looked at."""
-    return f"{shape[1]} x {shape[0]} px, where the mask of --roi is {roi.shape[1]} x {roi.shape[0]}"
 
 
 def place(number: int, pixels: np.ndarray, geometry: Geometry, stride: int, roi: np.ndarray | None) -> Placed:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -42,7 +42,8 @@ class SegmentAbout(About):
 
     classes: their names, first the background. numbers: of each in masks. told_apart: whether objects that touch are
     told apart. threshold: of the watershed. least: pixels of an object. radius: of the guided filter. held_out: how
-    many pictures the metrics are of. tried: {setting and size: mIoU}. unusable: masks that were set aside.
+    many pictures the metrics are of. tried: {setting and size: mIoU}. unusable: masks that were set aside. roi:
+    [height, width] of the mask of where it looks, None for everywhere.
     """
 
     task: str = "segment"
@@ -55,6 +56,12 @@ class SegmentAbout(About):
     held_out: int
     tried: dict[str, float] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
+    roi: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, content: Mapping[str, object]) -> SegmentAbout:
+        found = super().of(content)
+        return replace(found, roi=None if found.roi is None else (found.roi[0], found.roi[1]))
 
 
 class Segmented(NamedTuple):
@@ -78,6 +85,7 @@ class SegmentHead(Head):
     draws: ClassVar = True
     about: SegmentAbout
     module: SegmentModule
+    roi: np.ndarray | None = None
 
     @classmethod
     def of(cls, stored: Stored) -> SegmentHead:
@@ -93,11 +101,14 @@ class SegmentHead(Head):
             readout.load_state_dict(own)
         calibrate = Calibrate(*(state[f"calibrate.{name}"] for name in ("slope", "offset", "lean")))
         task = Segment(readout, classes, about.radius)
-        return cls(stored.folder, about, SegmentModule(stored.encoder, task, calibrate), stored.items)
+        head = cls(stored.folder, about, SegmentModule(stored.encoder, task, calibrate), stored.items)
+        head.roi = state["roi"].numpy() > 0 if "roi" in state else None
+        return head
 
     @property
     def decides(self) -> list[object]:
         told = [self.about.classes, self.about.threshold, self.about.least, self.about.radius]
+        told += [] if self.roi is None else [np.packbits(self.roi).tobytes().hex()]
         return [self.about.encoder, self.about.task, self.about.method, *told, FORMAT_VERSION]
 
     def segment(
@@ -107,7 +118,7 @@ class SegmentHead(Head):
         `bad`."""
 
         def good() -> Iterator[Placed]:
-            for one in placed(items, rows, self.encoder.geometry, max(self.encoder.level_strides), None, title):
+            for one in placed(items, rows, self.encoder.geometry, max(self.encoder.level_strides), self.roi, title):
                 if isinstance(one, Placed):
                     yield one
                 else:
@@ -125,7 +136,7 @@ class SegmentHead(Head):
             return [{name: maps[place] for name, maps in found.items()} for place in range(len(pixels))]
 
         for one, answers in answered(several, answer, self.encoder.device):
-            whole = Whole(answers, one.placements, self.module.calibrate)
+            whole = Whole(answers, one.placements, self.module.calibrate, self.roi)
             objects = apart(whole.mask, whole.centre, whole.boundary, self.about.threshold, self.about.least)
             grey = in_grey(one.pixels, self.encoder.geometry)
             things = things_of(objects, whole.mask, whole.probabilities, grey)
@@ -173,14 +184,17 @@ class SegmentHead(Head):
     def evaluate(self, items: Collection, labels: str | None, by: str | None, masks: str | None) -> Result:
         from selfsight.heads.segment_evaluation import evaluate_segmentation
 
-        found = Masks.of(items, Labels.of(items, path=labels or masks, kind="masks"), self.about.told_apart or None)
+        known = Labels.of(items, path=labels or masks, kind="masks")
+        found = Masks.of(items, known, self.about.told_apart or None, self.roi)
         return evaluate_segmentation(self, items, found.with_names(tuple(self.about.classes)), by)
 
 
 def state_of(learnt: Learnt) -> dict[str, Tensor]:
     """The tensors that `head.safetensors` keeps."""
     state = {f"readout.{name}": tensor for name, tensor in learnt.task.readout.state_dict().items()}
-    return state | {f"calibrate.{name}": tensor for name, tensor in learnt.calibrate.state_dict().items()}
+    state |= {f"calibrate.{name}": tensor for name, tensor in learnt.calibrate.state_dict().items()}
+    roi = learnt.masks.roi
+    return state if roi is None else state | {"roi": torch.from_numpy(roi.astype(np.uint8))}
 
 
 def about_of(learnt: Learnt, notes: list[str]) -> SegmentAbout:
@@ -206,6 +220,7 @@ def about_of(learnt: Learnt, notes: list[str]) -> SegmentAbout:
         held_out=0 if learnt.held is None else len(learnt.held),
         tried=dict(sorted(learnt.tried.items(), key=lambda each: -each[1])),
         unusable={one.where: one.reason for one in masks.aside},
+        roi=None if masks.roi is None else (masks.roi.shape[0], masks.roi.shape[1]),
     )
 
 
