@@ -37,7 +37,8 @@ from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.statistics import measure_batch_norm, some_inputs
 from selfsight.encoders.store import random_like
 from selfsight.encoders.weights import load
-from selfsight.heads.segment import Learnt, Wish, confusion, ious, learn, miou, to_file
+from selfsight.heads.segment import Learnt, Wish, confusion, ious, learn, miou
+from selfsight.heads.segment_maps import Whole
 
 RESULTS = HERE / "results" / "segmentation.jsonl"
 WORK = Path(tempfile.gettempdir()) / "selfsight-segmentation"
@@ -146,7 +147,7 @@ def tested(learnt: Learnt, items: Collection, masks: Masks) -> np.ndarray:
         for piece in scene.pieces:
             scores = learnt.task([level[None] for level in piece.levels], piece.grey[None])
             told.append({name: value[0].numpy() for name, value in learnt.calibrate(scores).items()})
-        mask, *_ = to_file(told, scene.placements, learnt.calibrate)
+        mask = Whole(told, scene.placements, learnt.calibrate).mask
         found.append(confusion(masks.at(scene.place)[0], mask, len(masks.names)))
     return np.stack(found)
 

@@ -193,3 +193,41 @@ def test_mistakes_are_said_in_one_sentence(place: Path, tmp_path: Path, change: 
 def test_a_pixel_has_a_size(place: Path, text: str) -> None:
     with pytest.raises(SelfsightError, match="--pixel-size is the side of a pixel"):
         selfsight.predict(str(place / "test" / "images"), head=str(place / "head"), pixel_size=text)
+
+
+def test_roi_limits_what_is_learnt_and_what_is_found(place: Path, tmp_path: Path) -> None:
+    """Masks are wrong outside it: a head that learnt from there would find nothing, or all."""
+    looked = np.zeros((SIDE, SIDE), bool)
+    looked[:, 12:] = True
+    Image.fromarray(looked).save(tmp_path / "roi.png")
+    images = tmp_path / "images"
+    (tmp_path / "wrong").mkdir()
+    images.mkdir()
+    for file in sorted((place / "train" / "images").iterdir()):
+        (images / file.name).write_bytes(file.read_bytes())
+        with (place / "train" / "masks" / file.name).open("rb") as opened:
+            mask = read_mask(opened)
+        (tmp_path / "wrong" / file.name).write_bytes(write_mask(np.where(looked, mask, 1 - mask)))
+    Image.new("RGB", (50, 40)).save(images / "small.png")
+    (tmp_path / "wrong" / "small.png").write_bytes(write_mask(np.eye(40, 50, dtype=np.int32)))
+    said = {"model": str(place / "encoder"), "labels": str(tmp_path / "wrong"), "size": 64, "objects": False}
+    roi = str(tmp_path / "roi.png")
+    made = selfsight.train.segment(str(images), **said, out=str(tmp_path / "head"), rule="tiles", roi=roi)
+    assert made.masks == 6 and made.metrics["miou"].value > 0.8
+    assert made.set_aside["small.png"] == "50 x 40 px, where the mask of --roi is 64 x 64"
+    head = load_head(tmp_path / "head")
+    assert head.about.roi == (SIDE, SIDE) and (head.roi == looked).all()
+    table = selfsight.predict(str(images), head=head, out=str(tmp_path / "found")).table.to_pylist()
+    shares = []
+    for row in table:
+        if row["uri"] == "small.png":
+            assert row["reason"] == "50 x 40 px, where the mask of --roi is 64 x 64"
+            continue
+        found, true = (np.asarray(read_mask((where / row["uri"]).open("rb")))
+                       for where in (tmp_path / "found" / "masks", place / "train" / "masks"))  # fmt: skip
+        assert not found[~looked].any() and all(one["x0"] >= 12 for one in row["objects"])
+        assert 0.5 < row["score"] <= 1
+        shares.append((found == true)[looked].mean())
+    assert np.mean(shares) > 0.9
+    tested = selfsight.evaluate(head, test=str(images), labels=str(tmp_path / "wrong"))
+    assert tested.items == 6 and tested.metrics["miou"].value > 0.8

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.ndimage import label
 
-from selfsight.data.annotations.masks import read_mask, upright_mask
+from selfsight.data.annotations.masks import IGNORE, read_mask, upright_mask
 from selfsight.data.annotations.outlines import (
     BACKGROUND,
     IGNORED,
@@ -37,7 +38,7 @@ class Masks:
 
     labels: of these items. values: of each, see `annotations.outlines`. names: the classes, first the background.
     told_apart: whether the masks tell objects apart. aside: masks that are not used, and why. notes: what a user must
-    know.
+    know. roi: [H, W] bool, where is looked, None for everywhere; pixels elsewhere are left out.
     """
 
     labels: Labels
@@ -46,11 +47,12 @@ class Masks:
     told_apart: bool
     aside: tuple[Aside, ...] = ()
     notes: tuple[str, ...] = ()
+    roi: np.ndarray | None = None
 
     @classmethod
-    def of(cls, items: Collection, labels: Labels, objects: bool | None = None) -> Masks:
+    def of(cls, items: Collection, labels: Labels, objects: bool | None = None, roi: np.ndarray | None = None) -> Masks:
         """The masks of the labelled items. objects: whether the numbers in masks are of objects and not of classes; by
-        how they look if None.
+        how they look if None. roi: where is looked; a picture of another size is set aside.
 
         Raises `SelfsightError` where no mask can be used, or all are background.
         """
@@ -63,6 +65,8 @@ class Masks:
         aside = list(labels.aside)
         for row, value in zip(labels.rows.to_pylist(), labels.values, strict=True):
             try:
+                if roi is not None and (row["height"], row["width"]) != roi.shape:
+                    raise ValueError(other_size((row["height"], row["width"]), roi))
                 found.append(_checked(items, row, value))
             except (Unreadable, ValueError, OSError) as error:
                 found.append(None)
@@ -81,7 +85,7 @@ class Masks:
         names = {name for value in values for name in value} - {BACKGROUND, IGNORED}
         return cls(
             labels.take(places), tuple(values), (BACKGROUND, *ordered(names)), told and objects is not False,
-            tuple(aside), tuple(notes),
+            tuple(aside), tuple(notes), roi,
         ).without_empty()  # fmt: skip
 
     def __len__(self) -> int:
@@ -98,7 +102,11 @@ class Masks:
 
     def at(self, place: int) -> tuple[np.ndarray, np.ndarray]:
         """Classes [H, W] int32, places in `names` or `IGNORE`, and objects [H, W] int32, from 1, of an item."""
-        return drawn(self.values[place], self.names, *self.size(place))
+        classes, objects = drawn(self.values[place], self.names, *self.size(place))
+        if self.roi is not None and not self.roi.all():
+            classes[~self.roi], objects[~self.roi] = IGNORE, 0
+            objects = np.unique(objects, return_inverse=True)[1].reshape(objects.shape).astype(np.int32)
+        return classes, objects
 
     def with_names(self, names: tuple[str, ...]) -> Masks:
         """With the classes of a head; pixels of others are left out, with a note. Raises `DataError` where no mask has
@@ -137,6 +145,25 @@ class Masks:
         told = f"no mask has a pixel of {', '.join(ordered(empty))}, so there is no such class"
         names = tuple(name for name in self.names if name not in empty)
         return replace(self, values=values, names=names, notes=(*notes, told))
+
+
+def roi_of(path: str) -> np.ndarray:
+    """The mask [H, W] bool of --roi. Raises `DataError` for a file that is none, or that is 0 everywhere."""
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            looked = read_mask(file) > 0
+    except (OSError, Unreadable) as error:
+        raise DataError(f"{path} cannot be used for --roi: {error}. Give a PNG that is white where to look.") from None
+    if not looked.any():
+        raise DataError(
+            f"The mask {path} of --roi is 0 everywhere, so there is nothing to look at. Paint it where to look."
+        )
+    return looked
+
+
+def other_size(shape: tuple[int, ...], roi: np.ndarray) -> str:
+    """Why a picture of another size than the mask of --roi is not looked at."""
+    return f"{shape[1]} x {shape[0]} px, where the mask of --roi is {roi.shape[1]} x {roi.shape[0]}"
 
 
 def _listed(names: set[str]) -> str:

@@ -5,7 +5,7 @@ Coordinates are continuous, pixel i covers [i, i + 1); those of a file are of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from selfsight.data.pixels import resize
 # Of a tile's side, at least so much lies in its neighbour: anything narrower than this is whole in one of them, as a
 # detector needs it. An eighth would cost 1.3 times the pixels of the picture, a quarter costs 1.8 times.
 OVERLAP = 0.25
+STRIP = 256  # rows of a file that are interpolated at a time
 
 
 @dataclass(frozen=True)
@@ -111,12 +112,22 @@ def scores_to_file(maps: Sequence[np.ndarray], placements: Sequence[Placement]) 
     total = np.zeros((*maps[0].shape[:-2], height, width), dtype=np.float32)
     count = np.zeros((height, width), dtype=np.float32)
     for scores, place in zip(maps, placements, strict=True):
-        x0, y0, x1, y1 = place.source
-        across = _interpolated(np.asarray(scores, dtype=np.float64), place, 1)
-        total[..., y0:y1, x0:x1] += _interpolated(across, place, 0)
-        count[y0:y1, x0:x1] += 1
+        x0, _, x1, _ = place.source
+        for rows, found in strips_to_file(scores, place):
+            total[..., rows, x0:x1] += found
+            count[rows, x0:x1] += 1
     total /= count
     return total
+
+
+def strips_to_file(scores: np.ndarray, place: Placement) -> Iterator[tuple[slice, np.ndarray]]:
+    """(rows of the file, scores [..., rows, w] float64 of the source there) of scores [..., h', w'] that span an input,
+    interpolated as `scores_to_file` does it, some rows at a time, so that a large file takes little memory."""
+    _, y0, _, y1 = place.source
+    across = _interpolated(np.asarray(scores, dtype=np.float64), place, 1)
+    for top in range(y0, y1, STRIP):
+        rows = slice(top, min(top + STRIP, y1))
+        yield rows, _interpolated(across, place, 0, slice(rows.start - y0, rows.stop - y0))
 
 
 def mask_to_file(masks: Sequence[np.ndarray], placements: Sequence[Placement]) -> np.ndarray:
@@ -158,10 +169,11 @@ def fit(height: int, width: int, size: int, stride: int) -> list[Placement]:
 
 
 def tiles(height: int, width: int, size: int, stride: int) -> list[Placement]:
-    """Tiles of size x size at the scale of the file, row by row, evenly spread, `OVERLAP` or more in the next.
+    """Tiles of size x size at the scale of the file, row by row, `OVERLAP` or more in the next.
 
-    The last ones end with the file. A file no larger than a tile is placed as `fit` does it; where one side alone is
-    shorter than a tile, so are the tiles. Their sides are padded to a multiple of `stride`.
+    They begin at multiples of `stride`, so that the grid of an encoder goes on from tile to tile as it would in the
+    whole file; but for the last ones, which end with the file. A file no larger than a tile is placed as `fit` does it;
+    where one side alone is shorter than a tile, so are the tiles. Their sides are padded to a multiple of `stride`.
     """
     if max(height, width) <= size:
         return fit(height, width, size, stride)
@@ -169,8 +181,8 @@ def tiles(height: int, width: int, size: int, stride: int) -> list[Placement]:
     padded = _padded((h, w), stride)
     return [
         Placement((height, width), (x, y, x + w, y + h), padded, (h, w))
-        for y in _starts(height, h)
-        for x in _starts(width, w)
+        for y in _starts(height, h, stride)
+        for x in _starts(width, w, stride)
     ]
 
 
@@ -188,11 +200,11 @@ def _padded(valid: tuple[int, int], stride: int) -> tuple[int, int]:
     return height, width
 
 
-def _starts(length: int, tile: int) -> list[int]:
+def _starts(length: int, tile: int, stride: int) -> list[int]:
     """Where tiles begin along a side, the first at 0, the last at length - tile."""
     step = max(1, int(tile * (1 - OVERLAP)))
-    steps = -(-(length - tile) // step)
-    return [i * (length - tile) // steps for i in range(steps + 1)] if steps else [0]
+    step -= step % stride if step > stride else 0
+    return [*range(0, length - tile, step), length - tile]
 
 
 def _rows(values: np.ndarray, width: int) -> np.ndarray:
@@ -220,11 +232,12 @@ def _span(cells: int, place: Placement, axis: int) -> np.ndarray:
     return at
 
 
-def _interpolated(values: np.ndarray, place: Placement, axis: int) -> np.ndarray:
-    """`values` [..., h', w'] that span the input, at the centres of the source's pixels along `axis` 0 or 1."""
+def _interpolated(values: np.ndarray, place: Placement, axis: int, some: slice = slice(None)) -> np.ndarray:
+    """`values` [..., h', w'] that span the input, at the centres of the source's pixels along `axis` 0 or 1; `some`
+    of them."""
     cells = values.shape[axis - 2]
     last = -(-place.valid[axis] * cells // place.size[axis]) - 1  # the cells beyond show nothing but padding
-    at = (_span(cells, place, axis) - 0.5).clip(0, last)
+    at = (_span(cells, place, axis) - 0.5).clip(0, last)[some]
     lower = at.astype(np.int64)
     part = (at - lower).reshape((-1, 1) if axis == 0 else (-1,))
     upper = np.minimum(lower + 1, last)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from selfsight.data.collection import Collection
 from selfsight.data.labels import Labels
+from selfsight.heads.blending import Blend
 from selfsight.heads.head import FORMAT_VERSION, About, Head, Stored, written_label
 from selfsight.heads.inspect import Learnt, p_values
 from selfsight.heads.inspect_modules import (
@@ -27,7 +28,7 @@ from selfsight.heads.inspect_modules import (
 )  # fmt: skip
 from selfsight.heads.parts import GOOD
 from selfsight.heads.pictures import Pictures, in_grey
-from selfsight.heads.placed import Placed, batched, blended, inputs_of, placed
+from selfsight.heads.placed import Placed, answered, batched, placed
 from selfsight.heads.predictions import Unread, failed, unread, with_unread
 from selfsight.results import Result
 
@@ -141,28 +142,26 @@ class InspectHead(Head):
             yield from self.judge(several, maps)
 
     @torch.inference_mode()
-    def judge(self, several: list[Placed], maps: bool = True) -> list[Inspected]:
+    def judge(self, several: list[Placed], maps: bool = True) -> Iterator[Inspected]:
         """What it says of items as they were placed."""
-        scores = [-float("inf")] * len(several)
-        drawn: list[list[np.ndarray]] = [[np.empty(0)] * len(one.inputs) for one in several]
-        for which, pixels, looked in inputs_of(several, self.encoder.device):
-            found = self.module.raw(pixels, looked)
-            for place, (i, j) in enumerate(which):
-                scores[i] = max(scores[i], float(found["score"][place]))
-                if maps:
-                    drawn[i][j] = found["map"][place].cpu().numpy()
-        told = self.module.calibrate({"score": torch.tensor(scores, device=self.encoder.device)})
-        p, defect = told["p"].tolist(), told["defect"].tolist()
-        return [
-            Inspected(one.number, scores[i], p[i], defect[i], self._map(one, drawn[i]) if maps else None, one.pixels)
-            for i, one in enumerate(several)
-        ]
 
-    def _map(self, one: Placed, drawn: list[np.ndarray]) -> np.ndarray:
-        """The map of a file from those of its inputs; 0 where it does not look."""
-        with np.errstate(invalid="ignore"):  # tiles in which nothing is looked at were left out
-            whole: np.ndarray = np.nan_to_num(blended(drawn, one.placements))
-        return whole if self.roi is None else whole * self.roi
+        def answer(pixels: Tensor, looked: Tensor) -> list[tuple[float, np.ndarray | None]]:
+            found = self.module.raw(pixels, looked)
+            drawn = list(found["map"].cpu().numpy()) if maps else [None] * len(pixels)
+            return list(zip(found["score"].tolist(), drawn, strict=True))
+
+        for one, answers in answered(several, answer, self.encoder.device):
+            score, blend = -float("inf"), Blend(one.placements)
+            whole = np.zeros(one.pixels.shape[:2], np.float32) if maps else None
+            for high, drawn in answers:
+                score = max(score, high)
+                if whole is not None and drawn is not None:
+                    for rows, part in blend.add(drawn):
+                        whole[rows] = np.nan_to_num(part, copy=False)  # where nothing is looked at no tile may lie
+            if whole is not None and self.roi is not None:
+                whole *= self.roi
+            told = self.module.calibrate({"score": torch.tensor([score], device=self.encoder.device)})
+            yield Inspected(one.number, score, told["p"].item(), told["defect"].item(), whole, one.pixels)
 
     def predict(self, items: Collection, folder: Path | None = None) -> pa.Table:
         """A row for each item: id, uri, reason, score (higher is more abnormal), p, defect, map, head. With a folder,

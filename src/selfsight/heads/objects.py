@@ -60,17 +60,19 @@ def apart(
     found = np.zeros(mask.shape, np.int32)
     if centre is None or boundary is None:
         for name in np.unique(mask[mask > 0]):
-            parts, count = label(mask == name, CORNERS)
-            found = np.where(parts > 0, parts + found.max(), found).astype(np.int32)
+            parts, _ = label(mask == name, CORNERS)
+            np.copyto(found, parts + found.max(), where=parts > 0)
     else:
         inside = mask > 0
-        height = centre * (1.0 - boundary)
-        seeds, count = label((height > threshold) & inside)
-        parts, _ = label(inside, CORNERS)
-        seeded = np.unique(parts[seeds > 0])
-        lonely = inside & ~np.isin(parts, seeded)
-        seeds = np.where(lonely, parts + count, seeds)
-        found = watershed(-height, seeds, mask=inside).astype(np.int32)
+        depth = -centre.astype(np.float32) * (1.0 - boundary)
+        seeds, count = label((-depth > threshold) & inside)
+        parts, most = label(inside, CORNERS)
+        lonely = np.ones(most + 1, bool)
+        lonely[parts[seeds > 0]] = False
+        lonely[0] = False
+        np.copyto(seeds, parts + count, where=lonely[parts])
+        del parts
+        found = watershed(depth, seeds, mask=inside).astype(np.int32, copy=False)
     return renumbered(found, least)
 
 
@@ -85,23 +87,25 @@ def renumbered(objects: np.ndarray, least: int = 1) -> np.ndarray:
 
 def things_of(objects: np.ndarray, mask: np.ndarray, probabilities: np.ndarray, grey: np.ndarray) -> list[Thing]:
     """The objects [H, W], each with the class that most of its pixels have in `mask` [H, W]; its score is the mean of
-    the probabilities [K, H, W] of that class. grey: [H, W] in [0, 1]."""
-    found = []
+    the probabilities [K, H, W] of that class. grey: [H, W] in [0, 1], or uint8."""
+    found, white = [], 255 if grey.dtype == np.uint8 else 1
     for number, place in enumerate(find_objects(objects), 1):
         if place is None:
             continue
         mine = objects[place] == number
         kind = int(np.bincount(mask[place][mine]).argmax())
-        y, x = np.nonzero(mine)
         rows, columns = place
+        down, across = (np.count_nonzero(mine, axis=axis) for axis in (1, 0))
+        area = int(down.sum())
+        y, x = (float(each @ np.arange(len(each))) / area for each in (down, across))
         found.append(
             Thing(
                 kind,
-                float(probabilities[kind][place][mine].mean()),
+                float(probabilities[kind][place][mine].mean(dtype=np.float64)),
                 (columns.start, rows.start, columns.stop, rows.stop),
-                len(x),
-                (float(x.mean() + columns.start + 0.5), float(y.mean() + rows.start + 0.5)),
-                float(grey[place][mine].mean()),
+                area,
+                (x + columns.start + 0.5, y + rows.start + 0.5),
+                float(grey[place][mine].mean(dtype=np.float64)) / white,
                 encode_part(mine, rows.start, columns.start, *objects.shape),
             )
         )

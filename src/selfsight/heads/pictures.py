@@ -30,7 +30,7 @@ KINDS = ("maps", "masks", "overlays")
 JOURNAL = "predictions.jsonl.partial"  # rows of a command that was stopped
 STRONGEST = 0.65  # share of colour in an overlay
 OUTLINE = (255, 255, 255)
-STRIP = 256  # rows that are coloured at a time
+STRIP = 256  # rows that are drawn at a time, so that a large picture takes little memory beside its own
 
 
 def names_of(uris: Sequence[str], pages: Sequence[int | None]) -> list[str]:
@@ -109,21 +109,29 @@ class Pictures:
 
 def as_grey(scores: np.ndarray, threshold: float) -> np.ndarray:
     """A map [H, W] as uint16, `AT_THRESHOLD` where it has the value of the threshold."""
-    scaled = np.asarray(scores, np.float64) / max(threshold, 1e-12) * AT_THRESHOLD
-    return np.asarray(np.floor(scaled).clip(0, 65535).astype(np.uint16))  # at the threshold exactly where the mask is
+    grey = np.empty(scores.shape, np.uint16)
+    for start in range(0, len(scores), STRIP):
+        rows = np.s_[start : start + STRIP]
+        scaled = np.asarray(scores[rows], np.float64) / max(threshold, 1e-12) * AT_THRESHOLD
+        grey[rows] = np.floor(scaled).clip(0, 65535)  # at the threshold exactly where the mask is
+    return grey
 
 
 def in_grey(pixels: np.ndarray, geometry: Geometry) -> np.ndarray:
     """Pixels [H, W, C] of own depth as grey [H, W] uint8, through the geometry's intensity window."""
-    unit = geometry.to_unit(torch.from_numpy(pixels.astype(np.float32))).numpy()
-    return np.asarray((255.0 * unit[:, :, :3].mean(2)).round().astype(np.uint8))
+    grey = np.empty(pixels.shape[:2], np.uint8)
+    for start in range(0, len(pixels), STRIP):
+        rows = np.s_[start : start + STRIP]
+        unit = geometry.to_unit(torch.from_numpy(pixels[rows].astype(np.float32))).numpy()
+        grey[rows] = (255.0 * unit[:, :, :3].mean(2)).round()
+    return grey
 
 
 def overlay(grey: np.ndarray, scores: np.ndarray, usual: float, threshold: float) -> Image.Image:
     """A picture [H, W] uint8 with the map over it, from the `usual` value on, yellow, to red as far above the threshold
     as that is above the usual, and the mask outlined in white."""
     drawn = np.empty((*grey.shape, 3), np.uint8)
-    for start in range(0, len(grey), STRIP):  # so that a large picture takes little memory beside its own
+    for start in range(0, len(grey), STRIP):
         rows = np.s_[start : start + STRIP]
         above = (np.asarray(scores[rows], np.float32) - usual) / max(2.0 * (threshold - usual), 1e-12)
         heat = above.clip(0.0, 1.0)[:, :, None]

@@ -5,8 +5,8 @@ Decoding runs ahead of the network by bytes, not by files, so that pictures of a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,10 @@ from selfsight.data.canvases import decoded
 from selfsight.data.collection import Collection
 from selfsight.data.formats.format import Unreadable
 from selfsight.data.geometry import Geometry
-from selfsight.data.placements import Placement, scores_to_file
+from selfsight.data.masks import other_size
+from selfsight.data.placements import Placement
+
+Answer = TypeVar("Answer")
 
 AHEAD = 256 * 2**20  # bytes of decoded pictures, at most, that wait
 BATCH = 16 * 224 * 224  # pixels of the inputs that go through the network at once
@@ -55,11 +58,6 @@ def placed(
             yield number, other_size(pixels.shape[:2], roi)
         else:
             yield place(number, pixels, geometry, stride, roi)
-
-
-def other_size(shape: tuple[int, ...], roi: np.ndarray) -> str:
-    """Why a picture of another size than the mask of --roi is not looked at."""
-    return f"{shape[1]} x {shape[0]} px, where the mask of --roi is {roi.shape[1]} x {roi.shape[0]}"
 
 
 def place(number: int, pixels: np.ndarray, geometry: Geometry, stride: int, roi: np.ndarray | None) -> Placed:
@@ -105,16 +103,17 @@ def inputs_of(items: list[Placed], device: torch.device) -> Iterator[tuple[list[
             yield part, torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device), torch.from_numpy(looked).to(device)
 
 
-def blended(maps: Sequence[np.ndarray], placements: Sequence[Placement]) -> np.ndarray:
-    """Maps [h, w] of a file's inputs as one [H, W] float32 of the file. Where tiles overlap each counts the less the
-    nearer its edge is, as it saw less around, so that there is no seam; nan where no input lies."""
-    if len(placements) == 1:
-        return scores_to_file(maps, placements)
-    both = []
-    for scores, each in zip(maps, placements, strict=True):
-        down, across = (np.minimum(np.arange(side) + 1, valid - np.arange(side)).clip(min=1e-3)
-                        for side, valid in zip(each.size, each.valid, strict=True))  # fmt: skip
-        weight = np.outer(down / each.valid[0], across / each.valid[1])
-        both.append(np.stack([scores * weight, weight]).astype(np.float32))
-    weighted, weights = scores_to_file(both, placements)
-    return np.asarray(weighted / weights)
+def answered(
+    items: list[Placed], answer: Callable[[Tensor, Tensor], Sequence[Answer]], device: torch.device
+) -> Iterator[tuple[Placed, Iterable[Answer]]]:
+    """(item, the answers to its inputs in their order) of each item. answer: of pixels [B, C, h, w] and looked
+    [B, h, w], one each. Those of one item alone come as they are made, as it may have many; they are to be gone through
+    before the next item is asked for."""
+    if len(items) == 1:
+        yield items[0], (each for _, pixels, looked in inputs_of(items, device) for each in answer(pixels, looked))
+        return
+    found: dict[tuple[int, int], Answer] = {}
+    for which, pixels, looked in inputs_of(items, device):
+        found.update(zip(which, answer(pixels, looked), strict=True))
+    for i, item in enumerate(items):
+        yield item, [found.pop((i, j)) for j in range(len(item.inputs))]

@@ -43,17 +43,19 @@ class Scene:
 
 
 class Sight:
-    """How a segmentation looks: an encoder whose geometry has this size and rule."""
+    """How a segmentation looks: an encoder whose geometry has this size and rule, and the mask [H, W] bool of where it
+    looks, None for everywhere."""
 
-    def __init__(self, encoder: Encoder, size: int, rule: Rule) -> None:
+    def __init__(self, encoder: Encoder, size: int, rule: Rule, roi: np.ndarray | None = None) -> None:
         geometry = replace(encoder.geometry, size=size, rule=rule)
         self.encoder = Encoder(encoder.net, geometry, encoder.about).eval()
         self.prepare = Prepare(geometry)
+        self.roi = roi
         self.stride = max(self.encoder.level_strides)
 
     def scenes(self, items: Collection, masks: Masks, bad: dict[int, str], title: str) -> Iterator[Scene]:
         """The pictures of the masks, not in their order; reasons of what cannot be read go into `bad`."""
-        for one in placed(items, masks.labels.rows, self.encoder.geometry, self.stride, None, title):
+        for one in placed(items, masks.labels.rows, self.encoder.geometry, self.stride, self.roi, title):
             if isinstance(one, Placed):
                 yield self._scene(one, masks)
             else:

@@ -18,7 +18,7 @@ from selfsight.data.collection import Collection
 from selfsight.data.geometry import Rule
 from selfsight.data.labels import Labels
 from selfsight.data.masks import Masks
-from selfsight.data.placements import Placement, mask_to_file, scores_to_file
+from selfsight.data.placements import mask_to_file
 from selfsight.data.spread import spread
 from selfsight.encoders.encoder import Encoder
 from selfsight.errors import DataError, SelfsightError
@@ -26,6 +26,7 @@ from selfsight.heads.inspect import FACTORS, LARGE, longer_side, takes
 from selfsight.heads.objects import Matched, ap50, apart, count_error, matched, things_of
 from selfsight.heads.readouts import fit_calibration, fit_decoder, fit_readout, leaning, uncalibrated
 from selfsight.heads.scenes import KEPT, Points, Scene, Scenes, Sight, drawn_points
+from selfsight.heads.segment_maps import Whole
 from selfsight.heads.segment_modules import Calibrate, Decoder, Readout, Segment, SegmentModule
 from selfsight.probing.evaluation import Interval
 from selfsight.probing.metrics import interval
@@ -126,7 +127,7 @@ def learn(encoder: Encoder, items: Collection, masks: Masks, wish: Wish) -> Lear
     if groups < 2:
         why = "one mask only" if len(masks) == 1 else "all masks are of one group"
         notes.append(f"{why}, so nothing could be held out: how good it is, and how sure it may be, is not known")
-        sight = Sight(encoder, sizes[min(1, len(sizes) - 1)], rule)
+        sight = Sight(encoder, sizes[min(1, len(sizes) - 1)], rule, masks.roi)
         setting = Setting(method=wish.method or "linear")
     else:
         trial = chosen(encoder, items, masks, sizes, rule, wish, tried)
@@ -182,8 +183,8 @@ def chosen(
     better than the one before that. `tried` is filled."""
     best: Trial | None = None
     for size in sizes:
-        sight = Sight(encoder, size, rule)
-        some = masks.take(spread(len(masks), most_at(sight, len(masks))))
+        sight = Sight(encoder, size, rule, masks.roi)
+        some = masks.take(spread(len(masks), most_at(sight, masks.labels)))
         scenes = list(Scenes(sight, items, some, f"Trying {size} px"))
         if len(scenes) < 2:
             raise DataError(f"{masks.labels.location} has {len(scenes)} picture with a mask that can be read.")
@@ -196,19 +197,21 @@ def chosen(
     return best
 
 
-def most_at(sight: Sight, count: int) -> int:
+def most_at(sight: Sight, labels: Labels) -> int:
     """How many pictures are compared on."""
-    return int(max(2, min(count, CHOICE, room_at(sight))))
+    return int(max(2, min(len(labels), CHOICE, room_at(sight, labels))))
 
 
-def room_at(sight: Sight) -> int:
-    """How many pictures fit in memory, one input each."""
+def room_at(sight: Sight, labels: Labels) -> int:
+    """How many of the pictures fit in memory, by the levels of their inputs, of which one in tiles has many."""
     side, encoder = sight.encoder.geometry.size, sight.encoder
+    sides = zip(labels.rows["height"].to_pylist(), labels.rows["width"].to_pylist(), strict=True)
+    inputs = float(np.mean([len(encoder.geometry.placements(*each, sight.stride)) for each in sides]))
     each = sum(
         2 * channels * (side / stride) ** 2
         for channels, stride in zip(encoder.level_channels, encoder.level_strides, strict=True)
     )
-    return int(max(2, KEPT // each))
+    return int(max(2, KEPT // (each * inputs)))
 
 
 def tried_at(sight: Sight, scenes: list[Scene], masks: Masks, wish: Wish, tried: dict[str, float]) -> Trial:
@@ -307,7 +310,7 @@ def fitted(
     channels = sight.encoder.level_channels
     if setting.method == "linear":
         return fit_readout(points, len(masks.names), setting.decay, channels, sight.encoder.level_strides)
-    places = set(spread(len(masks), room_at(sight)).tolist())
+    places = set(spread(len(masks), room_at(sight, masks.labels)).tolist())
     kept = [scene for scene in scenes if scene.place in places or not isinstance(scenes, Scenes)]
     if len(places) < len(masks):
         notes.append(f"the decoder learnt from {len(places):,} of {len(masks):,} masks, spread evenly")
@@ -391,19 +394,5 @@ def held_maps(
     for piece, scores in zip(scene.pieces, trial.raw[scene.place], strict=True):
         found = trial.calibrate(task.filtered(scores[None].float(), piece.grey[None]))
         told.append({name: tensor[0].numpy() for name, tensor in found.items()})
-    return to_file(told, scene.placements, trial.calibrate)
-
-
-def to_file(
-    told: Sequence[dict[str, np.ndarray]],
-    placements: Sequence[Placement],
-    calibrate: Calibrate,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """(mask [H, W], probabilities [K, H, W], centre, boundary) of a file from the tensors of its inputs."""
-    probabilities = scores_to_file([each["probabilities"] for each in told], placements)
-    lean = calibrate.lean.cpu().numpy()[:, None, None]
-    mask = (np.log(np.maximum(probabilities, 1e-12)) + lean).argmax(0).astype(np.int32)
-    if "centre" not in told[0]:
-        return mask, probabilities, None, None
-    centre, boundary = (scores_to_file([each[name] for each in told], placements) for name in ("centre", "boundary"))
-    return mask, probabilities, centre, boundary
+    whole = Whole(told, scene.placements, trial.calibrate, trial.sight.roi)
+    return whole.mask, whole.probabilities, whole.centre, whole.boundary

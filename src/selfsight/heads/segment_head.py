@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,9 +18,10 @@ from selfsight.data.masks import Masks, numbers_of
 from selfsight.heads.head import FORMAT_VERSION, About, Head, Stored
 from selfsight.heads.objects import Thing, apart, things_of
 from selfsight.heads.pictures import in_grey
-from selfsight.heads.placed import Placed, batched, inputs_of, placed
+from selfsight.heads.placed import Placed, answered, batched, placed
 from selfsight.heads.predictions import Unread, failed, unread, with_unread
-from selfsight.heads.segment import Learnt, to_file
+from selfsight.heads.segment import Learnt
+from selfsight.heads.segment_maps import Whole
 from selfsight.heads.segment_modules import APART, Calibrate, Decoder, Readout, Segment, SegmentModule
 from selfsight.heads.segment_pictures import MaskPictures
 from selfsight.results import Result
@@ -41,7 +42,8 @@ class SegmentAbout(About):
 
     classes: their names, first the background. numbers: of each in masks. told_apart: whether objects that touch are
     told apart. threshold: of the watershed. least: pixels of an object. radius: of the guided filter. held_out: how
-    many pictures the metrics are of. tried: {setting and size: mIoU}. unusable: masks that were set aside.
+    many pictures the metrics are of. tried: {setting and size: mIoU}. unusable: masks that were set aside. roi:
+    [height, width] of the mask of where it looks, None for everywhere.
     """
 
     task: str = "segment"
@@ -54,18 +56,25 @@ class SegmentAbout(About):
     held_out: int
     tried: dict[str, float] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
+    roi: tuple[int, int] | None = None
+
+    @classmethod
+    def of(cls, content: Mapping[str, object]) -> SegmentAbout:
+        found = super().of(content)
+        return replace(found, roi=None if found.roi is None else (found.roi[0], found.roi[1]))
 
 
 class Segmented(NamedTuple):
     """What a segmentation says of a file: the number of its row, mask [H, W] of places of classes, objects [H, W] from
-    1, what they are, how sure it is of a pixel (the mean of the probability of its class), and the pixels [H, W, C]."""
+    1, what they are, how sure it is of a pixel (the mean of the probability of its class), and the picture in grey
+    [H, W] uint8."""
 
     number: int
     mask: np.ndarray
     objects: np.ndarray
     things: list[Thing]
     score: float
-    pixels: np.ndarray
+    grey: np.ndarray
 
 
 class SegmentHead(Head):
@@ -76,6 +85,7 @@ class SegmentHead(Head):
     draws: ClassVar = True
     about: SegmentAbout
     module: SegmentModule
+    roi: np.ndarray | None = None
 
     @classmethod
     def of(cls, stored: Stored) -> SegmentHead:
@@ -91,11 +101,14 @@ class SegmentHead(Head):
             readout.load_state_dict(own)
         calibrate = Calibrate(*(state[f"calibrate.{name}"] for name in ("slope", "offset", "lean")))
         task = Segment(readout, classes, about.radius)
-        return cls(stored.folder, about, SegmentModule(stored.encoder, task, calibrate), stored.items)
+        head = cls(stored.folder, about, SegmentModule(stored.encoder, task, calibrate), stored.items)
+        head.roi = state["roi"].numpy() > 0 if "roi" in state else None
+        return head
 
     @property
     def decides(self) -> list[object]:
         told = [self.about.classes, self.about.threshold, self.about.least, self.about.radius]
+        told += [] if self.roi is None else [np.packbits(self.roi).tobytes().hex()]
         return [self.about.encoder, self.about.task, self.about.method, *told, FORMAT_VERSION]
 
     def segment(
@@ -105,7 +118,7 @@ class SegmentHead(Head):
         `bad`."""
 
         def good() -> Iterator[Placed]:
-            for one in placed(items, rows, self.encoder.geometry, max(self.encoder.level_strides), None, title):
+            for one in placed(items, rows, self.encoder.geometry, max(self.encoder.level_strides), self.roi, title):
                 if isinstance(one, Placed):
                     yield one
                 else:
@@ -117,18 +130,17 @@ class SegmentHead(Head):
     @torch.inference_mode()
     def judge(self, several: list[Placed]) -> Iterator[Segmented]:
         """What it says of items as they were placed."""
-        told: list[list[dict[str, np.ndarray]]] = [[{}] * len(one.inputs) for one in several]
-        for which, pixels, _ in inputs_of(several, self.encoder.device):
-            found = self.module(pixels)
-            for place, (i, j) in enumerate(which):
-                told[i][j] = {name: tensor[place].cpu().numpy() for name, tensor in found.items()}
-        for one, maps in zip(several, told, strict=True):
-            mask, probabilities, centre, boundary = to_file(maps, one.placements, self.module.calibrate)
-            objects = apart(mask, centre, boundary, self.about.threshold, self.about.least)
-            grey = in_grey(one.pixels, self.encoder.geometry) / np.float32(255)
-            things = things_of(objects, mask, probabilities, grey)
-            score = float(np.take_along_axis(probabilities, mask[None], 0).mean())
-            yield Segmented(one.number, mask, objects, things, score, one.pixels)
+
+        def answer(pixels: Tensor, looked: Tensor) -> list[dict[str, np.ndarray]]:
+            found = {name: tensor.cpu().numpy() for name, tensor in self.module(pixels).items() if name != "mask"}
+            return [{name: maps[place] for name, maps in found.items()} for place in range(len(pixels))]
+
+        for one, answers in answered(several, answer, self.encoder.device):
+            whole = Whole(answers, one.placements, self.module.calibrate, self.roi)
+            objects = apart(whole.mask, whole.centre, whole.boundary, self.about.threshold, self.about.least)
+            grey = in_grey(one.pixels, self.encoder.geometry)
+            things = things_of(objects, whole.mask, whole.probabilities, grey)
+            yield Segmented(one.number, whole.mask, objects, things, whole.score, grey)
 
     def predict(self, items: Collection, folder: Path | None = None) -> pa.Table:
         """A row for each item: id, uri, reason, score (how sure it is of a pixel, the mean), mask (its path in the
@@ -150,8 +162,7 @@ class SegmentHead(Head):
                 "objects": [self._said(thing) for thing in one.things],
             }
             if pictures is not None:
-                grey = in_grey(one.pixels, self.encoder.geometry)
-                row = pictures.draw_mask(number, grey, one.mask, one.objects, row)
+                row = pictures.draw_mask(number, one.grey, one.mask, one.objects, row)
             rows[number] = row
         known = [number for number in range(len(usable)) if number in rows]
         columns: dict[str, pa.Array] = {"id": pa.array([ids[number] for number in known], pa.string())}
@@ -173,14 +184,17 @@ class SegmentHead(Head):
     def evaluate(self, items: Collection, labels: str | None, by: str | None, masks: str | None) -> Result:
         from selfsight.heads.segment_evaluation import evaluate_segmentation
 
-        found = Masks.of(items, Labels.of(items, path=labels or masks, kind="masks"), self.about.told_apart or None)
+        known = Labels.of(items, path=labels or masks, kind="masks")
+        found = Masks.of(items, known, self.about.told_apart or None, self.roi)
         return evaluate_segmentation(self, items, found.with_names(tuple(self.about.classes)), by)
 
 
 def state_of(learnt: Learnt) -> dict[str, Tensor]:
     """The tensors that `head.safetensors` keeps."""
     state = {f"readout.{name}": tensor for name, tensor in learnt.task.readout.state_dict().items()}
-    return state | {f"calibrate.{name}": tensor for name, tensor in learnt.calibrate.state_dict().items()}
+    state |= {f"calibrate.{name}": tensor for name, tensor in learnt.calibrate.state_dict().items()}
+    roi = learnt.masks.roi
+    return state if roi is None else state | {"roi": torch.from_numpy(roi.astype(np.uint8))}
 
 
 def about_of(learnt: Learnt, notes: list[str]) -> SegmentAbout:
@@ -206,6 +220,7 @@ def about_of(learnt: Learnt, notes: list[str]) -> SegmentAbout:
         held_out=0 if learnt.held is None else len(learnt.held),
         tried=dict(sorted(learnt.tried.items(), key=lambda each: -each[1])),
         unusable={one.where: one.reason for one in masks.aside},
+        roi=None if masks.roi is None else (masks.roi.shape[0], masks.roi.shape[1]),
     )
 
 

@@ -23,7 +23,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 from selfsight.data.annotations.masks import write_mask
 from selfsight.errors import SelfsightError
 from selfsight.files import write_whole
-from selfsight.heads.pictures import JOURNAL, Pictures
+from selfsight.heads.pictures import JOURNAL, STRIP, Pictures
 
 # Of classes, in order: seven that people who see fewer colours tell apart (Okabe and Ito, 2008).
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
@@ -60,14 +60,24 @@ class MaskPictures(Pictures):
 def overlay(grey: np.ndarray, mask: np.ndarray, objects: np.ndarray) -> Image.Image:
     """A picture [H, W] uint8 with the classes of a mask in colour, and objects [H, W] outlined."""
     colours = np.array([(0, 0, 0), *(COLOURS[place % len(COLOURS)] for place in range(max(1, int(mask.max()))))])
+    reach = 1 + max(grey.shape) // 1000  # px to each side of a border
+    drawn = np.empty((*grey.shape, 3), np.uint8)
+    for start in range(0, len(grey), STRIP):
+        above = min(start, reach)  # rows that are looked at, beside those that are drawn
+        rows, around = slice(start, start + STRIP), slice(start - above, start + STRIP + reach)
+        drawn[rows] = _drawn(grey[around], mask[around], objects[around], colours, reach)[above : above + STRIP]
+    return Image.fromarray(drawn)
+
+
+def _drawn(grey: np.ndarray, mask: np.ndarray, objects: np.ndarray, colours: np.ndarray, reach: int) -> np.ndarray:
+    """[H, W, 3] uint8 of some rows of a picture."""
+    own = colours[mask]
     share = np.where(mask > 0, SHARE, 0.0)[:, :, None]
-    drawn = (1.0 - share) * grey[:, :, None] + share * colours[mask]
-    side = 3 + 2 * (max(grey.shape) // 1000)
-    numbered = np.where(objects > 0, objects, 0)
-    for values, parted in ((mask, 255), (numbered, 255)):
-        edge = (maximum_filter(values, side) != minimum_filter(values, side)) & (mask > 0)
-        drawn[edge] = 0.35 * drawn[edge] + 0.65 * (colours[mask][edge] if values is mask else parted)
-    return Image.fromarray(drawn.round().clip(0, 255).astype(np.uint8))
+    drawn = (1.0 - share) * grey[:, :, None] + share * own
+    for values in (mask, objects):
+        edge = (maximum_filter(values, 2 * reach + 1) != minimum_filter(values, 2 * reach + 1)) & (mask > 0)
+        drawn[edge] = 0.35 * drawn[edge] + 0.65 * (own[edge] if values is mask else 255)
+    return np.asarray(drawn.round().clip(0, 255).astype(np.uint8))
 
 
 def parse_pixel_size(text: str | None) -> tuple[float, str]:

@@ -105,6 +105,7 @@ def inspect(
     from selfsight.data.canvases import measure_format
     from selfsight.data.importers import check_outside, open_source
     from selfsight.data.labels import Labels
+    from selfsight.data.masks import roi_of
     from selfsight.data.written import note
     from selfsight.encoders.weights import encoder_of
     from selfsight.heads.head import save_head
@@ -122,7 +123,7 @@ def inspect(
     names = tuple(name.strip() for name in (normal or "").split(",") if name.strip())
     known = Labels.of(items, path=labels)
     parts = parts_of(known, names, labels is not None)
-    looked = None if roi is None else mask_of(roi)
+    looked = None if roi is None else roi_of(roi)
     if looked is not None:
         check_size(looked, roi or "", parts.good)
     encoder = encoder_of(model, measure_format(items))
@@ -143,23 +144,6 @@ def inspect(
         false_alarms, about.promised, learnt.metrics, suspects(learnt), shifts, learnt.tried, before is not None,
         about.notes,
     )  # fmt: skip
-
-
-def mask_of(path: str) -> np.ndarray:
-    """The mask [H, W] bool of --roi. Raises `DataError` for a file that is none, or that is 0 everywhere."""
-    from selfsight.data.annotations.masks import read_mask
-    from selfsight.data.formats.format import Unreadable
-
-    try:
-        with Path(path).expanduser().open("rb") as file:
-            looked = read_mask(file) > 0
-    except (OSError, Unreadable) as error:
-        raise DataError(f"{path} cannot be used for --roi: {error}. Give a PNG that is white where to look.") from None
-    if not looked.any():
-        raise DataError(
-            f"The mask {path} of --roi is 0 everywhere, so there is nothing to look at. Paint it where to look."
-        )
-    return looked
 
 
 def check_size(looked: np.ndarray, path: str, good: Labels) -> None:

@@ -50,6 +50,7 @@ def segment(
     out: str,
     labels: str | None = None,
     objects: bool | None = None,
+    roi: str | None = None,
     method: Literal["linear", "decoder"] | None = None,
     size: int | None = None,
     rule: Literal["squash", "fit", "tiles"] | None = None,
@@ -77,6 +78,8 @@ def segment(
         class, 0 is the background; 255 is left out where a mask has a palette.
     objects
         The numbers in masks are of objects, all of one class; `--no-objects`: of classes, whatever they look like.
+    roi
+        A mask of the size of the pictures: where it is 0 nothing is learnt, and all is background.
     method
         linear: from all levels of the encoder at once. decoder: a small network on them, for a dozen masks or more.
     size
@@ -93,7 +96,7 @@ def segment(
     from selfsight.data.canvases import measure_format
     from selfsight.data.importers import check_outside, open_source
     from selfsight.data.labels import Labels
-    from selfsight.data.masks import Masks
+    from selfsight.data.masks import Masks, roi_of
     from selfsight.data.written import note
     from selfsight.encoders.weights import encoder_of
     from selfsight.heads.head import save_head
@@ -107,7 +110,7 @@ def segment(
     items = open_source(source)
     check_outside(out, items.about.location)
     known = Labels.of(items, path=labels, kind="masks")
-    masks = Masks.of(items, known, objects)
+    masks = Masks.of(items, known, objects, None if roi is None else roi_of(roi))
     encoder = encoder_of(model, measure_format(items))
     learnt = learn(encoder, items, masks, Wish(method, size, rule, seed))
     notes = [known.doubt] if known.doubt else []
