@@ -1,4 +1,5 @@
 """COCO: one JSON file for many images: boxes [x, y, width, height], polygons and run lengths, in pixels.
+What a model found has a score too, as in files of COCO's results.
 
 An annotation that cannot be used is set aside with the reason, and the others of its image count.
 """
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from selfsight.data.annotations.outlines import Aside, Outline, Outlines, Region, problem_of, problem_of_box
+from selfsight.data.annotations.rle import area_of
 from selfsight.data.boxes import Box
 
 
@@ -94,8 +96,11 @@ def _outline(one: Mapping[str, Any], names: Mapping[Any, str], size: Any) -> Out
         return "neither a box nor a mask"
     if region is not None and not isinstance(region, dict | list):
         return "a mask that is neither polygons nor run lengths"
+    score = one.get("score")
+    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float) or score != score):
+        return "a score that is not a number"
     problem = problem_of(cast(Region, region), size) if region else ""
-    return problem or Outline(label, cast(Region | None, region), box, crowd)
+    return problem or Outline(label, cast(Region | None, region), box, crowd, None if score is None else float(score))
 
 
 def write(images: Mapping[str, Outlines], classes: Iterable[str] | Mapping[str, int] = ()) -> bytes:
@@ -119,4 +124,8 @@ def _written(outline: Outline) -> dict[str, Any]:
     if (box := outline.box) is not None:
         cells["bbox"] = [box.x0, box.y0, box.x1 - box.x0, box.y1 - box.y0]
         cells["area"] = (box.x1 - box.x0) * (box.y1 - box.y0)
-    return cells | ({"segmentation": outline.region} if outline.region is not None else {})
+    if (region := outline.region) is not None:
+        cells["segmentation"] = region
+        if isinstance(region, Mapping):
+            cells["area"] = area_of(region)
+    return cells | ({"score": outline.score} if outline.score is not None else {})
