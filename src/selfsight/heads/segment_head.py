@@ -139,7 +139,8 @@ class SegmentHead(Head):
         usable = items.usable
         bad: dict[int, str] = {}
         ids, uris = usable["id"].to_pylist(), usable["uri"].to_pylist()
-        pictures = None if folder is None else MaskPictures(folder, usable, self.digest, self.about.numbers)
+        how = self.about.numbers, self.about.told_apart
+        pictures = None if folder is None else MaskPictures(folder, usable, self.digest, *how)
         done = {} if pictures is None else pictures.done
         rows: dict[int, dict[str, object]] = {n: done[item] for n, item in enumerate(ids) if item in done}
         todo = np.array([number for number in range(len(ids)) if number not in rows], dtype=np.int64)

@@ -143,7 +143,7 @@ def one_class(pixels: dict[str, int], classes: dict[str, Interval]) -> tuple[str
 
 
 def _metrics(about: SegmentAbout, tested: SegmentEvaluation | None) -> Table:
-    sides = ({"test": tested.metrics} if tested else {}) | {"held out in turn": about.metrics["held_out"]}
+    sides = ({"test": tested.metrics} if tested else {}) | {"held out": about.metrics["held_out"]}
     sides = {title: side for title, side in sides.items() if side}
     rows = []
     for name in dict.fromkeys(name for side in sides.values() for name in side):
@@ -157,7 +157,7 @@ def _classes(head: SegmentHead, tested: SegmentEvaluation | None) -> Table:
     about = head.about
     held: dict[str, Interval] = about.metrics.get("classes", {})
     sides = ({"test": (tested.classes, tested.pixels)} if tested else {}) | (
-        {"held out in turn": (held, about.pixels)} if held else {}
+        {"held out": (held, about.pixels)} if held else {}
     )
     learnt = Counter(name for label in head.items["label"].to_pylist() for name in (label or "").split("|"))
     rows = []
@@ -168,8 +168,8 @@ def _classes(head: SegmentHead, tested: SegmentEvaluation | None) -> Table:
             share = pixels.get(name, 0) / max(1, sum(pixels.values()))
             cells += [Cell(f"{100 * share:.3g} %", 0), Cell(plainly(found[name]) if name in found else "–", 0)]
         rows.append(Row(name, name, cells))
-    columns = [column for title in sides for column in (f"share of pixels, {title}", f"overlap (IoU), {title}")]
-    return Table(["masks learnt from", *columns], rows)
+    columns = [column for title in sides for column in (f"pixels, {title}", f"IoU, {title}")]
+    return Table(["masks", *columns], rows)
 
 
 def _by(tested: SegmentEvaluation | None, names: bool) -> Table | None:
