@@ -43,6 +43,18 @@ def test_touching_cells_are_found_and_counted(place: Path) -> None:
     assert any("learnt from" in note for note in again.notes)
 
 
+def test_where_few_of_many_masks_choose_each_keeps_its_own(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selfsight.heads.segment.CHOICE", 3)
+    train = {"source": str(place / "train" / "images"), "model": str(place / "encoder"), "out": str(tmp_path / "head")}
+    found = selfsight.train.segment(**train, labels=str(place / "train" / "cells.json"), size=64)
+    assert found.metrics["ap50"].value > 0.5 and found.metrics["miou"].value > 0.7
+    items = load_head(tmp_path / "head").items.to_pylist()
+    assert [row["held_out"] is not None for row in items] == [row["fold"] >= 0 for row in items]
+    assert sum(row["fold"] >= 0 for row in items) == 3
+
+
 def test_predictions_are_masks_overlays_and_a_table_of_objects(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "found"
     said = {"head": str(place / "head"), "out": str(out), "pixel_size": "0.5um"}
