@@ -7,6 +7,7 @@ An annotation that cannot be used is set aside with the reason, and the others o
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -96,11 +97,15 @@ def _outline(one: Mapping[str, Any], names: Mapping[Any, str], size: Any) -> Out
         return "neither a box nor a mask"
     if region is not None and not isinstance(region, dict | list):
         return "a mask that is neither polygons nor run lengths"
-    score = one.get("score")
-    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float) or score != score):
-        return "a score that is not a number"
     problem = problem_of(cast(Region, region), size) if region else ""
-    return problem or Outline(label, cast(Region | None, region), box, crowd, None if score is None else float(score))
+    return problem or Outline(label, cast(Region | None, region), box, crowd, _score(one))
+
+
+def _score(one: Mapping[str, Any]) -> float | None:
+    """The score of an annotation; None where it has none that is a number."""
+    score = one.get("score")
+    known = isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
+    return float(cast(float, score)) if known else None
 
 
 def write(images: Mapping[str, Outlines], classes: Iterable[str] | Mapping[str, int] = ()) -> bytes:
