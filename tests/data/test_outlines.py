@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,7 +140,13 @@ def objects(rng: np.random.Generator, height: int, width: int, polygons_only: bo
 @pytest.mark.parametrize("seed", SEEDS)
 def test_coco_gives_back_what_was_written(seed: int):
     rng = np.random.default_rng(seed)
-    images = {f"a/{n}.jpg": Outlines(tuple(objects(rng, 20, 31, False)), (31, 20)) for n in range(4)}
+    images = {f"a/{n}.jpg": Outlines(tuple(objects(rng, 20, 31, False)), (31, 20)) for n in range(3)}
+    scored = [replace(one, score=float(rng.random())) for one in objects(rng, 20, 31, False)]
+    images["found.jpg"] = Outlines(tuple(scored), (31, 20))
+    for one in json.loads(coco.write(images))["annotations"]:
+        assert ("score" in one) == (one["image_id"] == 4)
+        if isinstance(region := one.get("segmentation"), dict):
+            assert one["area"] == decode(region).sum()
     again = coco.read(coco.write(images, {"never": 90, "3": 7}))
     assert again.images == images and not again.aside
     assert again.classes | {"never": 90, "3": 7} == again.classes
@@ -188,6 +195,12 @@ def one_image(*annotations: dict) -> bytes:
     cells = [{"id": 7 + i, "image_id": 1, "category_id": 1} | one for i, one in enumerate(annotations)]
     images = [{"id": 1, "file_name": "a.jpg", "width": 10, "height": 8}]
     return json.dumps({"images": images, "annotations": cells, "categories": [{"id": 1, "name": "cell"}]}).encode()
+
+
+@pytest.mark.parametrize("score", ["high", True, None, float("nan"), [1]])
+def test_a_score_that_is_no_number_is_none(score: object):
+    [outline] = coco.read(one_image({"bbox": [1, 2, 3, 4], "score": score})).images["a.jpg"].outlines
+    assert outline.score is None and outline.box == Box("cell", 1, 2, 4, 6)
 
 
 def test_annotations_that_cannot_be_used_are_named_and_the_others_count():

@@ -8,53 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cells import SIDE, write_cells
 from helpers import tiny_encoder
 from PIL import Image
 
 import selfsight
-from selfsight.data.annotations import coco
 from selfsight.data.annotations.masks import read_mask, write_mask
-from selfsight.data.annotations.outlines import Outline, Outlines
-from selfsight.data.annotations.rle import decode, encode
+from selfsight.data.annotations.rle import decode
 from selfsight.encoders.store import save
 from selfsight.errors import DataError, SelfsightError
 from selfsight.heads.head import load_head
-
-SIDE = 64
-
-
-def cells(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A picture [H, W, 3] uint8 of bright discs, some of which touch, and their numbers [H, W]."""
-    y, x = np.mgrid[:SIDE, :SIDE]
-    ids, pixels = np.zeros((SIDE, SIDE), np.int32), rng.normal(40, 5, (SIDE, SIDE, 3))
-    wanted, number = int(rng.integers(4, 9)), 0
-    while number < wanted:
-        radius, (cy, cx) = rng.uniform(5, 8), rng.uniform(4, SIDE - 4, 2)
-        far = np.hypot(y - cy, x - cx)
-        disc = far < radius
-        if (ids[disc] > 0).mean() < 0.1:
-            number += 1
-            disc &= ids == 0
-            ids[disc] = number
-            pixels[disc] += (150 * (1 - 0.6 * (far[disc] / radius) ** 2))[:, None]
-    return pixels.clip(0, 255).astype(np.uint8), ids
-
-
-def write(folder: Path, count: int, seed: int) -> Path:
-    """images/, masks/ of classes, ids/ of objects, and a COCO file of the same."""
-    rng = np.random.default_rng(seed)
-    images: dict[str, Outlines] = {}
-    for number in range(count):
-        pixels, ids = cells(rng)
-        for kind, data in (("masks", write_mask((ids > 0).astype(np.int32))), ("ids", write_mask(ids))):
-            (folder / kind).mkdir(parents=True, exist_ok=True)
-            (folder / kind / f"{number}.png").write_bytes(data)
-        (folder / "images").mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
-        outlines = (Outline("cell", encode(ids == n)) for n in range(1, ids.max() + 1))
-        images[f"{number}.png"] = Outlines(tuple(outlines), (SIDE, SIDE))
-    (folder / "cells.json").write_bytes(coco.write(images))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +25,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """encoder/, train/, test/, and a head from the COCO file of train/; tests only read them."""
     folder = tmp_path_factory.mktemp("segment")
     save(tiny_encoder(64), folder / "encoder")
-    write(folder / "train", 6, 0)
-    write(folder / "test", 5, 1)
+    write_cells(folder / "train", 6, 0)
+    write_cells(folder / "test", 5, 1)
     train = {"source": str(folder / "train" / "images"), "model": str(folder / "encoder")}
     selfsight.train.segment(**train, labels=str(folder / "train" / "cells.json"), out=str(folder / "head"), size=128)
     return folder
@@ -78,6 +41,18 @@ def test_touching_cells_are_found_and_counted(place: Path) -> None:
     test = {"test": str(place / "train" / "images"), "labels": str(place / "train" / "cells.json")}
     again = selfsight.evaluate(str(place / "head"), **test)
     assert any("learnt from" in note for note in again.notes)
+
+
+def test_where_few_of_many_masks_choose_each_keeps_its_own(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selfsight.heads.segment.CHOICE", 3)
+    train = {"source": str(place / "train" / "images"), "model": str(place / "encoder"), "out": str(tmp_path / "head")}
+    found = selfsight.train.segment(**train, labels=str(place / "train" / "cells.json"), size=64)
+    assert found.metrics["ap50"].value > 0.5 and found.metrics["miou"].value > 0.7
+    items = load_head(tmp_path / "head").items.to_pylist()
+    assert [row["held_out"] is not None for row in items] == [row["fold"] >= 0 for row in items]
+    assert sum(row["fold"] >= 0 for row in items) == 3
 
 
 def test_predictions_are_masks_overlays_and_a_table_of_objects(place: Path, tmp_path: Path) -> None:

@@ -345,8 +345,8 @@ def refusal(uri: str, reason: str) -> SelfsightError:
     return DataError(f"{uri}: {reason}. Mend or remove it, or leave --strict out to set such files aside.")
 
 
-def check_outside(out: str, location: str) -> None:
-    """Raise `SelfsightError` if `out` would be written into the folder of a source."""
+def check_outside(out: str, location: str, option: str = "-o") -> None:
+    """Raise `SelfsightError` if `out`, given by this option, would be written into the folder of a source."""
     folder = Path(location)
     if folder.is_dir() and Path(out).resolve().is_relative_to(folder.resolve()):
-        raise SelfsightError(f"{out} is in the folder of the images, which stays as it is. Give another -o.")
+        raise SelfsightError(f"{out} is in the folder of the images, which stays as it is. Give another {option}.")

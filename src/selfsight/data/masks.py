@@ -166,6 +166,19 @@ def other_size(shape: tuple[int, ...], roi: np.ndarray) -> str:
     return f"{shape[1]} x {shape[0]} px, where the mask of --roi is {roi.shape[1]} x {roi.shape[0]}"
 
 
+def mask_of(
+    items: Collection, row: dict[str, Any], value: MaskValue | str, names: Sequence[str], told_apart: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Classes and objects [H, W] of one item, as `Masks.at` gives them, with the classes `names` of a head, which may
+    tell objects apart: what is of no such class is left out. value: its label. Raises `Unreadable`, `OSError` or
+    `ValueError` for a mask that cannot be used."""
+    found = _checked(items, row, value)
+    if told_apart and OBJECT in names and not tells_apart(found):
+        found = _as_objects(found)
+    found = _without(found, {*found} - {*names, IGNORED})
+    return drawn(found, names, row["height"], row["width"])
+
+
 def _listed(names: set[str]) -> str:
     shown = ordered(names)
     return ", ".join(shown[:8]) + (", …" if len(shown) > 8 else "")

@@ -77,9 +77,9 @@ class Learnt:
     """A fitted segmentation, before it has a folder.
 
     sight: how it looks. setting. task, calibrate: its network. masks: that it learnt from, N. folds [N]: where each
-    was held out, -1 where nothing was. held: pixels [N, K, K] by true class and answer, of what did not learn from the
-    picture; None where nothing was held out. threshold, least: of the watershed, and of objects. metrics: on
-    held-out pictures. tried: {setting: mIoU}. bad: {id: reason}. notes.
+    was held out, -1 where nothing was. held: pixels [M, K, K] by true class and answer of those with a fold, in their
+    order, of what did not learn from the picture; None where nothing was held out. threshold, least: of the watershed,
+    and of objects. metrics: on held-out pictures. tried: {setting: mIoU}. bad: {id: reason}. notes.
     """
 
     sight: Sight
@@ -185,14 +185,16 @@ def chosen(
     for size in sizes:
         sight = Sight(encoder, size, rule, masks.roi)
         some = masks.take(spread(len(masks), most_at(sight, masks.labels)))
-        scenes = list(Scenes(sight, items, some, f"Trying {size} px"))
+        scenes = sorted(Scenes(sight, items, some, f"Trying {size} px"), key=lambda scene: scene.place)
         if len(scenes) < 2:
             raise DataError(f"{masks.labels.location} has {len(scenes)} picture with a mask that can be read.")
         trial = tried_at(sight, scenes, some, wish, tried)
         if best is not None and trial.miou <= best.miou:
             break
         best = trial
-        best.scenes = [replace(scene, place=masks.labels.ids.index(some.labels.ids[scene.place])) for scene in scenes]
+        whole = {scene.place: masks.labels.ids.index(some.labels.ids[scene.place]) for scene in scenes}
+        best.scenes = [replace(scene, place=whole[scene.place]) for scene in scenes]  # among all masks
+        best.raw = {whole[place]: scores for place, scores in trial.raw.items()}
     assert best is not None
     return best
 
@@ -337,6 +339,23 @@ def ious(confusions: np.ndarray) -> np.ndarray:
 def miou(confusions: np.ndarray) -> float:
     """The mean over classes, the background among them."""
     return float(np.nanmean(ious(confusions)))
+
+
+def class_ious(confusions: np.ndarray, names: Sequence[str], groups: np.ndarray | None) -> dict[str, Interval]:
+    """{class: intersection over union} over pictures [N, K, K], with intervals over groups."""
+    return {
+        name: interval(lambda some, k=k: float(ious(some)[k]), [confusions], groups) for k, name in enumerate(names)
+    }
+
+
+def pixels_of_classes(confusions: np.ndarray, names: Sequence[str]) -> dict[str, int]:
+    """{class: pixels that are truly of it} over pictures [N, K, K]."""
+    return dict(zip(names, confusions.sum((0, 2)).tolist(), strict=True))
+
+
+def each_miou(confusions: np.ndarray) -> list[float]:
+    """Of each picture [N, K, K], over the classes that are in it or in the answer; nan where nothing is known."""
+    return [miou(one[None]) if one.any() else float("nan") for one in confusions]
 
 
 def least_of(masks: Masks) -> int:

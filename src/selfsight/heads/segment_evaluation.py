@@ -14,7 +14,14 @@ from selfsight.data.sources.annotated import told
 from selfsight.errors import DataError, SelfsightError
 from selfsight.heads.metrics import with_intervals
 from selfsight.heads.objects import Matched, matched
-from selfsight.heads.segment import confusion, ious, miou, object_metrics
+from selfsight.heads.segment import (
+    class_ious,
+    confusion,
+    each_miou,
+    miou,
+    object_metrics,
+    pixels_of_classes,
+)
 from selfsight.heads.segment_head import SegmentHead
 from selfsight.probing.evaluation import Interval
 from selfsight.probing.metrics import interval
@@ -42,8 +49,9 @@ class SegmentEvaluation(Result):
     task: "segment". head: its digest. metrics: by name, with 95 % intervals (over groups where there are groups): miou,
     the mean over classes, background among them; where objects are told apart, ap50 and count_error, by how many
     objects a picture's count is off. by: {value of the column: metrics}. classes: {class: intersection over union}.
-    items: that were measured. worst, best: pictures with the lowest and the highest mIoU. collection: the table that
-    they are from. notes: what a reader must know.
+    pixels: that are truly of each class. items: that were measured. worst, best: pictures with the lowest and the
+    highest mIoU. collection: the table that they are from. labels: where their masks are, "" for the table itself.
+    notes: what a reader must know.
     """
 
     task: str
@@ -51,10 +59,12 @@ class SegmentEvaluation(Result):
     metrics: dict[str, Interval]
     by: dict[str, dict[str, Interval]]
     classes: dict[str, Interval]
+    pixels: dict[str, int]
     items: int
     worst: list[Scored]
     best: list[Scored]
     collection: str
+    labels: str
     notes: list[str] = field(default_factory=list)
 
     @classmethod
@@ -77,8 +87,11 @@ class Tested:
     pictures: list[Matched]
 
 
-def evaluate_segmentation(head: SegmentHead, items: Collection, masks: Masks, by: str | None) -> SegmentEvaluation:
-    """The figures of a head on the items with a mask. by: a column, for whose values they are given apart."""
+def evaluate_segmentation(
+    head: SegmentHead, items: Collection, masks: Masks, by: str | None, location: str = ""
+) -> SegmentEvaluation:
+    """The figures of a head on the items with a mask. by: a column, for whose values they are given apart. location:
+    of the masks, "" for the collection itself."""
     if by is not None and by not in masks.labels.rows.column_names:
         raise SelfsightError(
             f"{items.about.location} has no column {by!r} for --by. It has {', '.join(masks.labels.rows.column_names)}."
@@ -92,10 +105,6 @@ def evaluate_segmentation(head: SegmentHead, items: Collection, masks: Masks, by
     named = labels.rows[by].to_pylist() if by else []
     values = [value for value in dict.fromkeys(named) if value is not None][:MOST_VALUES]
     parts = {str(value): [i for i, one in enumerate(named) if one == value] for value in values}
-    classes = {
-        name: interval(lambda some, k=k: float(ious(some)[k]), [tested.confusions], groups)
-        for k, name in enumerate(masks.names)
-    }
     scored = _scored(tested, labels.ids, labels.rows["uri"].to_pylist())
     learnt = set(head.items["content_hash"].to_pylist())
     known = sum(content in learnt for content in labels.rows["content_hash"].to_pylist())
@@ -106,7 +115,8 @@ def evaluate_segmentation(head: SegmentHead, items: Collection, masks: Masks, by
     return SegmentEvaluation(
         "segment", head.digest, _metrics(head, tested, list(range(len(tested.places))), groups),
         {value: _metrics(head, tested, some, groups) for value, some in parts.items()},
-        classes, len(tested.places), scored[:SHOWN], scored[::-1][:SHOWN], str(items.path), notes,
+        class_ious(tested.confusions, masks.names, groups), pixels_of_classes(tested.confusions, masks.names),
+        len(tested.places), scored[:SHOWN], scored[::-1][:SHOWN], str(items.path), location, notes,
     )  # fmt: skip
 
 
@@ -134,6 +144,6 @@ def _metrics(head: SegmentHead, tested: Tested, some: list[int], groups: np.ndar
 
 def _scored(tested: Tested, ids: list[str], uris: list[str]) -> list[Scored]:
     """The pictures, from the lowest mIoU to the highest."""
-    each = [miou(one[None]) if one.any() else float("nan") for one in tested.confusions]
+    each = each_miou(tested.confusions)
     order = [place for place in np.argsort(each, kind="stable").tolist() if each[place] == each[place]]
     return [Scored(ids[place], uris[place], each[place], float(tested.scores[place])) for place in order]

@@ -20,7 +20,7 @@ from selfsight.heads.objects import Thing, apart, things_of
 from selfsight.heads.pictures import in_grey
 from selfsight.heads.placed import Placed, answered, batched, placed
 from selfsight.heads.predictions import Unread, failed, unread, with_unread
-from selfsight.heads.segment import Learnt
+from selfsight.heads.segment import Learnt, class_ious, each_miou, pixels_of_classes
 from selfsight.heads.segment_maps import Whole
 from selfsight.heads.segment_modules import APART, Calibrate, Decoder, Readout, Segment, SegmentModule
 from selfsight.heads.segment_pictures import MaskPictures
@@ -42,8 +42,9 @@ class SegmentAbout(About):
 
     classes: their names, first the background. numbers: of each in masks. told_apart: whether objects that touch are
     told apart. threshold: of the watershed. least: pixels of an object. radius: of the guided filter. held_out: how
-    many pictures the metrics are of. tried: {setting and size: mIoU}. unusable: masks that were set aside. roi:
-    [height, width] of the mask of where it looks, None for everywhere.
+    many pictures the metrics are of. pixels: of them that are truly of each class. tried: {setting and size: mIoU}.
+    unusable: masks that were set aside. metrics: also "classes", the intersection over union of each. roi: [height,
+    width] of the mask of where it looks, None for everywhere.
     """
 
     task: str = "segment"
@@ -54,6 +55,7 @@ class SegmentAbout(About):
     least: int
     radius: int
     held_out: int
+    pixels: dict[str, int] = field(default_factory=dict)
     tried: dict[str, float] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
     roi: tuple[int, int] | None = None
@@ -149,7 +151,8 @@ class SegmentHead(Head):
         usable = items.usable
         bad: dict[int, str] = {}
         ids, uris = usable["id"].to_pylist(), usable["uri"].to_pylist()
-        pictures = None if folder is None else MaskPictures(folder, usable, self.digest, self.about.numbers)
+        how = self.about.numbers, self.about.told_apart
+        pictures = None if folder is None else MaskPictures(folder, usable, self.digest, *how)
         done = {} if pictures is None else pictures.done
         rows: dict[int, dict[str, object]] = {n: done[item] for n, item in enumerate(ids) if item in done}
         todo = np.array([number for number in range(len(ids)) if number not in rows], dtype=np.int64)
@@ -184,9 +187,11 @@ class SegmentHead(Head):
     def evaluate(self, items: Collection, labels: str | None, by: str | None, masks: str | None) -> Result:
         from selfsight.heads.segment_evaluation import evaluate_segmentation
 
-        known = Labels.of(items, path=labels or masks, kind="masks")
+        path = labels or masks
+        known = Labels.of(items, path=path, kind="masks")
         found = Masks.of(items, known, self.about.told_apart or None, self.roi)
-        return evaluate_segmentation(self, items, found.with_names(tuple(self.about.classes)), by)
+        location = str(Path(path).expanduser().resolve()) if path else ""
+        return evaluate_segmentation(self, items, found.with_names(tuple(self.about.classes)), by, location)
 
 
 def state_of(learnt: Learnt) -> dict[str, Tensor]:
@@ -200,10 +205,16 @@ def state_of(learnt: Learnt) -> dict[str, Tensor]:
 def about_of(learnt: Learnt, notes: list[str]) -> SegmentAbout:
     """What head.json says of a fitted segmentation."""
     encoder, masks = learnt.sight.encoder, learnt.masks
+    classes, pixels = dict[str, Any](), dict[str, int]()
+    if learnt.held is not None:
+        own = masks.labels.take(np.flatnonzero(learnt.folds >= 0)).groups
+        groups = np.array(own, dtype=object) if any(own) else None
+        classes = class_ious(learnt.held, masks.names, groups)
+        pixels = pixels_of_classes(learnt.held, masks.names)
     return SegmentAbout(
         method=learnt.setting.method,
         setting=str(learnt.setting),
-        metrics={"held_out": learnt.metrics},
+        metrics={"held_out": learnt.metrics, "classes": classes},
         geometry=dict(encoder.geometry.facts),
         encoder=encoder.digest,
         licence=encoder.licence,
@@ -218,6 +229,7 @@ def about_of(learnt: Learnt, notes: list[str]) -> SegmentAbout:
         least=learnt.least,
         radius=learnt.setting.radius,
         held_out=0 if learnt.held is None else len(learnt.held),
+        pixels=pixels,
         tried=dict(sorted(learnt.tried.items(), key=lambda each: -each[1])),
         unusable={one.where: one.reason for one in masks.aside},
         roi=None if masks.roi is None else (masks.roi.shape[0], masks.roi.shape[1]),
@@ -225,9 +237,16 @@ def about_of(learnt: Learnt, notes: list[str]) -> SegmentAbout:
 
 
 def items_of(learnt: Learnt) -> pa.Table:
-    """The table that `items.parquet` keeps: the pictures, with the classes in their masks and their folds."""
+    """The table that `items.parquet` keeps: the pictures, with the classes in their masks, their folds, and `held_out`,
+    the mIoU of each by what did not learn from it."""
     labels = learnt.masks.labels
+    held: list[float | None] = [None] * len(labels)
+    if learnt.held is not None:
+        places = np.flatnonzero(learnt.folds >= 0).tolist()
+        for place, value in zip(places, each_miou(learnt.held), strict=True):
+            held[place] = value if value == value else None
     columns = {name: labels.rows[name] for name in ("id", "uri", "content_hash")}
     columns |= {"group": pa.array(labels.groups, pa.string())}
     columns |= {"label": pa.array(["|".join(sorted(value)) for value in learnt.masks.values], pa.string())}
-    return pa.table(columns | {"fold": pa.array(learnt.folds, pa.int32())})
+    columns |= {"fold": pa.array(learnt.folds, pa.int32()), "held_out": pa.array(held, pa.float64())}
+    return pa.table(columns)

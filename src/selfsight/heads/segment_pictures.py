@@ -1,9 +1,9 @@
 """What a segmentation draws of each item: its mask and an overlay, in the file's own pixels.
 
 `masks/NAME.png` holds the number of each pixel's class, as the masks did that were learnt from, else 0 for the
-background and the place of the class. `overlays/NAME.png` is the picture in grey, each class in a colour of its own,
-and
-each object outlined. `objects.csv` is the table of objects.
+background and the place of the class. `objects/NAME.png`, 16 bits, holds the number of each pixel's object, as in
+objects.csv, where the head tells objects apart. `overlays/NAME.png` is the picture in grey, each class in a colour of
+its own, and each object outlined. `objects.csv` is the table of objects.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ UNITS = {"um": "um", "µm": "um", "mm": "mm", "nm": "nm", "px": "px"}
 
 
 class MaskPictures(Pictures):
-    """The pictures of some rows in a folder. numbers: of classes in masks that are written."""
+    """The pictures of some rows in a folder. numbers: of classes in masks that are written. told_apart: whether the
+    objects are drawn too."""
 
     shown: ClassVar[str] = "mask"
 
-    def __init__(self, folder: Path, rows: pa.Table, head: str, numbers: Sequence[int]) -> None:
+    def __init__(self, folder: Path, rows: pa.Table, head: str, numbers: Sequence[int], told_apart: bool) -> None:
         super().__init__(folder, rows, head, (0.0, 0.0))
-        self.numbers = np.array(numbers, np.int32)
+        self.numbers, self.told_apart = np.array(numbers, np.int32), told_apart
 
     def draw_mask(
         self, number: int, grey: np.ndarray, mask: np.ndarray, objects: np.ndarray, row: Mapping[str, object]
@@ -49,6 +50,8 @@ class MaskPictures(Pictures):
         path = self.folder / "masks" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, write_mask(self.numbers[mask]))
+        if self.told_apart and objects.max() < 2**16:  # more are in the table alone
+            self._write("objects", name, Image.fromarray(objects.astype(np.uint16)))
         self._write("overlays", name, overlay(grey, mask, objects))
         row = {**row, "mask": f"masks/{name}.png"}
         line = {"id": self.ids[number], "content": self.contents[self.ids[number]], "head": self.head} | row

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import base64
-import json
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from selfsight.data.collection import Collection
 from selfsight.data.spread import spread
 from selfsight.encoders.licences import concern
-from selfsight.errors import DataError, SelfsightError
+from selfsight.errors import SelfsightError
 from selfsight.files import read_json
 from selfsight.heads.classify_head import ClassifyHead
 from selfsight.heads.evaluation import HeadEvaluation, Mistake, evaluate_held_out, held_out_from
@@ -24,6 +22,7 @@ from selfsight.report.pictures import data_uri, thumbnails_of
 from selfsight.report.plane import Point, plane
 from selfsight.report.plots import MOST_NUMBERED, confusion_png
 from selfsight.report.template import render
+from selfsight.report.tested import folder_of, tested_of
 from selfsight.report.verdict import Verdict
 from selfsight.report.worth import Table
 
@@ -64,8 +63,8 @@ def build(head: ClassifyHead, thumbnails: bool = True, names: bool = True) -> tu
 
     Raises `SelfsightError` if the evaluation in its folder cannot be read.
     """
-    about, lineage = head.about, read_json(_folder(head) / "lineage.json") or {}
-    tested, notes = _tested(head)
+    about, lineage = head.about, read_json(folder_of(head) / "lineage.json") or {}
+    tested, notes = tested_of(head, HeadEvaluation.of)
     held = evaluate_held_out(head)
     sides = {title: side for title, side in ((TEST, tested), (HELD_OUT, held)) if side is not None}
     learnt = _learnt(head)
@@ -73,7 +72,7 @@ def build(head: ClassifyHead, thumbnails: bool = True, names: bool = True) -> tu
     verdict = worth.verdict(about, learnt, tested or held, tested is not None)
     places = {HELD_OUT: str(lineage.get("collection", "")), TEST: tested.collection if tested else ""}
     content: dict[str, object] = {
-        "title": _folder(head).name, "about": about, "verdict": verdict, "thumbnails": thumbnails, "names": names,
+        "title": folder_of(head).name, "about": about, "verdict": verdict, "thumbnails": thumbnails, "names": names,
         "metrics": worth.metrics_table(sides), "tone": TONES.get(verdict.word.split()[0], ""),
         "parts": [_part(head, title, side, places[title], learnt, thumbnails, names) for title, side in sides.items()],
         "rule": worth.decided(about.decision), "costs": about.decision.costs, "promised": worth.promised(about),
@@ -87,29 +86,8 @@ def build(head: ClassifyHead, thumbnails: bool = True, names: bool = True) -> tu
 
 def collections(head: ClassifyHead) -> list[str]:
     """Where the images are that the page may show."""
-    lineage, (tested, _) = read_json(_folder(head) / "lineage.json") or {}, _tested(head)
+    lineage, (tested, _) = read_json(folder_of(head) / "lineage.json") or {}, tested_of(head, HeadEvaluation.of)
     return [*filter(None, [str(lineage.get("collection", "")), tested.collection if tested else ""])]
-
-
-def _folder(head: ClassifyHead) -> Path:
-    if head.path is None:
-        raise SelfsightError("This head has no folder. Load it from one: selfsight.load_head(FOLDER)")
-    return head.path
-
-
-def _tested(head: ClassifyHead) -> tuple[HeadEvaluation | None, list[str]]:
-    """(what `evaluate` left in the folder, notes)."""
-    path = _folder(head) / "evaluation.json"
-    if not path.exists():
-        return None, []
-    try:
-        found = HeadEvaluation.of(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        again = f"selfsight evaluate {shlex.quote(str(head.path))} --test LABELLED"
-        raise DataError(f"{path} cannot be read. Remove it, and measure again: {again}") from None
-    if found.head != head.digest:
-        return None, ["The test in evaluation.json is of this head as it was before, and is left out. Measure again"]
-    return found, []
 
 
 def _learnt(head: ClassifyHead) -> dict[str, int]:
@@ -218,7 +196,7 @@ def _facts(head: ClassifyHead, lineage: dict[str, object], test: str, names: boo
 
 def _encoder(head: ClassifyHead) -> str:
     geometry = head.encoder.geometry
-    config = read_json(_folder(head) / "encoder" / "config.json") or {}
+    config = read_json(folder_of(head) / "encoder" / "config.json") or {}
     return (
         f"{config.get('architecture', 'encoder')}, {geometry.size} px, {geometry.channels} "
         f"channel{'' if geometry.channels == 1 else 's'} ({head.about.encoder})"
@@ -227,7 +205,7 @@ def _encoder(head: ClassifyHead) -> str:
 
 def _commands(head: ClassifyHead, names: bool) -> dict[str, str]:
     """How to use it, by what it is for."""
-    folder = str(_folder(head)) if names else nameless.HEAD
+    folder = str(folder_of(head)) if names else nameless.HEAD
     here = shlex.quote(folder)
     label = {"classes": "labels", "number": "value"}.get(head.about.kind, "label")
     return {

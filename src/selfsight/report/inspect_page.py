@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +11,7 @@ from markupsafe import Markup
 
 from selfsight.data.collection import Collection
 from selfsight.encoders.licences import concern
-from selfsight.errors import DataError, SelfsightError
+from selfsight.errors import SelfsightError
 from selfsight.files import read_json
 from selfsight.heads.inspect_evaluation import InspectEvaluation
 from selfsight.heads.inspect_head import InspectHead
@@ -23,6 +21,7 @@ from selfsight.probing.evaluation import Interval
 from selfsight.report import nameless
 from selfsight.report.pictures import data_uri
 from selfsight.report.template import render
+from selfsight.report.tested import folder_of, tested_of
 from selfsight.report.verdict import Verdict
 from selfsight.report.worth import Cell, Row, Table
 
@@ -55,7 +54,7 @@ def build(head: InspectHead, thumbnails: bool = True, names: bool = True) -> tup
     evaluation in its folder cannot be read.
     """
     about, lineage = head.about, read_json(folder_of(head) / "lineage.json") or {}
-    tested, notes = _tested(head)
+    tested, notes = tested_of(head, InspectEvaluation.of)
     notes = [*notes, *about.notes, *(tested.notes if tested else [])]
     told = verdict(head, tested)
     held = head.items.filter(head.items["fold"].to_numpy() >= 0)["held_out"].to_numpy()
@@ -83,30 +82,8 @@ def build(head: InspectHead, thumbnails: bool = True, names: bool = True) -> tup
 
 def collections(head: InspectHead) -> list[str]:
     """Where the images are that the page may show."""
-    lineage, (tested, _) = read_json(folder_of(head) / "lineage.json") or {}, _tested(head)
+    lineage, (tested, _) = read_json(folder_of(head) / "lineage.json") or {}, tested_of(head, InspectEvaluation.of)
     return [*filter(None, [str(lineage.get("collection", "")), tested.collection if tested else ""])]
-
-
-def folder_of(head: InspectHead) -> Path:
-    """Where the head is. Raises `SelfsightError` if it has no folder."""
-    if head.path is None:
-        raise SelfsightError("This head has no folder. Load it from one: selfsight.load_head(FOLDER)")
-    return head.path
-
-
-def _tested(head: InspectHead) -> tuple[InspectEvaluation | None, list[str]]:
-    """(what `evaluate` left in the folder, notes)."""
-    path = folder_of(head) / "evaluation.json"
-    if not path.exists():
-        return None, []
-    try:
-        found = InspectEvaluation.of(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        again = f"selfsight evaluate {shlex.quote(str(head.path))} --test LABELLED"
-        raise DataError(f"{path} cannot be read. Remove it, and measure again: {again}") from None
-    if found.head != head.digest:
-        return None, ["The test in evaluation.json is of this head as it was before, and is left out. Measure again"]
-    return found, []
 
 
 def verdict(head: InspectHead, tested: InspectEvaluation | None) -> Verdict:

@@ -22,6 +22,11 @@ PLAIN = (
     r"\d+ labels are too few to promise .*", r"all labels are of one group, .*", r"with one label, or one group, .*",
     r".*: one label or group only, .*", r"[\d,]+ test images? (was|were) learnt from, byte for byte; .*",
     r"The test in evaluation.json is of this head as it was before, .*",
+    r"(one mask only|all masks are of one group), so nothing could be held out: .*",
+    r"the encoder takes inputs of \d+ x \d+ px alone, .*", r"the files, of [\d,]+ px, are .*",
+    r"the numbers in the masks are taken for those of .*", r"the decoder learnt from [\d,]+ of [\d,]+ masks, .*",
+    r"classes of nearly no pixels, .*", r"no mask has a pixel of .*", r"[\d,]+ of the pictures are among those .*",
+    r"pixels of classes that are not known are left out: .*",
 )  # fmt: skip
 SAID = ("alarm", "skipped", "resumed", "extended", "finished", "note")  # events whose text is selfsight's own
 
@@ -102,4 +107,9 @@ def events(happened: list[Event]) -> list[Event]:
 
 def intended(use: str) -> str:
     """The intended use of a head, without the name of the folder that it learnt from."""
-    return re.sub(r"(?s)( in images like those) of .*\. Not tested", r"\1 that it learnt from. Not tested", use)
+    return re.sub(r"(?s)( like those| ones) of .*\. Not tested", r"\1 that it learnt from. Not tested", use)
+
+
+def without_folders(text: str) -> str:
+    """A text in which absolute paths are cut to their last part."""
+    return re.sub(r"(?<![\w.~/\\])(?:[A-Za-z]:)?[\\/](?:[^\s/\\'\"]+[\\/])*(?=[^\s/\\])", "", text)

@@ -27,7 +27,8 @@ class Predictions(Result):
 
     table: a row an item, by id (Arrow). items: that were predicted. set_aside: items that cannot be read, whose rows
     have a reason. reasons: why, with the number for each. labels: how many items got each label. left_open: items that
-    the head does not decide with the promised coverage, or has seen nothing like. file: that was written.
+    the head does not decide with the promised coverage, or has seen nothing like. file: that was written. coco: the
+    file of outlines that was written.
     """
 
     table: pa.Table
@@ -37,18 +38,20 @@ class Predictions(Result):
     labels: dict[str, int]
     left_open: int
     file: str | None = None
+    coco: str | None = None
 
     def to_dict(self) -> dict[str, object]:
         values = {
-            name: getattr(self, name) for name in ("items", "set_aside", "reasons", "labels", "left_open", "file")
+            name: getattr(self, name)
+            for name in ("items", "set_aside", "reasons", "labels", "left_open", "file", "coco")
         }
         return values if self.file else values | {"predictions": self.table.to_pylist()}
 
 
 @checked
 def predict(
-    source: str, *, head: str | Head, out: str | None = None, pixel_size: str | None = None, watch: bool = False,
-    device: str | None = None,
+    source: str, *, head: str | Head, out: str | None = None, pixel_size: str | None = None, coco: str | None = None,
+    watch: bool = False, device: str | None = None,
 ) -> Predictions:  # fmt: skip
     """Say what a head makes of every item of SOURCE: label, calibrated probabilities, prediction set, and why.
 
@@ -63,7 +66,8 @@ def predict(
 
     Of a segmentation: score (how sure it is of a pixel, the mean), mask (its path in the folder) and objects, each with
     label, score, box, area, centroid (x, y), intensity (mean grey, 0 to 1) and run lengths (COCO). The folder also gets
-    objects.csv, a row an object, and counts.csv, a row a picture.
+    objects.csv, a row an object, and counts.csv, a row a picture; where the head tells objects apart, objects/ has
+    their numbers, 16 bits.
 
     Parameters
     ----------
@@ -73,9 +77,12 @@ def predict(
         A head, made by `selfsight train`.
     out
         File for the predictions: .parquet, .csv (lists as JSON), .json, .jsonl or .lance. Of a head that says where, a
-        folder: for predictions.parquet, maps/, masks/ and overlays/.
+        folder: for predictions.parquet, maps/, masks/, objects/ and overlays/.
     pixel_size
         Side of a pixel, such as 0.5um or 0.02mm: objects.csv and counts.csv then give areas and places in it too.
+    coco
+        File for a COCO JSON of what a segmentation finds: run lengths, box, score and class of each object; where it
+        does not tell objects apart, one region for each class in a picture.
     watch
         Go on as files arrive, until Ctrl-C, and append to a .jsonl or .lance. A file is taken once its size stood still
         for a second; one that cannot be read is tried until it is a minute old. Started again, it skips the items that
@@ -88,18 +95,26 @@ def predict(
     from selfsight.files import write_whole
     from selfsight.heads import watching
     from selfsight.heads.head import Head, load_head
+    from selfsight.heads.outlined import check_outlines, coco_of
     from selfsight.heads.pictures import JOURNAL, is_folder
     from selfsight.heads.predictions import FORMATS, check_format, save_predictions
+    from selfsight.heads.segment_head import SegmentAbout
     from selfsight.heads.segment_pictures import counts_csv, objects_csv, parse_pixel_size
     from selfsight.machine import best_device
 
     side = parse_pixel_size(pixel_size)
+    if coco is not None and (watch or Path(coco).suffix.lower() != ".json" or coco == out):
+        raise SelfsightError(
+            f"--coco is a file of its own that ends in .json, and does not go with --watch; it cannot be {coco} here."
+        )
     if watch and out is None:
         raise SelfsightError("--watch appends to a file. Give one: -o predictions.jsonl")
     opened = head if isinstance(head, Head) else load_head(head)
     folder = None if out is None or watch or not is_folder(out, opened.draws) else Path(out)
     if out is not None and folder is None:
         check_format(out, watching.FORMATS if watch else FORMATS)
+    if coco is not None:
+        check_outlines(opened, folder)
     opened.module.to(best_device())
     if watch and out is not None:
         check_outside(out, source)
@@ -107,7 +122,13 @@ def predict(
     items = open_source(source)
     if out is not None:
         check_outside(out, items.about.location)
-    result = _counted(opened.predict(items, folder))
+    if coco is not None:
+        check_outside(coco, items.about.location, "--coco")
+    result = replace(_counted(opened.predict(items, folder)), coco=coco)
+    if coco is not None and isinstance(opened.about, SegmentAbout):
+        Path(coco).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(Path(coco), coco_of(result.table, items.usable, opened.about, folder))
+        note("pictures", Path(coco), items.path)
     if out is None:
         return result
     if folder is None:
@@ -212,9 +233,12 @@ def show(result: Predictions) -> None:
         )
     if result.set_aside:
         console.print(f"{result.set_aside:,} cannot be read ({counted(result.reasons)}).")
+    if result.coco is not None:
+        console.print(f"Outlines written to {shlex.quote(result.coco)}.")
     if result.file is not None:
         console.print(f"Written to {shlex.quote(result.file)}.")
         return
     for row in result.table.slice(0, PRINTED).to_pylist():
         console.print(f"{said(row)}  {row['uri']}")
-    console.print("No file was written. Give one: -o predictions.parquet")
+    if result.coco is None:
+        console.print("No file was written. Give one: -o predictions.parquet")

@@ -41,7 +41,8 @@ def report(
     The page is a single file that loads nothing from any network, so it can be mailed or archived.
     It holds the verdict, the curves, a map of your images, their nearest neighbours, the recipe
     with its reasons, and the evaluation if `selfsight evaluate` was run before. Of a head it holds
-    its figures, its confusions and surest mistakes, what it learnt from and how to use it.
+    its figures, its confusions and surest mistakes, or the pictures it is worst and best at, what it
+    learnt from and how to use it.
 
     Parameters
     ----------
@@ -66,7 +67,8 @@ def report(
     from selfsight.heads.classify_head import ClassifyHead
     from selfsight.heads.head import head_folder, load_head
     from selfsight.heads.inspect_head import InspectHead
-    from selfsight.report import head_page, inspect_page, page
+    from selfsight.heads.segment_head import SegmentHead
+    from selfsight.report import head_page, inspect_page, page, segment_page
     from selfsight.training.run import Run
 
     of_run = Run.open(run) if head_folder(run) is None else None
@@ -83,6 +85,8 @@ def report(
         head = load_head(run)
         if isinstance(head, InspectHead):
             (html, verdict, items), shown = inspect_page.build(head, *told), inspect_page.collections(head)
+        elif isinstance(head, SegmentHead):
+            (html, verdict, items), shown = segment_page.build(head, *told), segment_page.collections(head)
         elif isinstance(head, ClassifyHead):
             (html, verdict, items), shown = head_page.build(head, *told), head_page.collections(head)
         else:

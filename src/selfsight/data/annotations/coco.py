@@ -1,4 +1,5 @@
 """COCO: one JSON file for many images: boxes [x, y, width, height], polygons and run lengths, in pixels.
+What a model found has a score too, as in files of COCO's results.
 
 An annotation that cannot be used is set aside with the reason, and the others of its image count.
 """
@@ -6,11 +7,13 @@ An annotation that cannot be used is set aside with the reason, and the others o
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 from selfsight.data.annotations.outlines import Aside, Outline, Outlines, Region, problem_of, problem_of_box
+from selfsight.data.annotations.rle import area_of
 from selfsight.data.boxes import Box
 
 
@@ -95,7 +98,14 @@ def _outline(one: Mapping[str, Any], names: Mapping[Any, str], size: Any) -> Out
     if region is not None and not isinstance(region, dict | list):
         return "a mask that is neither polygons nor run lengths"
     problem = problem_of(cast(Region, region), size) if region else ""
-    return problem or Outline(label, cast(Region | None, region), box, crowd)
+    return problem or Outline(label, cast(Region | None, region), box, crowd, _score(one))
+
+
+def _score(one: Mapping[str, Any]) -> float | None:
+    """The score of an annotation; None where it has none that is a number."""
+    score = one.get("score")
+    known = isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
+    return float(cast(float, score)) if known else None
 
 
 def write(images: Mapping[str, Outlines], classes: Iterable[str] | Mapping[str, int] = ()) -> bytes:
@@ -119,4 +129,8 @@ def _written(outline: Outline) -> dict[str, Any]:
     if (box := outline.box) is not None:
         cells["bbox"] = [box.x0, box.y0, box.x1 - box.x0, box.y1 - box.y0]
         cells["area"] = (box.x1 - box.x0) * (box.y1 - box.y0)
-    return cells | ({"segmentation": outline.region} if outline.region is not None else {})
+    if (region := outline.region) is not None:
+        cells["segmentation"] = region
+        if isinstance(region, Mapping):
+            cells["area"] = area_of(region)
+    return cells | ({"score": outline.score} if outline.score is not None else {})

@@ -33,12 +33,14 @@ class Outline:
     region: its pixels, in those of the file; None where only its box is known.
     box: around it; None where only its region is known.
     iscrowd: many things in one region (COCO).
+    score: how sure a model is of it; None of what is known.
     """
 
     label: str
     region: Region | None = None
     box: Box | None = None
     iscrowd: bool = False
+    score: float | None = None
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,12 @@ def decode(rle: Mapping[str, object]) -> np.ndarray:
     return np.ascontiguousarray(np.repeat(inside, counts).reshape(width, height).T)
 
 
+def area_of(rle: Runs) -> int:
+    """How many pixels are inside."""
+    counts = rle["counts"]
+    return sum((from_text(counts) if isinstance(counts, str) else counts)[1::2])
+
+
 def to_text(counts: Sequence[int]) -> str:
     """Lengths as letters."""
     letters = bytearray()

@@ -117,6 +117,7 @@ def segment(
     notes += [f"{items.uri_of(item)} {reason}" for item, reason in sorted(learnt.bad.items())]
     about = about_of(learnt, notes)
     lineage = lineage_of(items, masks.labels, encoder, model, seed, before)
+    lineage["masks"] = str(Path(labels).expanduser().resolve()) if labels else ""
     save_head(folder, about, state_of(learnt), learnt.sight.encoder, items_of(learnt), lineage)
     note("head", folder, items.path)
     geometry = learnt.sight.encoder.geometry
