@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy.ndimage import label
@@ -27,6 +27,7 @@ from selfsight.data.formats.format import Unreadable
 from selfsight.data.labels import Labels
 from selfsight.errors import DataError
 
+Row: TypeAlias = dict[str, Any]  # of a collection
 OBJECT = "object"  # the class of objects that have numbers and no class
 RARE = 1e-4  # share of all pixels, below which a class is doubted
 _WHOLE = 0.95  # share of numbers whose pixels hang together, from which they are taken for objects
@@ -167,7 +168,7 @@ def other_size(shape: tuple[int, ...], roi: np.ndarray) -> str:
 
 
 def mask_of(
-    items: Collection, row: dict[str, Any], value: MaskValue | str, names: Sequence[str], told_apart: bool
+    items: Collection, row: Row, value: MaskValue | str, names: Sequence[str], told_apart: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Classes and objects [H, W] of one item, as `Masks.at` gives them, with the classes `names` of a head, which may
     tell objects apart: what is of no such class is left out. value: its label. Raises `Unreadable`, `OSError` or
@@ -230,7 +231,7 @@ def _as_objects(value: MaskValue) -> MaskValue:
     return ({OBJECT: told} if told else {}) | rest
 
 
-def _checked(items: Collection, row: dict[str, Any], value: Any) -> MaskValue:
+def _checked(items: Collection, row: Row, value: Any) -> MaskValue:
     """The value of a mask: of a path, what the file holds. Raises `Unreadable` or `ValueError` where it does not
     fit."""
     height, width = row["height"], row["width"]

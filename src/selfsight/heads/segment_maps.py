@@ -47,7 +47,7 @@ class Whole:
                 maps[:, rows], self.mask[rows] = found, best
         assert maps is not None
         self.probabilities = maps[:classes]
-        told = len(maps) > classes
-        self.centre: np.ndarray | None = maps[classes] if told else None
-        self.boundary: np.ndarray | None = maps[classes + 1] if told else None
+        apart = len(maps) > classes
+        self.centre: np.ndarray | None = maps[classes] if apart else None
+        self.boundary: np.ndarray | None = maps[classes + 1] if apart else None
         self.score = sure / (height * width if roi is None else int(roi.sum()))
