@@ -78,7 +78,7 @@ def _weights(place: Placement, axis: int) -> np.ndarray:
     at, side = np.arange(stop - start) + 0.5, stop - start
     before = at if start > 0 else np.full(side, float(side))
     after = side - at if stop < place.file[axis] else np.full(side, float(side))
-    return (np.minimum(before, after) / side - MARGIN).clip(LITTLE)
+    return np.asarray((np.minimum(before, after) / side - MARGIN).clip(LITTLE))
 
 
 def blended(maps: Sequence[np.ndarray], placements: Sequence[Placement]) -> np.ndarray:

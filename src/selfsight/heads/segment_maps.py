@@ -47,5 +47,7 @@ class Whole:
                 maps[:, rows], self.mask[rows] = found, best
         assert maps is not None
         self.probabilities = maps[:classes]
-        self.centre, self.boundary = (maps[classes], maps[classes + 1]) if len(maps) > classes else (None, None)
+        apart = len(maps) > classes
+        self.centre: np.ndarray | None = maps[classes] if apart else None
+        self.boundary: np.ndarray | None = maps[classes + 1] if apart else None
         self.score = sure / (height * width if roi is None else int(roi.sum()))
