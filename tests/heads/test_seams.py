@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import tracemalloc
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,8 @@ from selfsight.heads.inspect_modules import Conformal, Inspect, InspectModule, P
 from selfsight.heads.pictures import in_grey
 from selfsight.heads.pictures import overlay as map_overlay
 from selfsight.heads.placed import Placed, place
+from selfsight.heads.scenes import KEPT, Sight
+from selfsight.heads.segment import room_at
 from selfsight.heads.segment_head import SegmentAbout, SegmentHead
 from selfsight.heads.segment_maps import LARGE, Whole
 from selfsight.heads.segment_modules import Calibrate, Readout, Segment, SegmentModule
@@ -251,3 +254,16 @@ def test_overlays_in_strips_are_those_of_the_whole() -> None:
         drawn[edge] = 0.35 * drawn[edge] + 0.65 * (colours[mask][edge] if values is mask else 255)
     assert (np.asarray(overlay(grey, mask, objects)) == drawn.round()).all()
     assert np.asarray(map_overlay(grey, np.zeros(shape, np.float32), 0.5, 1.0))[:, :, 0].tolist() == grey.tolist()
+
+
+def test_pictures_in_tiles_are_counted_by_their_tiles() -> None:
+    """How many pictures are compared on while a segmentation is learnt, by the levels that they take in memory."""
+    encoder = tiny_encoder(32)
+    sight = Sight(encoder, 256, "tiles")
+    levels = encoder.encode(torch.zeros(1, 3, 256, 256), levels=True).levels
+    assert levels is not None
+    each = sum(2 * level.numel() for level in levels)  # bytes in half precision, of an input
+    for side, inputs in ((256, 1), (448, 4), (1500, 64)):
+        rows = pa.table({"height": [side, side], "width": [side, side]})
+        assert len(tiles(side, side, 256, 16)) == inputs
+        assert room_at(sight, SimpleNamespace(rows=rows)) == KEPT // (each * inputs)
