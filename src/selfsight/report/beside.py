@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from selfsight.data.collection import Collection
 from selfsight.data.formats.format import Unreadable
@@ -39,31 +40,28 @@ def pictures_of(head: SegmentHead, place: str, labels: str, ids: Sequence[str]) 
     except SelfsightError as error:
         return {}, f"The pictures are not there any more: {error}"
     rows = items.table.filter([item in ids for item in items.table["id"].to_pylist()])
-    truth, missing = _truth(items, rows, labels)
-    names, found, bad = rows["id"].to_pylist(), dict[str, Beside](), dict[int, str]()
-    for one in head.segment(items, rows, bad, "Pictures"):
-        row = rows.slice(one.number, 1).to_pylist()[0]
+    known, missing = _truth(items, rows, labels)
+    names, found = rows["id"].to_pylist(), dict[str, Beside]()
+    for one in head.segment(items, rows, {}, "Pictures"):
         grey = in_grey(one.pixels, head.encoder.geometry)
-        true, value = "", truth.get(names[one.number])
-        if value is not None:
+        true = ""
+        if known is not None and known.values[one.number] is not None:
             try:
-                masks = mask_of(items, row, value, head.about.classes, head.about.told_apart)
-                true = drawn(grey, *masks)
+                true = drawn(grey, *mask_of(items, known, one.number, head.about.classes, head.about.told_apart))
             except (Unreadable, ValueError, OSError):
-                missing = missing or "Some true masks cannot be read any more."
+                missing = "Some true masks cannot be read any more."
         found[names[one.number]] = Beside(drawn(grey, one.mask, one.objects), true)
     if len(found) < len(ids):
         missing = missing or "Some pictures are not there any more."
     return found, missing
 
 
-def _truth(items: Collection, rows: Any, labels: str) -> tuple[dict[str, Any], str]:
-    """({id: what is known of its mask}, why it is not known)."""
+def _truth(items: Collection, rows: pa.Table, labels: str) -> tuple[Labels | None, str]:
+    """(what is known of the masks of `rows`, why it is not known)."""
     try:
-        known = Labels.of(items, rows, path=labels or None, kind="masks")
+        return Labels.of(items, rows, path=labels or None, kind="masks"), ""
     except SelfsightError as error:
-        return {}, f"The true masks are not there any more: {error}"
-    return {item: value for item, value in zip(known.ids, known.values, strict=True) if value is not None}, ""
+        return None, f"The true masks are not there any more: {error}"
 
 
 def drawn(grey: np.ndarray, mask: np.ndarray, objects: np.ndarray) -> str:

@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from selfsight.errors import DataError, SelfsightError
 from selfsight.heads.head import Head
@@ -29,7 +29,7 @@ def folder_of(head: Head) -> Path:
     return head.path
 
 
-def tested_of(head: Head, read: Callable[[Mapping[str, Any]], M]) -> tuple[M | None, list[str]]:
+def tested_of(head: Head, read: Callable[[Mapping[str, object]], M]) -> tuple[M | None, list[str]]:
     """(what `evaluate` left in the folder, if it is of this head, notes). read: it, from what evaluation.json holds.
 
     Raises `DataError` for a file that cannot be read.
