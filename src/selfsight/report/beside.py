@@ -39,8 +39,9 @@ def pictures_of(head: SegmentHead, place: str, labels: str, ids: Sequence[str]) 
         items.source  # noqa: B018
     except SelfsightError as error:
         return {}, f"The pictures are not there any more: {error}"
-    rows = items.table.filter([item in ids for item in items.table["id"].to_pylist()])
-    known, missing = _truth(items, rows, labels)
+    places = np.array([n for n, item in enumerate(items.usable["id"].to_pylist()) if item in ids], np.int64)
+    rows = items.usable.take(pa.array(places))
+    known, missing = _truth(items, places, labels)
     names, found = rows["id"].to_pylist(), dict[str, Beside]()
     for one in head.segment(items, rows, {}, "Pictures"):
         grey = in_grey(one.pixels, head.encoder.geometry)
@@ -56,10 +57,10 @@ def pictures_of(head: SegmentHead, place: str, labels: str, ids: Sequence[str]) 
     return found, missing
 
 
-def _truth(items: Collection, rows: pa.Table, labels: str) -> tuple[Labels | None, str]:
-    """(what is known of the masks of `rows`, why it is not known)."""
-    try:
-        return Labels.of(items, rows, path=labels or None, kind="masks"), ""
+def _truth(items: Collection, places: np.ndarray, labels: str) -> tuple[Labels | None, str]:
+    """(what is known of the masks of the usable items at `places`, why it is not known)."""
+    try:  # of all items, as a mask is matched to the one that is named like it among all
+        return Labels.of(items, path=labels or None, kind="masks").take(places), ""
     except SelfsightError as error:
         return None, f"The true masks are not there any more: {error}"
 
