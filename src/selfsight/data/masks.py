@@ -168,12 +168,13 @@ def other_size(shape: tuple[int, ...], roi: np.ndarray) -> str:
 
 
 def mask_of(
-    items: Collection, row: Row, value: MaskValue | str, names: Sequence[str], told_apart: bool
+    items: Collection, labels: Labels, place: int, names: Sequence[str], told_apart: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Classes and objects [H, W] of one item, as `Masks.at` gives them, with the classes `names` of a head, which may
-    tell objects apart: what is of no such class is left out. value: its label. Raises `Unreadable`, `OSError` or
-    `ValueError` for a mask that cannot be used."""
-    found = _checked(items, row, value)
+    """Classes and objects [H, W] of one labelled item, as `Masks.at` gives them, with the classes `names` of a head,
+    which may tell objects apart: what is of no such class is left out. Raises `Unreadable`, `OSError` or `ValueError`
+    for a mask that cannot be used."""
+    row = labels.rows.slice(place, 1).to_pylist()[0]
+    found = _checked(items, row, labels.values[place])
     if told_apart and OBJECT in names and not tells_apart(found):
         found = _as_objects(found)
     found = _without(found, {*found} - {*names, IGNORED})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from selfsight.data.collection import Collection
 from selfsight.data.formats.format import Unreadable
@@ -37,31 +38,29 @@ def pictures_of(head: SegmentHead, place: str, labels: str, ids: Sequence[str]) 
         items.source  # noqa: B018
     except SelfsightError as error:
         return {}, f"The pictures are not there any more: {error}"
-    rows = items.table.filter([item in ids for item in items.table["id"].to_pylist()])
-    truth, missing = _truth(items, rows, labels)
-    names, found, bad = rows["id"].to_pylist(), dict[str, Beside](), dict[int, str]()
-    for one in head.segment(items, rows, bad, "Pictures"):
-        row = rows.slice(one.number, 1).to_pylist()[0]
-        true, value = "", truth.get(names[one.number])
-        if value is not None:
+    places = np.array([n for n, item in enumerate(items.usable["id"].to_pylist()) if item in ids], np.int64)
+    rows = items.usable.take(pa.array(places))
+    known, missing = _truth(items, places, labels)
+    names, found = rows["id"].to_pylist(), dict[str, Beside]()
+    for one in head.segment(items, rows, {}, "Pictures"):
+        true = ""
+        if known is not None and known.values[one.number] is not None:
             try:
-                masks = mask_of(items, row, value, head.about.classes, head.about.told_apart)
-                true = drawn(one.grey, *masks)
+                true = drawn(one.grey, *mask_of(items, known, one.number, head.about.classes, head.about.told_apart))
             except (Unreadable, ValueError, OSError):
-                missing = missing or "Some true masks cannot be read any more."
+                missing = "Some true masks cannot be read any more."
         found[names[one.number]] = Beside(drawn(one.grey, one.mask, one.objects), true)
     if len(found) < len(ids):
         missing = missing or "Some pictures are not there any more."
     return found, missing
 
 
-def _truth(items: Collection, rows: Any, labels: str) -> tuple[dict[str, Any], str]:
-    """({id: what is known of its mask}, why it is not known)."""
-    try:
-        known = Labels.of(items, rows, path=labels or None, kind="masks")
+def _truth(items: Collection, places: np.ndarray, labels: str) -> tuple[Labels | None, str]:
+    """(what is known of the masks of the usable items at `places`, why it is not known)."""
+    try:  # of all items, as a mask is matched to the one that is named like it among all
+        return Labels.of(items, path=labels or None, kind="masks").take(places), ""
     except SelfsightError as error:
-        return {}, f"The true masks are not there any more: {error}"
-    return {item: value for item, value in zip(known.ids, known.values, strict=True) if value is not None}, ""
+        return None, f"The true masks are not there any more: {error}"
 
 
 def drawn(grey: np.ndarray, mask: np.ndarray, objects: np.ndarray) -> str:
