@@ -34,21 +34,20 @@ def test_the_levels_nearest_to_strides_8_and_16(strides: tuple[int, ...], chosen
     assert chosen_levels(strides) == chosen
 
 
-def test_patches_are_local_means_of_all_levels_of_unit_length() -> None:
+def test_patches_are_local_means_of_all_levels_with_zeros_around() -> None:
     fine, coarse = some(1, 3, 6, 8), some(1, 2, 3, 4, seed=1)
     found = Patches((0, 1), torch.tensor([2.0, 4.0]))([fine, coarse])
     assert found.shape == (1, 5, 6, 8)
-    y, x = 2, 0  # at the left edge two columns are there
-    mean = np.array([fine[0, c, 1:4, 0:2].numpy().mean() for c in range(3)]) / 2.0
+    y, x = 2, 0  # at the left edge two columns are there, of three
+    mean = np.array([fine[0, c, 1:4, 0:2].numpy().sum() / 9 for c in range(3)]) / 2.0
     local = np.zeros((2, 3, 4))
     for c in range(2):
         for i in range(3):
             for j in range(4):
-                local[c, i, j] = coarse[0, c, max(0, i - 1) : i + 2, max(0, j - 1) : j + 2].numpy().mean() / 4.0
+                local[c, i, j] = coarse[0, c, max(0, i - 1) : i + 2, max(0, j - 1) : j + 2].numpy().sum() / 9 / 4.0
     above = (y + 0.5) / 2 - 0.5  # between the rows 0 and 1 of the coarse map; left of its first centre
     rest = (1 - above) * local[:, 0, 0] + above * local[:, 1, 0]
-    whole = np.concatenate([mean, rest])
-    assert found[0, :, y, x].numpy() == pytest.approx(whole / np.linalg.norm(whole), abs=1e-5)
+    assert found[0, :, y, x].numpy() == pytest.approx(np.concatenate([mean, rest]), abs=1e-5)
 
 
 def test_the_score_is_equation_7_of_the_paper() -> None:

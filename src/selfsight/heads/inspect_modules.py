@@ -36,9 +36,9 @@ def chosen_levels(strides: Sequence[int]) -> tuple[int, ...]:
 class Patches(nn.Module):
     """An encoder's levels to patches [B, D, h, w] on the grid of the finest of those that are `chosen`.
 
-    Each map is averaged over 3 x 3 neighbours (fewer at the edges) and divided by its scale [levels], which is the root
-    mean square length of its vectors on normal parts, so that all maps count alike. Patches are then of unit length:
-    what is compared is what they show, not how strongly, as that differs from good part to good part with the light.
+    Each map is averaged over 3 x 3 neighbours, with zeros around it as in the paper's code, so that patches at the edge
+    count less; and divided by its scale [levels], which is the root mean square length of its vectors on normal parts,
+    so that all maps count alike.
     """
 
     scales: Tensor
@@ -52,12 +52,12 @@ class Patches(nn.Module):
         maps = [around(levels[place]) / scale for place, scale in zip(self.chosen, self.scales, strict=True)]
         grid = maps[0].shape[-2:]
         rest = (F.interpolate(each, grid, mode="bilinear") for each in maps[1:])
-        return F.normalize(torch.cat([maps[0], *rest], dim=1), dim=1)
+        return torch.cat([maps[0], *rest], dim=1)
 
 
 def around(level: Tensor) -> Tensor:
-    """The mean of each place of a map [B, C, h, w] and its neighbours."""
-    return F.avg_pool2d(level.float(), AROUND, 1, AROUND // 2, count_include_pad=False)
+    """The mean of each place of a map [B, C, h, w] and its neighbours, of which those beyond the edge are 0."""
+    return F.avg_pool2d(level.float(), AROUND, 1, AROUND // 2)
 
 
 class PatchMemory(nn.Module):
