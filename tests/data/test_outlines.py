@@ -278,3 +278,34 @@ def test_outlines_of_the_unturned_image_are_turned_with_it(orientation: int):
     outlines = Outlines((Outline("x", [flat]), Outline("x", encode(stored))), (30, 20))
     polygon, runs = outlines.mask(*seen.shape[::-1], orientation)["x"]
     assert (pixels_of(runs, *seen.shape) == seen).all() and (pixels_of(polygon, *seen.shape) == seen).all()
+
+
+def test_what_is_set_aside_is_no_background_in_a_mask() -> None:
+    """Its pixels are left out: that nothing is there is not known."""
+    annotations = [
+        {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 5, 1, 5, 5, 1, 5]]},
+        {
+            "id": 2,
+            "image_id": 1,
+            "category_id": 1,
+            "segmentation": [[10, 10, 16, 16, 16, 10, 10, 16]],
+        },  # crosses itself
+        {"id": 3, "image_id": 1, "category_id": 1, "bbox": [20, 2, 4, 6]},  # a box alone
+    ]
+    root = {"images": [{"id": 1, "file_name": "a.png", "width": 30, "height": 20}], "annotations": annotations,
+            "categories": [{"id": 1, "name": "cell"}]}  # fmt: skip
+    found = coco.read(json.dumps(root).encode())
+    assert [one.reason for one in found.aside] == ["a polygon that crosses itself"]
+    classes, _ = drawn(found.images["a.png"].mask(30, 20), ["background", "cell"], 20, 30)
+    want = np.zeros((20, 30), int)
+    want[1:5, 1:5] = 1
+    want[10:16, 10:16] = want[2:8, 20:24] = -1
+    assert (classes == want).all()
+    circle = {"label": "cell", "shape_type": "circle", "points": [[10, 10], [13, 14]]}
+    shape = {"label": "cell", "shape_type": "polygon", "points": [[1, 1], [5, 1], [5, 5], [1, 5]]}
+    image, aside = labelme.read(json.dumps({"shapes": [shape, circle], "imageWidth": 30, "imageHeight": 20}).encode())
+    classes, _ = drawn(image.mask(30, 20), ["background", "cell"], 20, 30)
+    want[:] = 0
+    want[1:5, 1:5] = 1
+    want[5:15, 5:15] = -1
+    assert len(aside) == 1 and (classes == want).all()

@@ -79,6 +79,39 @@ def test_objects_that_touch_stay_apart_and_a_part_leaves_the_rest_open(items: Co
     assert (classes[4:-4] == -1).all()
 
 
+def test_a_stroke_undoes_no_objects_and_the_smaller_lies_on_top(items: Collection) -> None:
+    painted = Painted(items)
+    item = painted.ids[0]
+    height, width = painted.size(item)
+    cell, nucleus = np.zeros((2, height, width), bool)
+    cell[4:40, 4:40] = True
+    nucleus[10:20, 10:20] = True
+    painted.give(item, height, width, [region("nucleus", nucleus), region("cell", cell, True)])
+    found = painted.regions(item, height, width)
+    assert found is not None and [one["name"] for one in found] == ["cell", "nucleus"]  # the later is drawn on top
+    for mixed in ([True, True, False], [False, True, True]):
+        parts = [half(height, width), half(height, width, False), nucleus]
+        told = [region("cell", part, one) for part, one in zip(parts, mixed, strict=True)]
+        painted.give(item, height, width, told)
+        assert len(current(items)[item]["cell"]) == 3
+
+
+def test_what_is_not_painted_over_keeps_its_pixels(items: Collection) -> None:
+    painted = Painted(items)
+    item = painted.ids[0]
+    height, width = painted.size(item)
+    fine = np.zeros((height, width), bool)
+    fine[5:8, 5:8] = True  # an edge that half the size cannot hold
+    painted.give(item, height, width, [region("cell", fine, True)])
+    shown = painted.regions(item, height // 2, width // 2)
+    assert shown is not None
+    more = np.zeros((height // 2, width // 2), bool)
+    more[15:18, 15:18] = True
+    painted.give(item, height // 2, width // 2, [*shown, region("cell", more, True)])
+    kept, new = current(items)[item]["cell"]
+    assert (decode(kept) == fine).all() and decode(new).sum() == 4 * more.sum()
+
+
 def test_what_is_no_mask_is_refused_and_nothing_is_written(items: Collection) -> None:
     painted = Painted(items)
     item = painted.ids[0]

@@ -23,7 +23,7 @@ from selfsight.heads.self_training import self_trained
 from selfsight.heads.tuning import tuned
 from selfsight.probing.controls import Pair
 from selfsight.probing.linear import FEW_SHOT_STRENGTH, draw_shots, fit_few_shot, fit_linear
-from selfsight.probing.neighbours import neighbour_graph
+from selfsight.probing.neighbours import EXACT, neighbour_graph
 from selfsight.views.plan import ViewGroup
 
 SHARE = 0.8  # of the train items, among which `selected` chooses in a draw
@@ -103,6 +103,7 @@ def selected(task: Task, draw: Draw) -> Learnt:
     some = np.random.default_rng(draw.seed).permutation(len(taught.labels))[
         : max(budget, int(SHARE * len(task.taught)))
     ]
+    some = some[:EXACT]
     features = F.normalize(torch.from_numpy(taught.features[some]), dim=1).numpy()
     groups = group_numbers([taught.groups[i] for i in some], len(some))
     pool = Pool(features, neighbour_graph(features), groups, np.full(len(some), -1))

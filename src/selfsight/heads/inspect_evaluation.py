@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from selfsight.data.annotations.masks import read_mask, upright_mask
+from selfsight.data.annotations.outlines import BACKGROUND, IGNORED, drawn
 from selfsight.data.collection import Collection
 from selfsight.data.formats.format import Unreadable
 from selfsight.data.labels import Labels
@@ -202,14 +203,16 @@ def _tested(head: InspectHead, items: Collection, parts: Parts, truth: Truth, no
 
 class Truth:
     """The masks of parts: of a folder, where a mask has the name of the item but for the suffix, or of the collection's
-    column `mask`. Every value but 0 is a defect. some: whether there are any."""
+    column `mask` and the journal. Every value but 0 is a defect. some: whether there are any."""
 
     def __init__(self, items: Collection, folder: str | None) -> None:
         self.items, self.folder = items, None if folder is None else Path(folder)
         if self.folder is not None and not self.folder.is_dir():
             raise SelfsightError(f"There is no folder {folder} for --masks.")
-        column = items.usable["mask"].to_pylist() if "mask" in items.usable.column_names else []
-        self.some = self.folder is not None or any(isinstance(value, str) and value for value in column)
+        known = Labels.of(items, kind="masks")  # of the column and the journal
+        pairs = zip(known.ids, known.values, strict=True)
+        self.known: dict[str, Any] = {item: value for item, value in pairs if value is not None}
+        self.some = self.folder is not None or bool(self.known)
 
     def mask(self, row: pa.Table, shape: Sequence[int]) -> np.ndarray | None:
         """The mask [H, W] bool of an item, None where it has none. Raises `DataError` for one that cannot be read, or
@@ -221,7 +224,7 @@ class Truth:
                 return None
             orientation = about.get("exif_orientation") or 1
             return np.asarray(upright_mask(found, int(shape[0]), int(shape[1]), orientation) > 0)
-        except (Unreadable, OSError) as reason:
+        except (Unreadable, OSError, ValueError) as reason:
             raise DataError(f"The mask of {about['uri']} cannot be used: {reason}. Mend it or take it away.") from None
 
     def _read(self, about: dict[str, Any]) -> np.ndarray | None:
@@ -233,9 +236,13 @@ class Truth:
                         with path.open("rb") as file:
                             return read_mask(file)
             return None
-        if not isinstance(about.get("mask"), str) or not about["mask"]:
+        value = self.known.get(about["id"])
+        if value is None:
             return None
-        with self.items.source.open(about["mask"]) as file:
+        if not isinstance(value, str):  # outlines, or painted
+            names = ["", *sorted({*value} - {BACKGROUND, IGNORED})]
+            return drawn(value, names, about["height"], about["width"])[0]
+        with self.items.source.open(value) as file:
             return read_mask(file)
 
 

@@ -162,8 +162,8 @@ def sizes_for(encoder: Encoder, labels: Labels, wish: Wish) -> tuple[list[int], 
         raise SelfsightError(f"--size is the side of the input in px, 16 or more, not {wish.size}.")
     size, longer = encoder.geometry.size, longer_side(labels)
     if not takes(encoder, 2 * size):
-        if wish.size not in (None, size):
-            raise SelfsightError(f"This encoder takes inputs of {size} x {size} px alone. Leave --size out.")
+        if wish.size not in (None, size) or wish.rule not in (None, "squash"):
+            raise SelfsightError(f"This encoder takes inputs of {size} x {size} px alone. Leave --size and --rule out.")
         return [size], "squash", f"the encoder takes inputs of {size} x {size} px alone, so no other size is tried"
     rule: Rule = wish.rule or ("tiles" if longer > LARGE * size else "fit")
     if wish.size is not None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from selfsight.data.collection import Collection
 from selfsight.data.labels import Labels
 from selfsight.data.masks import Masks, numbers_of
+from selfsight.errors import SelfsightError
 from selfsight.heads.head import FORMAT_VERSION, About, Head, Stored
 from selfsight.heads.objects import Thing, apart, things_of
 from selfsight.heads.pictures import in_grey
@@ -187,9 +188,11 @@ class SegmentHead(Head):
     def evaluate(self, items: Collection, labels: str | None, by: str | None, masks: str | None) -> Result:
         from selfsight.heads.segment_evaluation import evaluate_segmentation
 
+        if labels is not None and masks is not None:
+            raise SelfsightError("--labels and --masks both name the true masks. Give one of them.")
         path = labels or masks
         known = Labels.of(items, path=path, kind="masks")
-        found = Masks.of(items, known, self.about.told_apart or None, self.roi)
+        found = Masks.of(items, known, self.about.told_apart, self.roi)
         location = str(Path(path).expanduser().resolve()) if path else ""
         return evaluate_segmentation(self, items, found.with_names(tuple(self.about.classes)), by, location)
 

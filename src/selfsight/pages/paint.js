@@ -11,7 +11,6 @@ const KEYS = [..."1234567890"]; // of classes
 const HUES = [[127, 178, 229], [235, 163, 106], [124, 199, 154], [229, 138, 160], [183, 155, 230], [214, 192, 98], [108, 198, 201], [197, 154, 119], [163, 199, 100], [180, 185, 193]];
 const GREY = [70, 74, 80];
 const OPAQUE = 120;
-const WAIT = 400; // ms without a stroke, after which the mask is saved
 
 let state = { order: [], now: { masked: {}, classes: {} } };
 let at = 0;
@@ -26,7 +25,7 @@ let number = 0; // of the region that the brush paints
 let radius = 6;
 let last = null; // point of the stroke
 let guessed = false; // whether a head's guess is shown, which nobody took yet
-let timer = 0;
+let refused = false;
 let saving = Promise.resolve();
 let unsaved = 0;
 let broken = false;
@@ -53,6 +52,8 @@ const height = () => view.canvas.height;
 
 async function opened() {
   const id = current();
+  await saving; // what is kept of this picture
+  if (id !== current()) return;
   view.canvas.width = view.image.naturalWidth;
   view.canvas.height = view.image.naturalHeight;
   map = new Uint16Array(width() * height());
@@ -97,7 +98,8 @@ function set(place, value) {
 function region() {
   if (!name) return 0;
   if (number && regions[number - 1].name === name) return number;
-  number = regions.findIndex((each) => each.name === name && !each.told) + 1 || regions.push({ name, told: false });
+  const told = regions.some((each) => each.name === name && each.told); // then no stroke undoes that objects are apart
+  number = (told ? 0 : regions.findIndex((each) => each.name === name) + 1) || regions.push({ name, told });
   return number;
 }
 
@@ -144,9 +146,7 @@ function up() {
 function changed(done) {
   if (done) strokes.push(done);
   guessed = false;
-  clearTimeout(timer);
-  timer = setTimeout(save, WAIT);
-  $("saved").textContent = "saving…";
+  save();
   paint();
 }
 
@@ -190,21 +190,25 @@ function ring(point) {
 // -- the server --
 
 function save() {
-  clearTimeout(timer);
-  timer = 0;
   if (!map || broken) return;
   const present = new Set(map);
   const told = regions.map((each, i) => ({ ...each, counts: present.has(i + 1) ? encode(map, width(), height(), i + 1) : "" }));
   const body = { id: current(), height: height(), width: width(), regions: told.filter((each) => each.counts) };
   unsaved += 1;
+  $("saved").textContent = "saving…";
   saving = saving.then(async () => {
     if (broken) return;
     const said = await tell("api/mask", body);
     state.now = said.now;
     paint();
-  }).catch(fail).finally(() => {
+    refused = false;
+  }).catch((error) => {
+    if (!error.mistake) return fail(error);
+    refused = true; // of what is painted nothing is lost: the next stroke tries again
+    note(error.message);
+  }).finally(() => {
     unsaved -= 1;
-    $("saved").textContent = broken ? "not saved" : unsaved || timer ? "saving…" : "saved";
+    $("saved").textContent = broken || refused ? "not saved" : unsaved ? "saving…" : "saved";
   });
 }
 
@@ -243,7 +247,6 @@ function choose(of) {
 
 function go(index) {
   if (index < 0 || index >= state.order.length) return;
-  if (timer) save();
   at = index;
   [detail, map] = [null, null];
   view.canvas.width = 0;
@@ -256,7 +259,6 @@ function go(index) {
 
 function next() {
   if (guessed) changed(null);
-  if (timer) save();
   const masked = (id) => state.now.masked[id] || id === current();
   for (let step = 1; step <= state.order.length; step++) {
     const index = (at + step) % state.order.length;
@@ -343,7 +345,7 @@ function pressed(event) {
 
 document.addEventListener("keydown", pressed);
 document.addEventListener("click", (event) => event.target.closest("button")?.blur());
-window.addEventListener("beforeunload", () => timer && save());
+window.addEventListener("beforeunload", (event) => unsaved && event.preventDefault());
 $("new").addEventListener("keydown", typed);
 for (const [id, does] of Object.entries({
   undo, next, fill, object, help: actions["?"], in: actions["+"], out: actions["-"], zoom: actions.Escape,

@@ -90,8 +90,8 @@ class Painted:
         with self.lock:
             if item not in self._rows:
                 raise SelfsightError(f"There is no item {item}. Load the page again.")
-            value = self._value(item, height, width, regions)
             before = self._current.get(item)
+            value = self._value(item, height, width, regions, before)
             if value == before:
                 return
             content, old = self._rows[item]["content_hash"], before if isinstance(before, Mapping) else None
@@ -102,9 +102,15 @@ class Painted:
                 self._current[item] = value
             self._given.add(item)
 
-    def _value(self, item: str, height: int, width: int, regions: Regions) -> Any:
+    def _value(self, item: str, height: int, width: int, regions: Regions, before: Any) -> Any:
         if len(regions) > MOST_REGIONS:
             raise SelfsightError(f"A mask has at most {MOST_REGIONS:,} objects.")
+        kept: dict[tuple[str, str], Any] = {}  # of a large picture, what was not painted over stays as it was
+        if isinstance(before, Mapping) and (height, width) != self.size(item):
+            for shown, (name, runs) in zip(regions_of(dict(before), self.size(item), (height, width)),
+                                           _each(dict(before), self.size(item)), strict=True):  # fmt: skip
+                kept[name, shown["counts"]] = runs
+        apart = {region["name"].strip() for region in regions if region["told"]}
         found: dict[str, Any] = {}
         for region in regions:
             name = checked_name(region["name"], "class")
@@ -114,9 +120,11 @@ class Painted:
                 raise SelfsightError(f"This is no mask: {error}. Load the page again.") from None
             if not mask.any():
                 continue
-            runs = dict(encode(_sized(mask, self.size(item))))
-            if region["told"]:
+            runs = kept.get((name, region["counts"])) or dict(encode(_sized(mask, self.size(item))))
+            if name in apart:
                 found.setdefault(name, []).append(runs)
+            elif name in found:
+                raise SelfsightError(f"This is no mask: {name} comes twice. Load the page again.")
             else:
                 found[name] = runs
         return found or None
@@ -130,14 +138,23 @@ class Painted:
 
 
 def regions_of(value: MaskValue, size: tuple[int, int], shown: tuple[int, int]) -> Regions:
-    """What is known of a mask of an image of this (height, width), as regions of a picture of the size `shown`."""
-    found: Regions = []
+    """What is known of a mask of an image of this (height, width), as regions of a picture of the size `shown`, the
+    larger first, as the smaller lies on top."""
+    apart = {name for name, of in value.items() if isinstance(of, list) and not is_polygons(of)}
+    return [
+        {"name": name, "told": name in apart, "counts": encode(_sized(decode(runs), shown))["counts"]}
+        for name, runs in _each(value, size)
+    ]
+
+
+def _each(value: MaskValue, size: tuple[int, int]) -> list[tuple[str, dict[str, Any]]]:
+    """(class, run lengths) of each region of a mask of an image of this size, the larger first."""
+    found: list[tuple[int, str, dict[str, Any]]] = []
     for name, of in value.items():
-        told = isinstance(of, list) and not is_polygons(of)
-        for region in of if told else [of]:
-            mask = _sized(pixels_of(region, *size), shown)
-            found.append({"name": name, "told": told, "counts": encode(mask)["counts"]})
-    return found
+        for region in of if isinstance(of, list) and not is_polygons(of) else [of]:
+            mask = pixels_of(region, *size)
+            found.append((int(mask.sum()), name, dict(encode(mask))))
+    return [(name, runs) for _, name, runs in sorted(found, key=lambda one: -one[0])]
 
 
 def _sized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -39,6 +39,7 @@ class Labelling(Result):
     damaged: lines of the journal that are cut or no decision, and were skipped.
     journal: the folder that holds every answer.
     exported: the file with all labels, if one was asked for.
+    kind: of an answer.
     """
 
     if_any: ClassVar = ("exported",)
@@ -52,6 +53,7 @@ class Labelling(Result):
     damaged: int = 0
     journal: str = ""
     exported: str | None = None
+    kind: str = "class"
 
 
 @checked
@@ -91,8 +93,8 @@ def label(
     by
         Who answers. Two people who label the same images see how far they agree, and settle where they do not.
     export
-        Write every label to this .csv and open no page: id, path, label, by, time. Masks go to a COCO file, .json.
-        `--labels` takes either.
+        Write every label to this .csv and open no page: id, path, label, by, time. `--labels` takes it. Masks go to a
+        COCO file, .json, which `train segment --labels` takes.
     port
         Of the page; a free one if not given.
     device
@@ -122,7 +124,7 @@ def label(
     known = answers.labels
     return Labelling(
         source, answers.given, sum(item in known for item in order), len(order), answers.counts, answers.agreement,
-        len(answers.disputed), answers.damaged, str(items.decisions.folder), export,
+        len(answers.disputed), answers.damaged, str(items.decisions.folder), export, answers.kind,
     )  # fmt: skip
 
 
@@ -158,7 +160,7 @@ def _masks(
     masked = painted.masked
     return Labelling(
         source, painted.given, sum(item in masked for item in order), len(order), painted.counts,
-        damaged=painted.damaged, journal=str(items.decisions.folder), exported=export,
+        damaged=painted.damaged, journal=str(items.decisions.folder), exported=export, kind="mask",
     )  # fmt: skip
 
 
@@ -194,6 +196,7 @@ def guess_of(items: Collection, head: str | Head) -> Callable[[str], MaskValue |
 
 def _write_masks(out: Path, items: Collection) -> None:
     """Write every mask to a COCO file."""
+    from selfsight.console import console
     from selfsight.data.annotations.coco import write
     from selfsight.data.annotations.outlines import BACKGROUND, Outline, Outlines, is_polygons
     from selfsight.data.labels import Labels
@@ -206,9 +209,16 @@ def _write_masks(out: Path, items: Collection) -> None:
     for row, value in zip(masks.labels.rows.to_pylist(), masks.values, strict=True):
         several = {name: [of] if isinstance(of, dict) or is_polygons(of) else of for name, of in value.items()}
         objects = [Outline(name, region) for name, regions in several.items() for region in regions]
-        images[row["uri"]] = Outlines(tuple(objects), (row["width"], row["height"]))
+        name = row["uri"] if row["page"] is None else f"{row['uri']}.{row['page']}"
+        images[name] = Outlines(tuple(objects), (row["width"], row["height"]))
     write_whole(out, write(images, [name for name in masks.names if name != BACKGROUND]))
     note("labels", out, items.path)
+    for one in masks.aside:
+        console().print(f"Left out: {one.where}: {one.reason}.", soft_wrap=True)
+    if not masks.told_apart:
+        console().print(
+            "These masks do not tell objects apart: train segment --labels with --no-objects.", soft_wrap=True
+        )
 
 
 def _serve(
@@ -342,10 +352,11 @@ def show(result: Labelling) -> None:
     from selfsight.data.cache import cache_folder
 
     console = results(soft_wrap=True)
+    thing = "mask" if result.kind == "mask" else "label"
     if result.exported is None:
-        console.print(f"{result.given:,} label{'' if result.given == 1 else 's'} given.")
+        console.print(f"{result.given:,} {thing}{'' if result.given == 1 else 's'} given.")
     classes = f" ({counted({name: n for name, n in result.classes.items() if n})})" if result.labelled else ""
-    console.print(f"{result.labelled:,} of {result.items:,} items have a label{classes}.")
+    console.print(f"{result.labelled:,} of {result.items:,} items have a {thing}{classes}.")
     for each in result.agreement:
         kappa = "" if each.kappa is None else f", kappa {each.kappa:.2f}"
         pair = f"{each.first} and {each.second}"
@@ -359,4 +370,5 @@ def show(result: Labelling) -> None:
     console.print(f"They are in {result.journal}")
     if Path(result.journal).is_relative_to(cache_folder()):
         console.print("That is in the cache folder, and selfsight cache clear keeps it.")
-    console.print(f"To write them to a file: selfsight label {quote(result.source)} --export labels.csv")
+    how = "--kind mask --export masks.json" if result.kind == "mask" else "--export labels.csv"
+    console.print(f"To write them to a file: selfsight label {quote(result.source)} {how}")

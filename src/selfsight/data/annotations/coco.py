@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from selfsight.data.annotations.outlines import Aside, Outline, Outlines, Region, problem_of, problem_of_box
+from selfsight.data.annotations.outlines import Aside, Outline, Outlines, Region, around, problem_of, problem_of_box
 from selfsight.data.annotations.rle import area_of
 from selfsight.data.boxes import Box
 
@@ -58,6 +58,7 @@ def read(data: bytes) -> Coco:
 
 def _gathered(annotations: list[Any], names: dict[Any, str], stated: dict[Any, tuple[str, Any]]) -> Coco:
     found: dict[Any, list[Outline]] = {number: [] for number in stated}
+    unsure: dict[Any, list[Region]] = {number: [] for number in stated}
     aside: list[Aside] = []
     for place, one in enumerate(annotations):
         one = one if isinstance(one, dict) else {}
@@ -67,10 +68,28 @@ def _gathered(annotations: list[Any], names: dict[Any, str], stated: dict[Any, t
         outline = _outline(one, names, size) if called else "an image that is not in the file"
         if isinstance(outline, str):
             aside.append(Aside(where, outline))
+            if called:
+                unsure[number] += _around(one, size)
         else:
             found[number].append(outline)
-    images = {called: Outlines(tuple(found[number]), size) for number, (called, size) in stated.items()}
+    images = {
+        called: Outlines(tuple(found[number]), size, tuple(unsure[number])) for number, (called, size) in stated.items()
+    }
     return Coco(images, {name: number for number, name in names.items()}, tuple(aside))
+
+
+def _around(one: Mapping[str, Any], size: Any) -> tuple[Region, ...]:
+    """The rectangle around an annotation that is not used; () where that is not known."""
+    if not all(isinstance(side, int | float) and side > 0 for side in size):
+        return ()
+    polygons, box = one.get("segmentation"), one.get("bbox")
+    listed = polygons if isinstance(polygons, list) else []
+    flat = [edge for polygon in listed if isinstance(polygon, list) for edge in polygon]
+    if len(flat) >= 4 and len(flat) % 2 == 0 and (found := around(flat, size)):
+        return found
+    if isinstance(box, list) and len(box) == 4 and all(isinstance(edge, int | float) for edge in box):
+        return around([box[:2], [box[0] + box[2], box[1] + box[3]]], size)
+    return ()
 
 
 def _outline(one: Mapping[str, Any], names: Mapping[Any, str], size: Any) -> Outline | str:

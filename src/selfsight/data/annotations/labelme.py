@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from selfsight.data.annotations.outlines import Aside, Outline, Outlines, Region, corners, problem_of
+from selfsight.data.annotations.outlines import Aside, Outline, Outlines, Region, around, corners, problem_of
 from selfsight.data.boxes import Box
 from selfsight.errors import SelfsightError
 
@@ -25,17 +26,19 @@ def read(data: bytes) -> tuple[Outlines, tuple[Aside, ...]]:
     found: list[Outline] = []
     groups: dict[tuple[str, Any], int] = {}  # the place of an object that is made of several shapes
     aside: list[Aside] = []
+    unsure: list[Region] = []
     for number, shape in enumerate(root["shapes"], 1):
         outline = _outline(shape if isinstance(shape, dict) else {}, size)
         if isinstance(outline, str):
             aside.append(Aside(f"shape {number}", outline))
+            unsure += _around(shape, size) if isinstance(shape, dict) else ()
             continue
         group = shape.get("group_id")
         place = groups.setdefault((outline.label, group), len(found)) if group is not None else len(found)
         if place < len(found):
             outline = _joined(found[place], outline)
         found[place : place + 1] = [outline]
-    return Outlines(tuple(found), size), tuple(aside)
+    return Outlines(tuple(found), size, tuple(unsure)), tuple(aside)
 
 
 def write(image: Outlines, filename: str = "") -> bytes:
@@ -63,6 +66,19 @@ def write(image: Outlines, filename: str = "") -> bytes:
             shapes.append(shape)
     head: dict[str, Any] = {"version": "5.0.0", "flags": {}, "shapes": shapes, "imagePath": filename, "imageData": None}
     return json.dumps(head | {"imageWidth": image.size[0], "imageHeight": image.size[1]}, indent=1).encode()
+
+
+def _around(shape: dict[str, Any], size: tuple[Any, Any]) -> tuple[Region, ...]:
+    """The rectangle around a shape that is not used; () where that is not known."""
+    try:
+        points = [[float(x), float(y)] for x, y in shape["points"]]
+    except (KeyError, TypeError, ValueError):
+        return ()
+    if shape.get("shape_type") == "circle" and len(points) == 2:  # its centre, and a point on it
+        (x, y), (edge_x, edge_y) = points
+        r = math.hypot(edge_x - x, edge_y - y)
+        points = [[x - r, y - r], [x + r, y + r]]
+    return around(points, size) if points else ()
 
 
 def _outline(shape: dict[str, Any], size: tuple[Any, Any]) -> Outline | str:

@@ -57,10 +57,12 @@ class Outlines:
 
     outlines: the objects.
     size: (width, height) of the image as the file states it.
+    unsure: what lies around annotations that are not used: in a mask these pixels are no background.
     """
 
     outlines: tuple[Outline, ...]
     size: tuple[float, float]
+    unsure: tuple[Region, ...] = ()
 
     @property
     def boxes(self) -> Boxes:
@@ -69,12 +71,18 @@ class Outlines:
 
     def mask(self, width: int, height: int, orientation: int | None = 1) -> MaskValue:
         """{class: [region of each object]} in pixels of the upright image of this size, see `Boxes.upright`. Of a
-        crowd, in which nobody told objects apart, the pixels are `IGNORED`."""
+        crowd, in which nobody told objects apart, the pixels are `IGNORED`, as are those `unsure` and, beside objects
+        with a region, those of a box alone."""
+        regions = [
+            (IGNORED if outline.iscrowd else outline.label, outline.region)
+            for outline in self.outlines
+            if outline.region is not None
+        ]
+        boxes = [outline.box for outline in self.outlines if outline.region is None and outline.box] if regions else []
+        regions += [(IGNORED, region) for region in (*self.unsure, *map(corners, boxes))]
         found: MaskValue = {}
-        for outline in self.outlines:
-            if outline.region is not None:
-                region = _upright(outline.region, self.size, width, height, orientation)
-                found.setdefault(IGNORED if outline.iscrowd else outline.label, []).append(region)
+        for label, region in regions:
+            found.setdefault(label, []).append(_upright(region, self.size, width, height, orientation))
         return found
 
 
@@ -106,6 +114,16 @@ def problem_of(region: Region, size: tuple[float, float]) -> str:
         if crosses_itself(points):
             return "a polygon that crosses itself"
     return "" if region else "no polygon"
+
+
+def around(points: Sequence[Sequence[float]], size: tuple[float, float]) -> tuple[Region, ...]:
+    """The rectangle around points [x, y], as far as it lies in an image of this (width, height); () if it does not."""
+    try:
+        places = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+        (x0, y0), (x1, y1) = places.min(0).clip(0, size).tolist(), places.max(0).clip(0, size).tolist()
+    except (ValueError, TypeError):
+        return ()
+    return (corners(Box("", x0, y0, x1, y1)),) if x1 > x0 and y1 > y0 else ()
 
 
 def corners(box: Box) -> Region:
