@@ -39,7 +39,7 @@ def _filled(points: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def crosses_itself(points: np.ndarray) -> bool:
-    """Whether two edges of a polygon [N, 2] cross; that they touch is no crossing."""
+    """Whether two edges of a polygon [N, 2] cross. Edges that only touch do not."""
     start = np.asarray(points, dtype=np.float64)
     end = np.roll(start, -1, axis=0)
     step = max(1, _PAIRS // max(1, len(start)))
