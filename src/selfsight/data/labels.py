@@ -309,7 +309,8 @@ def _labelled_anew(items: Collection, folders: list[Any]) -> bool:
     latest = items.decisions.latest("label").values()
     given = {name for decided in latest for name in _as_classes(_split(decided.new))}
     replaced = {name for decided in latest for name in _as_classes(_split(decided.old))}
-    return len(given) > 1 and (given | replaced).isdisjoint(name for name in folders if name is not None)
+    named = {name for name in folders if name is not None}
+    return bool(named) and len(given) > 1 and (given | replaced).isdisjoint(named)
 
 
 def _in_table(items: Collection, rows: pa.Table, path: str) -> list[Any]:
