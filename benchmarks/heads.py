@@ -30,9 +30,10 @@ from selfsight.data.importers import open_source
 from selfsight.data.labels import Labels
 from selfsight.encoders.features import pooled_labelled
 from selfsight.encoders.weights import encoder_of
-from selfsight.heads.classify import Learnt, Wish, answers, learn
-from selfsight.heads.fits import Targets
+from selfsight.heads.classify import Learnt, Wish, learn
+from selfsight.heads.classify_voice import answers
 from selfsight.heads.metrics import Answers, figures
+from selfsight.heads.targets import Targets
 from selfsight.machine import environment
 
 RESULTS = Path(__file__).parent / "results" / "heads.jsonl"
