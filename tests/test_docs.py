@@ -17,6 +17,7 @@ import sys
 from inspect import signature
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import yaml
@@ -58,49 +59,18 @@ def shortened(line: str) -> str:
     [taken] = (signature(verb.function).parameters for verb in every_verb() if verb.words == words[: len(verb.words)])
     few = {"steps": "--steps 2", "batch_size": "--batch-size 4"}
     steps = " ".join(few[name] for name in few if name in taken)
+    line = re.sub(r"--port \d+", "--port 0", line)  # a free one
     return re.sub(r"--(minutes|epochs) \S+", steps or "--minutes 0.05", line)
-
-
-# One process for the commands of a page: it takes seconds to load what they need, and tests/test_cli.py starts its own.
-CHILD = """
-import csv, json, runpy, signal, sys, threading, time
-from selfsight.cli import main
-
-def interrupt(before, words):
-    while signal.getsignal(signal.SIGINT) is before:  # until a server waits for Ctrl-C
-        time.sleep(0.1)
-    time.sleep(0.5)
-    if "--ask" in words:  # and a person answers
-        from selfsight.data.importers import open_source
-        with open(words[words.index("--ask") + 1], newline="") as file:
-            asked = [row["id"] for row in csv.DictReader(file)]
-        journal = open_source(words[2]).decisions
-        for i, item in enumerate(asked):
-            journal.decide(item, None, "label", ("good", "bad")[i % 2])
-    signal.raise_signal(signal.SIGINT)
-
-for words in json.loads(sys.argv[1]):
-    sys.argv = words
-    if words[1:2] == ["label"] and "--export" not in words:  # a page, which is open until Ctrl-C
-        threading.Thread(target=interrupt, args=[signal.getsignal(signal.SIGINT), words], daemon=True).start()
-    try:
-        main() if words[0] == "selfsight" else runpy.run_path(words[0], run_name="__main__")
-    except SystemExit as end:
-        if end.code:
-            sys.exit(f"{' '.join(words)} ended with {end.code}")
-"""
 
 
 def run(lines: list[str], folder: Path) -> None:
     """Run command lines, or the Python file that one names, one after the other."""
-    words = json.dumps([shlex.split(line) for line in lines])
-    done = subprocess.run([sys.executable, "-c", CHILD, words], cwd=folder, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    forked.run([shlex.split(line) for line in lines], folder)
 
 
 def write_examples(folder: Path) -> None:
-    """What the pages speak of: photos/, today/, labelled/, cells/ with masks/, and scans.csv with patients and
-    hospitals."""
+    """What the pages speak of: photos/, today/, labelled/, cells/ with masks/ and boxes.json, scans.csv with patients
+    and hospitals; steel/, enough labels to tell what is drift, and line/ with line.csv."""
     write_folder(folder / "photos", 12)
     write_folder(folder / "today", 6, seed=1)
     for split in ("train", "test"):
@@ -113,6 +83,15 @@ def write_examples(folder: Path) -> None:
         target = folder / "masks" / cell.relative_to(folder / "cells")
         target.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(mask).save(target)
+    images = [{"id": n, "file_name": cell.relative_to(folder / "cells").as_posix(), "width": 48, "height": 40}
+              for n, cell in enumerate(cells)]  # fmt: skip
+    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [10, 8, 20, 12 + n]} for n in range(len(cells))]
+    categories = [{"id": 1, "name": "cell"}]
+    (folder / "boxes.json").write_text(json.dumps({"images": images, "annotations": boxes, "categories": categories}))
+    for seed, name in enumerate(("good", "bad")):
+        write_folder(folder / "steel" / name, 24, size=(24, 24), seed=10 + seed)
+    write_folder(folder / "line", 10, size=(24, 24), seed=12)
+    (folder / "line.csv").write_text("path,label\n000.png,good\nodd/ones/001.png,bad\n")
     scans = sorted(write_folder(folder / "scans", 24, seed=2).rglob("*.png"))
     with (folder / "scans.csv").open("w", newline="") as file:
         table = csv.writer(file)

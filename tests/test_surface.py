@@ -17,6 +17,7 @@ import pytest
 import selfsight
 from selfsight.heads.comparison import HeadComparison
 from selfsight.heads.curves import LabelCurve
+from selfsight.heads.detect_evaluation import DetectEvaluation
 from selfsight.heads.evaluation import HeadEvaluation
 from selfsight.heads.inspect_evaluation import InspectEvaluation
 from selfsight.heads.segment_evaluation import SegmentEvaluation
@@ -96,6 +97,7 @@ assert_type(encoder.dim, int)
 images = encoder.geometry.to_input(np.zeros((2, 64, 64, 3), np.uint8))
 assert_type(encoder(images).pooled, Tensor)
 assert_type(selfsight.embed("photos.lance", model=encoder).file, str | None)
+assert_type(selfsight.find("photos.lance", model=encoder, like="a.png", box=[0, 0, 8, 8]).pictures[0].similarity, float)
 assert_type(selfsight.odd("photos.lance", model=encoder).pictures[0].score, float)
 assert_type(selfsight.label("photos.lance", export="labels.csv").classes, dict[str, int])
 evaluation = selfsight.evaluate("runs/first", train="labelled/train", test="labelled/test")
@@ -204,7 +206,7 @@ def test_a_package_under_verbs_is_a_group(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", every_verb(), ids=lambda verb: " ".join(verb.words))
 def test_each_verb_gives_a_result_that_is_shown_and_is_json(verb: Verb) -> None:
-    results_of = (HeadEvaluation, InspectEvaluation, SegmentEvaluation, HeadComparison, LabelCurve)
+    results_of = (HeadEvaluation, InspectEvaluation, SegmentEvaluation, DetectEvaluation, HeadComparison, LabelCurve)
     names = vars(verb.module) | {kind.__name__: kind for kind in results_of}
     results = kinds_of(eval(verb.function.__annotations__["return"], names))
     assert all(isinstance(result, type) and issubclass(result, Result) for result in results)

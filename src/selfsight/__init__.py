@@ -30,11 +30,16 @@ if TYPE_CHECKING:  # what type checkers and editors see, of groups their package
     from selfsight.errors import SelfsightError as SelfsightError
     from selfsight.heads.head import load_head as load_head
     from selfsight.verbs import train as train
+    from selfsight.verbs.adapt import adapt as adapt
     from selfsight.verbs.cache import cache as cache
     from selfsight.verbs.compare import compare as compare
+    from selfsight.verbs.curate import curate as curate
     from selfsight.verbs.demo import demo as demo
+    from selfsight.verbs.discover import discover as discover
     from selfsight.verbs.embed import embed as embed
     from selfsight.verbs.evaluate import evaluate as evaluate
+    from selfsight.verbs.export import export as export
+    from selfsight.verbs.find import find as find
     from selfsight.verbs.forget import forget as forget
     from selfsight.verbs.import_ import import_ as import_
     from selfsight.verbs.label import label as label
@@ -47,6 +52,7 @@ if TYPE_CHECKING:  # what type checkers and editors see, of groups their package
     from selfsight.verbs.report import report as report
     from selfsight.verbs.runs import runs as runs
     from selfsight.verbs.select import select as select
+    from selfsight.verbs.serve import serve as serve
 
 __version__ = "0.1.0"
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TypedDict
 
 import psutil
-import torch
 
 from selfsight.errors import MachineError, SelfsightError
 
@@ -32,6 +31,11 @@ OUT_OF_MEMORY = (
 _asked: ContextVar[str | None] = ContextVar("device", default=None)
 
 
+def asked_device() -> str | None:
+    """The device that was asked for (`computing_on`), if one was."""
+    return _asked.get()
+
+
 def best_device() -> str:
     """The device to compute on: the one that was asked for (`computing_on`), else CUDA, Apple's MPS or the CPU."""
     return _asked.get() or devices()[0]
@@ -39,6 +43,8 @@ def best_device() -> str:
 
 def devices() -> list[str]:
     """The devices that PyTorch can use here, the fastest first."""
+    import torch
+
     cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     return [*(["cuda", *cuda] if cuda else []), *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
 
@@ -49,7 +55,7 @@ def computing_on(device: str) -> Iterator[None]:
     `MachineError` where there is no such device."""
     if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", device):
         raise SelfsightError(f"--device takes cpu, cuda, cuda:N or mps, not {device!r}.")
-    if device not in devices():
+    if device != "cpu" and device not in devices():
         kind = device.partition(":")[0]
         why = "this machine has no such device" if kind in devices() else f"this PyTorch finds no {kind.upper()} here"
         raise MachineError(f"--device {device}: {why}; available: {', '.join(devices())}.")
@@ -62,6 +68,8 @@ def computing_on(device: str) -> Iterator[None]:
 
 def kind_of(device: str) -> str:
     """cuda of cuda:1."""
+    import torch
+
     return torch.device(device).type
 
 
@@ -76,6 +84,8 @@ def fastest_threads(cores: int, bf16: bool, seconds: float = 0.5) -> tuple[int, 
     Threads wait for each other many times a step. Beside another busy program we have seen two run twenty times slower
     than one (benchmarks/README.md, "Threads").
     """
+    import torch
+
     before = torch.get_num_threads()
     layers = [torch.nn.Sequential(torch.nn.Conv2d(64, 64, 3, padding=1), torch.nn.BatchNorm2d(64)) for _ in range(4)]
     net = torch.nn.Sequential(*layers).to(memory_format=torch.channels_last)
@@ -101,6 +111,8 @@ def thread_rates(numbers: Sequence[int], seconds: float = 0.025) -> dict[int, fl
 
     It tells free cores from busy ones. `fastest_threads` tells more, but takes seconds beside a busy program.
     """
+    import torch
+
     before = torch.get_num_threads()
     values = torch.ones(max(numbers) * 2**16)  # PyTorch hands each thread 2**15 or more
     result, rates = torch.empty_like(values), {}
@@ -128,6 +140,8 @@ def most_threads(rates: Mapping[int, float], faster: float = MUCH_FASTER) -> int
 
 def has_bf16(device: str) -> bool:
     """Whether `device` computes bfloat16 in hardware."""
+    import torch
+
     if kind_of(device) == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
@@ -135,6 +149,8 @@ def has_bf16(device: str) -> bool:
 
 def free_memory(device: str) -> int:
     """Bytes that this process could still allocate on `device`: its share of the machine's, or of its container's."""
+    import torch
+
     if kind_of(device) == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -148,6 +164,8 @@ def free_memory(device: str) -> int:
 @contextmanager
 def memory_errors() -> Iterator[None]:
     """Within it, whatever PyTorch raises where memory is used up is a `MemoryError`."""
+    import torch
+
     try:
         yield
     except RuntimeError as error:

@@ -29,7 +29,7 @@ ITEM = "train/round/0.png"  # the item that is forgotten, and of which two decis
 
 # What `--json` says of time, of the machine or of the size of files: that it is said counts, not what.
 NOT_COMPARED = {"seconds", "seconds_a_step", "seconds_before", "seconds_after", "bytes", "memory_bytes"}
-NOT_COMPARED |= {"largest_batch", "checkpoint_bytes", "device", "at_hand"}
+NOT_COMPARED |= {"largest_batch", "checkpoint_bytes", "device", "at_hand", "pace", "difference"}
 TOLERANCE = 1e-4  # of a number, relative; of small ones a hundredth of it, absolute
 
 ITEMS = "collection/items.lance"
@@ -49,11 +49,14 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "embed": ("embed", ITEMS, "--model", "run", "-o", "features.parquet"),
     "embed_patches": ("embed", ITEMS, "--model", "run", "--tokens", "patches", "-o", "patches.npy"),
     "odd": ("odd", ITEMS, "--model", "run", "-o", "odd"),
+    "curate": ("curate", ITEMS, "--model", "run", "-o", "curated"),
+    "find": ("find", ITEMS, "--model", "run", "--like", "train/round/1.png", "-o", "find"),
     "label": ("label", ITEMS, "--export", "labels.csv"),
     "evaluate": ("evaluate", "run", "--train", "images/train", "--test", "images/test", "--shots", "1,all",
                  "--seeds", "2"),
     "compare": ("compare", "run", "stopped/checkpoints/step-00000002", "--images", ITEMS, "--probe", "images/train"),
     "report": ("report", "run", "--out", "report.html"),
+    "export": ("export", "run", "-o", "exported/run.onnx", "--calibrate", ITEMS),
     "cache_list": ("cache", "list"),
     "cache_clear": ("cache", "clear", "--yes"),
     "pretrain_resumed": ("pretrain", ITEMS, "-o", "stopped", *_WITH, str(STEPS)),

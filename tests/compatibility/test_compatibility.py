@@ -66,6 +66,10 @@ def work(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
+DROPPED = "train/square/1.png"  # by a decision in the fixture, which its version kept and did not follow
+DROPPED_ID = hashlib.blake2b(f"images\0{DROPPED}\x000".encode(), digest_size=16).hexdigest()
+
+
 def features_of(table: pa.Table) -> dict[str, np.ndarray]:
     """{id: features [D]}."""
     return {row["id"]: np.array(row["features"]) for row in table.select(["id", "features"]).to_pylist()}
@@ -132,7 +136,7 @@ def test_the_collection_says_what_its_table_says(work: Path) -> None:
         said = listed[uri]
         assert row["id"] == hashlib.blake2b(f"images\0{uri}\x000".encode(), digest_size=16).hexdigest()
         assert (row["label"], row["group"], row["mask"] or "") == (said["class"], said["patient"], said["mask"])
-        assert row["status"] == ("set_aside" if uri == "broken.png" else "ok")
+        assert row["status"] == ("set_aside" if uri in ("broken.png", DROPPED) else "ok")
         content = hashlib.blake2b((work / "images" / uri).read_bytes(), digest_size=16).hexdigest()
         assert row["content_hash"] == content
         assert bool(row["boxes"]) == bool(said["boxes"])
@@ -145,9 +149,10 @@ def test_features_are_those_that_were_kept(work: Path) -> None:
     shutil.rmtree("collection/features")
     kept = features_of(lance.dataset(str(KEPT)).to_table())
     now = features_of(selfsight.embed(ITEMS, model="run").table)
-    assert kept.keys() == now.keys() and len(kept) == 24
+    assert len(kept) == 24 and now.keys() == kept.keys() - {DROPPED_ID}
     scale = np.abs(np.stack(list(kept.values()))).max()
-    for item, features in kept.items():
+    for item in now:
+        features = kept[item]
         np.testing.assert_allclose(now[item], features, rtol=1e-5, atol=1e-5 * scale)
 
 
@@ -159,9 +164,10 @@ def test_kept_features_are_used_and_not_computed_again(work: Path) -> None:
     for image in (work / "images").rglob("train/*/*.png"):
         image.write_bytes(b"no image any more")
     now = features_of(selfsight.embed(ITEMS, model="run").table)
-    assert now.keys() == {*kept["id"].to_pylist()}
+    assert now.keys() == {*kept["id"].to_pylist()} - {DROPPED_ID}
     for item, features in zip(kept["id"].to_pylist(), marked, strict=True):
-        np.testing.assert_array_equal(now[item], np.array(features, np.float32))
+        if item != DROPPED_ID:
+            np.testing.assert_array_equal(now[item], np.array(features, np.float32))
 
 
 def test_without_kept_features_images_are_read(work: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from selfsight.data.annotations import coco
-from selfsight.data.annotations.masks import IGNORE, write_mask
-from selfsight.data.annotations.outlines import BACKGROUND, IGNORED, Outline, Outlines
+from selfsight.data.annotations.masks import IGNORE, read_mask, write_mask
+from selfsight.data.annotations.outlines import BACKGROUND, IGNORED, Outline, Outlines, value_of
 from selfsight.data.annotations.rle import encode
 from selfsight.data.importers import import_source, open_source
 from selfsight.data.labels import Labels
@@ -79,6 +79,29 @@ def test_numbers_of_objects_are_told_from_classes_by_how_they_look(tmp_path: Pat
     assert not looks_like_objects([{"1": full, "2": full, "3": full}] * 3)
     assert not looks_like_objects([{"1": parts, "2": parts, "3": full}, {"1": full}])
     assert not looks_like_objects([{"128": full, "255": full, "7": full}, {"128": full}])
+
+
+def test_classes_that_a_person_called_by_numbers_are_no_objects(tmp_path: Path):
+    """The same masks, painted or as files of numbers: only of a file may the numbers be those of objects."""
+    place = folder_of(tmp_path, [squares(1, 2, 3), squares(1, 2), squares(1)])
+    items = open_source(place / "images", place / "x.lance")
+    for row in items.usable.to_pylist():
+        with (place / "masks" / row["uri"]).open("rb") as file:
+            painted = dict(value_of(read_mask(file)))
+        items.decisions.decide(row["id"], row["content_hash"], "mask", painted)
+    painted = Masks.of(items, Labels.of(items, kind="masks"))
+    assert not painted.told_apart and painted.names == (BACKGROUND, "1", "2", "3")
+    over = Masks.of(items, Labels.of(items, path=str(place / "masks"), kind="masks"))  # the journal is asked first
+    assert not over.told_apart and over.names == (BACKGROUND, "1", "2", "3")
+
+
+def test_more_classes_than_any_head_tells_apart_are_taken_for_numbers_of_objects(tmp_path: Path):
+    """Numbers that run on from picture to picture, as a microscope's software writes them."""
+    place = folder_of(tmp_path, [np.arange(192).reshape(HEIGHT, WIDTH) + 200 * k for k in range(2)])
+    with pytest.raises(DataError, match=r"have 383 classes, of which 255 can be told apart.*--objects"):
+        masks_in(place)
+    masks = masks_in(place, objects=True)
+    assert masks.told_apart and masks.names == (BACKGROUND, "object") and masks.at(0)[1].max() in (191, 192)
 
 
 def test_objects_of_coco_keep_their_identity_and_crowds_are_left_out(tmp_path: Path):

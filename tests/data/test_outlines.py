@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +13,8 @@ import pytest
 from selfsight.data.annotations import coco, labelme, voc, yolo
 from selfsight.data.annotations.masks import IGNORE, read_mask, write_mask
 from selfsight.data.annotations.outlines import IGNORED, Outline, Outlines, corners, drawn, pixels_of, value_of
-from selfsight.data.annotations.polygons import crosses_itself, filled, traced
-from selfsight.data.annotations.rle import decode, encode, encode_part, from_text, to_text
+from selfsight.data.annotations.polygons import crosses_itself, filled, filled_part, traced
+from selfsight.data.annotations.rle import decode, decode_part, encode, encode_part, from_text, to_text
 from selfsight.data.boxes import Box, Boxes
 from selfsight.errors import SelfsightError
 
@@ -43,6 +44,42 @@ def star(rng: np.random.Generator, height: int, width: int) -> list[float]:
     reach = rng.uniform(0.2, 0.5, 7) * min(height, width)
     points = np.stack([width / 2 + reach * np.cos(turns), height / 2 + reach * np.sin(turns)], axis=1)
     return points.reshape(-1).tolist()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_part_around_an_object_is_all_of_it(seed: int):
+    rng = np.random.default_rng(seed)
+    height, width = (int(side) for side in rng.integers(1, 40, 2))
+    mask = blobs(rng, height, width)
+    part = decode_part(encode(mask, compressed=bool(seed % 2)))
+    whole = np.zeros_like(mask)
+    whole[part.place] = part.mask
+    rows, columns = mask.any(1), mask.any(0)
+    assert (whole == mask).all()
+    if mask.any():
+        assert part.mask.shape == (np.ptp(np.flatnonzero(rows)) + 1, np.ptp(np.flatnonzero(columns)) + 1)
+    some = [np.array(star(rng, height, width)).reshape(-1, 2) + rng.uniform(-9, 9, 2) for _ in range(2)]
+    part, slow = filled_part(some, height, width), filled(some, height, width)
+    assert part.mask.sum() == slow.sum() and (slow[part.place] == part.mask).all()
+
+
+def test_runs_without_a_gap_are_one():
+    rle = {"size": [4, 3], "counts": [0, 5, 0, 3, 4]}
+    assert decode_part(rle).mask.all() and decode_part(rle).mask.shape == (4, 2) and decode(rle).sum() == 8
+
+
+def test_thousands_of_objects_are_drawn_without_a_mask_of_the_image_for_each():
+    side, small = 2_000, np.ones((6, 6), bool)
+    corner = [(y, x) for y in range(0, side, 50) for x in range(0, side, 50)]
+    cells = [encode_part(small, y, x, side, side) for y, x in corner]
+    cells += [[[x + 10.0, y, x + 16.0, y, x + 16.0, y + 6, x + 10.0, y + 6]] for y, x in corner]
+    tracemalloc.start()
+    classes, objects = drawn({"cell": cells}, ["background", "cell"], side, side)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert objects.max() == 3_200 and (np.bincount(objects.reshape(-1))[1:] == 36).all()
+    assert (classes > 0).sum() == 3_200 * 36
+    assert peak < 2 * (classes.nbytes + objects.nbytes)  # a mask for each would be 200 times that
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from whole_maps import scores_to_file
 
 from selfsight.data.annotations import voc, yolo
 from selfsight.data.annotations.masks import IGNORE, read_mask
 from selfsight.data.geometry import Geometry
 from selfsight.data.pixels import resize
-from selfsight.data.placements import OVERLAP, Placement, mask_to_file, scores_to_file
+from selfsight.data.placements import OVERLAP, Placement, mask_to_file
 
 DATA = Path(os.environ.get("SELFSIGHT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 real = pytest.mark.skipif(not DATA.is_dir(), reason=f"there is no {DATA}; SELFSIGHT_DATA names another folder")

@@ -60,7 +60,7 @@ def test_torchvision_gives_the_outputs_of_torchvisions_own_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    theirs, noise = shuffled(torchvision.models.get_model(name, weights=None)), torch.randn(16, 3, 64, 64)
+    theirs, noise = shuffled(torchvision.models.get_model(name, weights=None)), torch.randn(4, 3, 64, 64)
     for norm in theirs.modules():
         if isinstance(norm, torch.nn.BatchNorm2d):
             norm.momentum = 1.0

@@ -10,7 +10,7 @@ from scipy.stats import betabinom
 
 from selfsight.errors import DataError, SelfsightError
 from selfsight.heads import calibration as cal
-from selfsight.heads.fits import Targets
+from selfsight.heads.targets import Targets
 
 
 def drawn(rng: np.random.Generator, p: np.ndarray) -> Targets:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from selfsight.heads.fits import Targets
 from selfsight.heads.metrics import STATISTICS, Answers, difference, figures, recall
+from selfsight.heads.targets import Targets
 from selfsight.probing.metrics import kappa
 
 

@@ -155,8 +155,25 @@ def test_a_memory_without_a_fold_holds_nothing_of_it() -> None:
     whole, without = memory.scorer().bank, memory.scorer(1).bank
     shared = (torch.cdist(whole, of_fold) == 0).any(1)
     assert shared.any() and not (torch.cdist(without, of_fold) == 0).any()
-    assert len(whole) == len(without) + int(shared.sum())
+    assert len(whole) == len(without) == 13  # a tenth of 9 x 15, chosen anew
     assert judged(memory.scorer(1), parts[1])[0] > judged(memory.scorer(), parts[1])[0]
+
+
+def test_a_memory_covers_what_one_choice_from_all_would() -> None:
+    clusters = [some(4, 1, 1, seed=900 + i) * 4 for i in range(12)]  # each in patches of one part alone, and once
+    parts = looks(12, 0, (4, 6, 6))
+    for part, cluster in zip(parts, clusters, strict=True):
+        part[0].patches[:, 2:3, 3:4] = cluster.half()
+    memory = Memories(4, 12, 0)
+    for i, part in enumerate(parts):
+        memory.add(part, i % 4, i)
+    memory.done()
+    every = torch.cat([part[0].patches.flatten(1).T for part in parts]).float()
+    bank = memory.scorer().bank
+    best = every[torch.from_numpy(k_centre(every, len(bank)))]
+    reach, aim = (torch.cdist(every, rows).amin(1).amax() for rows in (bank, best))
+    assert len(bank) == 43 and reach < 1.2 * aim
+    assert torch.cdist(torch.cat([c.flatten(1).T for c in clusters]), bank).amin(1).amax() < reach + 1e-3
 
 
 def test_maps_are_smoothed_by_a_gaussian_of_sigma_4() -> None:

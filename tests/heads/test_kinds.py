@@ -17,7 +17,8 @@ from selfsight.data.labels import Kind, Labels, Value
 from selfsight.encoders.store import save
 from selfsight.errors import DataError, SelfsightError
 from selfsight.heads.calibration import Decision
-from selfsight.heads.classify import Learnt, Wish, answers, learn
+from selfsight.heads.classify import Learnt, Wish, learn
+from selfsight.heads.classify_voice import answers
 from selfsight.heads.metrics import Answers
 
 DATA = Path(os.environ.get("SELFSIGHT_DATA", Path(__file__).parents[3] / "shared" / "data"))

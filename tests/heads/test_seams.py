@@ -13,22 +13,26 @@ import pytest
 import torch
 from helpers import tiny_encoder
 from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
+from whole_maps import blended, scores_to_file
 
 from selfsight.data.geometry import Geometry
-from selfsight.data.placements import Placement, scores_to_file, tiles
+from selfsight.data.masks import Masks
+from selfsight.data.placements import Placement, tiles
 from selfsight.encoders.encoder import Encoder
-from selfsight.heads.blending import Blend, blended
-from selfsight.heads.inspect_head import InspectAbout, InspectHead
+from selfsight.heads.blending import Blend
+from selfsight.heads.inspect_head import InspectHead
 from selfsight.heads.inspect_modules import Conformal, Inspect, InspectModule, Patches, PatchMemory, chosen_levels
+from selfsight.heads.inspect_voice import InspectAbout
 from selfsight.heads.pictures import in_grey
 from selfsight.heads.pictures import overlay as map_overlay
 from selfsight.heads.placed import Placed, place
 from selfsight.heads.scenes import KEPT, Sight
 from selfsight.heads.segment import room_at
-from selfsight.heads.segment_head import SegmentAbout, SegmentHead
+from selfsight.heads.segment_head import SegmentHead
 from selfsight.heads.segment_maps import LARGE, Whole
 from selfsight.heads.segment_modules import Calibrate, Readout, Segment, SegmentModule
 from selfsight.heads.segment_pictures import COLOURS, SHARE, overlay
+from selfsight.heads.segment_voice import SegmentAbout
 
 TILE = 256  # px
 REACH = 90  # px: half of what a patch at stride 16 sees (99), and half of its cell, smoothing and guiding (16 each)
@@ -83,7 +87,7 @@ def whole_of(head: SegmentHead, one: Placed) -> Whole:
         with torch.inference_mode():
             found = head.module(torch.from_numpy(pixels).permute(2, 0, 1)[None])
         answers.append({name: tensor[0].numpy() for name, tensor in found.items()})
-    return Whole(answers, one.placements, head.module.calibrate)
+    return Whole(answers, one.placements, head.lean)
 
 
 def maps_of(kind: str, size: int, pixels: np.ndarray) -> tuple[np.ndarray, list[Placement]]:
@@ -231,7 +235,7 @@ def test_a_large_picture_is_kept_in_half_precision() -> None:
     for each in placements:
         first = rng.uniform(0.1, 0.9) * np.ones(each.size, np.float32)
         answers.append({"probabilities": np.stack([first, 1 - first])})
-    whole = Whole(answers, placements, Calibrate(torch.tensor(1.0), torch.zeros(2), torch.zeros(2)))
+    whole = Whole(answers, placements, np.zeros(2, np.float32))
     wanted = blended([each["probabilities"] for each in answers], placements)
     assert whole.probabilities.dtype == np.float16 and whole.mask.dtype == np.uint8
     assert np.abs(whole.probabilities - wanted).max() < 5e-4
@@ -257,13 +261,17 @@ def test_overlays_in_strips_are_those_of_the_whole() -> None:
 
 
 def test_pictures_in_tiles_are_counted_by_their_tiles() -> None:
-    """How many pictures are compared on while a segmentation is learnt, by the levels that they take in memory."""
+    """How many pictures are compared on while a segmentation is learnt, by what they take in memory, a large one at
+    most half of it."""
     encoder = tiny_encoder(32)
     sight = Sight(encoder, 256, "tiles")
     levels = encoder.encode(torch.zeros(1, 3, 256, 256), levels=True).levels
     assert levels is not None
     each = sum(2 * level.numel() for level in levels)  # bytes in half precision, of an input
-    for side, inputs in ((256, 1), (448, 4), (1500, 64)):
+    each += 256 * 256 * (4 + 8 + 8 + 2 * 2 * (3 + 2))  # grey, class, centre and boundary, and two times its scores
+    for side, inputs in ((256, 1), (448, 4), (1500, 64), (6000, 961)):
         rows = pa.table({"height": [side, side], "width": [side, side]})
         assert len(tiles(side, side, 256, 16)) == inputs
-        assert room_at(sight, SimpleNamespace(rows=rows)) == KEPT // (each * inputs)
+        masks = Masks(SimpleNamespace(rows=rows), ({}, {}), ("background", "a", "b"), True)  # type: ignore[arg-type]
+        assert sight.bytes_of(3) == each and sight.room(3) == KEPT // 2 // each
+        assert room_at(sight, masks) == (KEPT // (each * inputs) if inputs < 961 else 2)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from selfsight.heads.readouts import fit_calibration, fit_readout, leaning, uncalibrated
-from selfsight.heads.scenes import Piece, Points, Scene, at_points, drawn_points
+from selfsight.heads.scenes import Piece, Points, Scene, at_points, counted, drawn_points
 from selfsight.heads.segment import confusion, ious, miou
 from selfsight.heads.segment_modules import Calibrate, Readout, Segment, guided, mean_around
 
@@ -83,11 +83,31 @@ def test_the_readout_has_the_least_loss() -> None:
 def test_pixels_are_drawn_evenly_over_classes_and_weigh_the_same() -> None:
     classes = torch.zeros(10, 10, dtype=torch.int64)
     classes[0, :5], classes[1] = 1, -1
-    scene = Scene(0, [Piece([some(2, 5, 5).half()], torch.zeros(1, 10, 10), classes, None)], [])
+    piece = Piece([some(2, 5, 5).half()], torch.zeros(1, 10, 10), classes, None)
+    scene = Scene(0, [piece], [], counted(classes, 2))
     points = drawn_points([scene], 1, 2, 40, seed=0)
     assert torch.bincount(points.classes).tolist() == [20, 5] and points.counts.tolist() == [85, 5]
     for kind in (0, 1):
         assert points.weights[points.classes == kind].sum() == pytest.approx(0.5)
+
+
+def test_a_picture_of_many_tiles_gives_no_more_pixels_than_one_of_one_tile() -> None:
+    rng = np.random.default_rng(0)
+    pieces = [
+        Piece([some(2, 5, 5).half()], torch.zeros(1, 10, 10), torch.tensor(rng.integers(0, 2, (10, 10))),
+              torch.ones(2, 10, 10))
+        for _ in range(30)
+    ]  # fmt: skip
+    counts = sum(counted(piece.classes, 2) for piece in pieces)
+    points = drawn_points([Scene(0, pieces, [], counts)], 1, 2, 40, seed=0)
+    assert len(points.features) == 60 and points.apart is not None and (points.apart == 1).all()
+    assert points.counts.sum() == 3_000
+    one = Scene(0, pieces[7:8], [], counts)
+    every = drawn_points([one], 1, 2, 10_000, seed=0)  # of each the class and the features at its own place
+    both = torch.cat(
+        [at_points(pieces[7].levels, (pieces[7].classes.flatten() == k).nonzero()[:, 0], (10, 10)) for k in (0, 1)]
+    )
+    assert torch.equal(every.features[:100], both)
 
 
 def test_calibration_finds_the_temperature_and_the_shares_of_classes() -> None:

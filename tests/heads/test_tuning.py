@@ -29,9 +29,10 @@ from selfsight.encoders.features import pooled_labelled
 from selfsight.encoders.store import save
 from selfsight.errors import SelfsightError
 from selfsight.heads.calibration import losses
-from selfsight.heads.fits import Targets, fit_linear, methods, scored
+from selfsight.heads.fits import fit_linear, methods, scored
 from selfsight.heads.head import load_head
 from selfsight.heads.lora import adapted, merged
+from selfsight.heads.targets import Targets
 from selfsight.heads.tuning import may_mirror, tuned, usual_budget
 from selfsight.heads.tuning_task import norms_of
 from selfsight.training.loop import Stopped

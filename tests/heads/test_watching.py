@@ -8,16 +8,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import tiny_encoder, write_colours
 
 import selfsight
 from selfsight.encoders.store import save
-from selfsight.errors import SelfsightError
+from selfsight.errors import DataError, SelfsightError
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +96,79 @@ def test_only_what_can_grow_is_written_to(head: Path, tmp_path: Path) -> None:
         selfsight.predict(str(tmp_path), head=str(head), watch=True)
     with pytest.raises(SelfsightError, match=r"End it in one of \.jsonl, \.lance"):
         selfsight.predict(str(tmp_path), head=str(head), watch=True, out=str(tmp_path / "p.parquet"))
+
+
+# -- cameras --
+
+
+@pytest.fixture
+def camera(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """(address, file) of a camera on this machine: 3.2 seconds of ten frames each, each second of a colour."""
+    av = pytest.importorskip("av")
+    file = tmp_path / "film" / "film.ts"
+    file.parent.mkdir()
+    with av.open(str(file), "w", format="mpegts") as film:
+        stream = film.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for number in range(32):
+            pixels = np.random.default_rng(number).normal(110, 40, (64, 64, 3))
+            pixels[:, :, number // 10 % 3] += 45
+            frame = av.VideoFrame.from_ndarray(pixels.clip(0, 255).astype(np.uint8), format="rgb24")
+            film.mux(stream.encode(frame))
+        film.mux(stream.encode())
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(file.parent)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://anna:secret@127.0.0.1:{server.server_port}/film.ts", file
+    server.shutdown()
+
+
+def test_a_stream_is_said_of_as_its_file(
+    head: Path, camera: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame a second, as of a video; and where it ends it is asked again."""
+    from selfsight.heads import streaming
+    from selfsight.heads.head import load_head
+
+    monkeypatch.setattr(streaming, "AGAIN", 0.0)
+    address, film = camera
+    table = selfsight.predict(str(film), head=str(head)).table.to_pylist()
+    out = tmp_path / "out.jsonl"
+    coming = streaming.streamed(load_head(head), address, out)
+    found = [next(coming) for _ in range(len(table) + 1)]
+    coming.close()
+    said = sorted((row["label"], round(row["score"], 4)) for row in found[: len(table)])
+    assert said == sorted((row["label"], round(row["score"], 4)) for row in table) and len(table) == 4
+    assert found[-1]["label"] == found[0]["label"] and found[-1]["id"] != found[0]["id"]  # from its start again
+    assert rows(out) == found
+    assert all("secret" not in str(row) and row["uri"].startswith("http://127.0.0.1:") for row in found)
+
+
+def test_a_camera_that_is_not_there_is_refused(head: Path, tmp_path: Path) -> None:
+    for source in ("rtsp://anna:secret@127.0.0.1:9/1", "/dev/video99", "http://127.0.0.1:9/film.ts"):
+        with pytest.raises(DataError, match="cannot be read") as refused:
+            selfsight.predict(source, head=str(head), out=str(tmp_path / "out.jsonl"), watch=True)
+        assert "secret" not in str(refused.value)
+    with pytest.raises(SelfsightError, match=r"to a \.jsonl"):
+        selfsight.predict("/dev/video0", head=str(head), out=str(tmp_path / "out.lance"), watch=True)
+
+
+def test_a_playlist_leads_to_no_file(head: Path, camera: tuple[str, Path], tmp_path: Path) -> None:
+    address, film = camera
+    (film.parent / "list.m3u8").write_text(
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:3,\nfile://{film}\n#EXT-X-ENDLIST\n"
+    )
+    with pytest.raises(DataError):
+        next(streaming_of(head, address.replace("film.ts", "list.m3u8"), tmp_path))
+
+
+def streaming_of(head: Path, address: str, folder: Path) -> Iterator[dict[str, object]]:
+    from selfsight.heads.head import load_head
+    from selfsight.heads.streaming import streamed
+
+    return streamed(load_head(head), address, folder / "out.jsonl")

@@ -8,26 +8,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from browsing import Browser
+from helpers import chromium
 from plates import write_plates
+from replies import Reply
 
 from selfsight.data.collection import Collection
 from selfsight.data.importers import open_source
-
-
-class Reply(NamedTuple):
-    """An answer of a server."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
 
 
 class Visitor:
@@ -93,3 +84,19 @@ def items(plates: Path) -> Collection:
 @pytest.fixture(scope="session")
 def serve() -> Callable[[Any], Any]:
     return served
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with chromium(tmp_path_factory.mktemp("profile")) as there:
+        metrics = {"width": 1440, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        there.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        yield there
+
+
+@pytest.fixture
+def browser(driver: Any) -> Iterator[Browser]:
+    driver.get("about:blank")
+    for log in ("performance", "browser"):
+        driver.get_log(log)
+    yield Browser(driver)

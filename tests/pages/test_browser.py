@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import chromium, tiny_encoder
+from browsing import Browser
+from helpers import tiny_encoder
 from PIL import Image
 
 import selfsight
@@ -22,78 +21,10 @@ from selfsight.pages.answers import Answers
 from selfsight.pages.label import labelling
 from selfsight.pages.neighbours import Neighbours, Watch
 from selfsight.pages.pictures import Pictures
-from selfsight.verbs.label import of_head
+from selfsight.verbs.label_heads import of_head
 
 Page = Callable[..., Any]
 ENTER = "\ue007"  # as WebDriver names the key
-
-
-class Browser:
-    """A driver, with what a person does and what a test asks."""
-
-    def __init__(self, driver: Any) -> None:
-        self.driver = driver
-
-    def open(self, address: str) -> None:
-        self.driver.get(address)
-        self.until(lambda: self.text("#name"))
-
-    def press(self, *keys: str) -> None:
-        """Keys go to the page as from a keyboard."""
-        from selenium.webdriver.common.action_chains import ActionChains
-
-        for key in keys:
-            ActionChains(self.driver).send_keys(key).perform()
-
-    def text(self, css: str) -> str:
-        return str(self.js("return document.querySelector(arguments[0])?.textContent || ''", css))
-
-    def texts(self, css: str) -> list[str]:
-        return list(self.js("return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)", css))
-
-    def js(self, script: str, *arguments: object) -> Any:
-        return self.driver.execute_script(script, *arguments)
-
-    def until(self, holds: Callable[[], Any]) -> Any:
-        end = time.monotonic() + 20
-        while not (found := holds()):
-            assert time.monotonic() < end, f"{self.text('#banner')} {self.text('#note')} {self.text('#saved')}"
-            time.sleep(0.02)
-        return found
-
-    def saved(self) -> None:
-        self.until(lambda: self.text("#saved") == "saved")
-
-    def answer(self, *keys: str) -> None:
-        """Press keys, and wait until the answer is saved and the next item is known."""
-        before = self.text("#name")
-        self.press(*keys)
-        self.until(lambda: self.text("#name") not in ("", before))
-        self.saved()
-
-    def requests(self) -> list[str]:
-        """The addresses of every request since the last call, whatever became of it."""
-        messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-
-    def complaints(self) -> list[str]:
-        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with chromium(tmp_path_factory.mktemp("profile")) as there:
-        metrics = {"width": 1440, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-        there.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        yield there
-
-
-@pytest.fixture
-def browser(driver: Any) -> Iterator[Browser]:
-    driver.get("about:blank")
-    for log in ("performance", "browser"):
-        driver.get_log(log)
-    yield Browser(driver)
 
 
 @pytest.fixture

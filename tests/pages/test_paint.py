@@ -50,14 +50,14 @@ def test_a_mask_is_in_the_journal_at_the_size_of_the_file(items: Collection) -> 
         "scratch": mask.tolist(), "background": (~mask).tolist(),
     }  # fmt: skip
     again = Painted(items)
-    assert again.masked[item] == ["background", "scratch"] and again.counts == {"scratch": 1, "background": 1}
+    assert again.marked[item] == ["background", "scratch"] and again.counts == {"scratch": 1, "background": 1}
     assert again.regions(item, height, width) == [region("scratch", mask), region("background", ~mask)]
     smaller = again.regions(item, height // 2, width // 2)
     assert smaller is not None and smaller[0]["counts"] == encode(half(height // 2, width // 2))["counts"]
     painted.give(item, height // 2, width // 2, [region("scratch", half(height // 2, width // 2))])
     assert (decode(current(items)[item]["scratch"]) == mask).all()
     painted.give(item, height, width, [])  # everything erased
-    assert current(items)[item] is None and item not in Painted(items).masked
+    assert current(items)[item] is None and item not in Painted(items).marked
 
 
 def test_objects_that_touch_stay_apart_and_a_part_leaves_the_rest_open(items: Collection) -> None:
@@ -143,10 +143,49 @@ def test_masks_are_exported_and_read_again(items: Collection, plates: Path, tmp_
     assert (told.labelled, told.classes, told.exported) == (1, {"cell": 1}, str(out))
     read = Masks.of(items, Labels.of(items, path=str(out), kind="masks"))
     assert len(read) == 1 and len(np.unique(read.at(0)[1])) == 2
-    with pytest.raises(SelfsightError, match=r"written as \.json, not as"):
+    with pytest.raises(SelfsightError, match=r"written as \.json, or into a folder called labelme, .* not as"):
         selfsight.label(str(plates), kind="mask", export="masks.csv")
     with pytest.raises(SelfsightError, match="--model suggests classes, not masks"):
         selfsight.label(str(plates), kind="mask", model="run")
+
+
+def test_masks_are_exported_in_every_format_and_read_again(items: Collection, plates: Path, tmp_path: Path) -> None:
+    """LabelMe keeps every pixel and object, masks the classes, VOC and YOLO the box around each object."""
+    painted = Painted(items)
+    one, two = painted.ids[:2]
+    height, width = painted.size(one)
+    ring = half(height, width)
+    ring[10:20, 5:9] = False  # a hole
+    corner = ~half(height, width)
+    corner[8:] = False
+    painted.give(one, height, width, [region("cell", ring, True), region("cell", corner, True)])
+    painted.give(two, height, width, [region("rod", corner, True), region("background", half(height, width))])
+    want = Masks.of(items, Labels.of(items, kind="masks"))
+    for kind in ("labelme", "masks", "voc", "yolo"):
+        out = tmp_path / "out" / kind
+        for _ in range(2):  # what it wrote itself it writes again
+            assert selfsight.label(str(plates), kind="mask", export=str(out)).labelled == 2
+        if kind in ("labelme", "masks"):
+            found = Masks.of(items, Labels.of(items, path=str(out), kind="masks"))
+            for place in range(2):
+                classes, objects = want.at(place)
+                again, parts = found.at(found.labels.ids.index(want.labels.ids[place]))
+                assert (again == classes).all() and (kind == "masks" or (parts == objects).all())
+        else:
+            boxes = Labels.of(items, path=str(out), kind="boxes")
+            found_boxes = dict(zip(boxes.ids, boxes.values, strict=True))
+            assert [box.label for box in found_boxes[one]] == ["cell", "cell"]
+            (box,) = found_boxes[two]
+            edges = (box.x0, box.y0, box.x1, box.y1)
+            assert box.label == "rod" and edges == pytest.approx((width // 2, 0, width, 8))
+    (tmp_path / "labelme").mkdir()
+    (tmp_path / "labelme" / "mine.json").write_text("{}")
+    with pytest.raises(SelfsightError, match="is there already and holds something else"):
+        selfsight.label(str(plates), kind="mask", export=str(tmp_path / "labelme"))
+    painted.give(one, height, width, [region("cell", ring)])
+    painted.give(two, height, width, [])
+    with pytest.raises(SelfsightError, match="do not tell objects apart, so there is no box"):
+        selfsight.label(str(plates), kind="mask", export=str(tmp_path / "out" / "voc"))
 
 
 def test_the_server_refuses_what_the_page_does_not_send(items: Collection, serve: Callable[[Any], Any]) -> None:
@@ -246,4 +285,4 @@ def test_what_is_painted_is_what_is_kept(
         assert (decode(current(items)[second]["cell"]) == guessed).all()
         assert not [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]
     again = open_source(items.about.location)
-    assert json.dumps(sorted(Painted(again).masked)) == json.dumps(sorted([first, second]))
+    assert json.dumps(sorted(Painted(again).marked)) == json.dumps(sorted([first, second]))

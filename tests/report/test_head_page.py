@@ -23,7 +23,7 @@ from selfsight.data.importers import open_source
 from selfsight.data.written import written
 from selfsight.encoders.store import save
 from selfsight.errors import SelfsightError
-from selfsight.heads.classify_head import ClassifyAbout as About
+from selfsight.heads.classify_voice import ClassifyAbout as About
 from selfsight.heads.evaluation import HeadEvaluation, evaluate_held_out
 from selfsight.heads.head import load_head
 from selfsight.probing.evaluation import Interval

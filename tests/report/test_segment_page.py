@@ -18,12 +18,15 @@ from PIL import Image
 
 import selfsight
 from selfsight.data.annotations.masks import read_mask, write_mask
+from selfsight.data.importers import open_source
 from selfsight.data.written import written
 from selfsight.encoders.store import save
 from selfsight.errors import DataError
 from selfsight.heads.head import load_head
-from selfsight.heads.segment_head import SegmentAbout
+from selfsight.heads.segment_head import SegmentHead
+from selfsight.heads.segment_voice import SegmentAbout
 from selfsight.probing.evaluation import Interval
+from selfsight.report.beside import pictures_of
 from selfsight.report.nameless import without_folders
 from selfsight.report.segment_page import one_class, verdict
 
@@ -50,7 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     selfsight.train.segment(str(folder / "train" / "images"), labels=labels, out=str(folder / "head"), **how)
     shutil.copytree(folder / "head", folder / "untested")
     test = {"test": str(folder / "test" / "images"), "labels": str(folder / "test" / "masks")}
-    selfsight.evaluate(str(folder / "head"), **test)
+    selfsight.evaluate(str(folder / "head"), **test, by="format")
     return folder
 
 
@@ -89,6 +92,7 @@ def test_figures_are_those_of_the_masks_that_predict_draws(place: Path, tmp_path
     assert f"Its masks overlap the true ones by {np.mean(every):.3g} [" in text and "on 5 pictures of the test" in text
     everywhere = max((true == 0).mean(), (true == 1).mean()) / 2  # by one class, which overlaps itself and no other
     assert f"where background everywhere would have {everywhere:.3g}" in text
+    assert re.search(rf"Apart by intersection over union, mean PNG {np.mean(every):.3g} \[", text)
     assert re.search(rf"1 6 {100 * (true == 1).mean():.3g} % {every[1]:.3g} \[", text)  # class, masks, pixels, IoU
     order = sorted(names, key=lambda name: each[name])
     worst, best = strip(html, "Worst pictures of the test"), strip(html, "Best pictures of the test")
@@ -119,6 +123,21 @@ def in_colour(picture: str) -> np.ndarray:
 def read_ids(folder: Path, name: str) -> np.ndarray:
     with (folder / "test" / "ids" / name).open("rb") as file:
         return read_mask(file)
+
+
+def test_where_it_does_not_look_the_true_mask_has_nothing(place: Path) -> None:
+    """Where the true mask is shown outside --roi, a reader takes what is not asked for as missed."""
+    head = load_head(place / "untested")
+    assert isinstance(head, SegmentHead)
+    head.roi = np.zeros((SIDE, SIDE), bool)
+    head.roi[:, SIDE // 2 :] = True
+    items = open_source(place / "test" / "images")
+    ids = dict(zip(items.usable["uri"].to_pylist(), items.usable["id"].to_pylist(), strict=True))
+    shown, _ = pictures_of(head, str(items.path), str(place / "test" / "masks"), [ids["0.png"]])
+    for picture in shown[ids["0.png"]]:
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2]))).convert("RGB"), int)
+        colour = np.ptp(pixels, axis=2)
+        assert colour[:, : SIDE // 2 - 2].max() < 40 < colour[:, SIDE // 2 + 2 :].max()
 
 
 def test_it_says_what_was_tried_and_learnt_from(place: Path, tmp_path: Path) -> None:
@@ -158,7 +177,7 @@ def test_what_must_not_travel_is_left_out(place: Path, tmp_path: Path) -> None:
     for html in (nameless, page(place / "head", tmp_path, private=True)):
         assert not re.search(r"\d\.png|images|secret|of-root", html)
         assert "in pictures like those that it learnt from. Not tested" in html and "--head HEAD" in html
-        assert "1 mask could not be used" in words(html)
+        assert "1 mask could not be used" in words(html) and "by the values of a column are left out" in words(html)
     assert "data:image" not in page(place / "head", tmp_path, private=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import pytest
 import torch
 from helpers import tiny_encoder, write_colours
 from PIL import Image
+from scipy.ndimage import maximum_filter
 
 import selfsight
+from selfsight.data.annotations.masks import IGNORE, read_mask, write_mask
 from selfsight.data.importers import open_source
 from selfsight.encoders.encoder import Encoder
 from selfsight.errors import DataError, SelfsightError
@@ -23,6 +26,7 @@ from selfsight.heads.inspect import p_values
 from selfsight.heads.inspect_evaluation import InspectEvaluation
 from selfsight.heads.inspect_head import InspectHead
 from selfsight.heads.pictures import AT_THRESHOLD, names_of
+from selfsight.heads.watching import watched
 from selfsight.report.inspect_page import limit_of
 
 BLOT = 16  # px
@@ -83,7 +87,7 @@ def test_the_head_says_what_it_was_made_of(place: Path) -> None:
     content = json.loads((place / "head" / "head.json").read_text())
     items = pq.read_table(place / "head" / "items.parquet")
     assert content["task"] == "inspect" and content["good"] == 30 and content["promised"] == 0.1
-    assert items.column_names == ["id", "uri", "content_hash", "group", "label", "fold", "held_out"]
+    assert items.column_names == ["id", "uri", "content_hash", "group", "label", "fold", "held_out", "features"]
     assert set(items["fold"].to_pylist()) == set(range(25))
     rows = sorted(items.to_pylist(), key=lambda row: -row["held_out"])
     assert [each["uri"] for each in content["suspicious"]] == [row["uri"] for row in rows[:5]]
@@ -188,7 +192,7 @@ def test_a_mask_of_another_size_is_named(place: Path, tmp_path: Path) -> None:
         selfsight.evaluate(place / "head", test=place / "test", masks=tmp_path / "masks")
     (tmp_path / "masks" / "blot" / "03.png").unlink()
     found = selfsight.evaluate(place / "head", test=place / "test", masks=tmp_path / "masks", out=tmp_path / "out")
-    assert "1 defects have no mask, and do not count for the figures of pixels" in found.notes
+    assert "1 defect has no mask, and does not count for the figures of pixels" in found.notes
 
 
 def test_known_defects_choose_and_are_counted(place: Path, tmp_path: Path, encoder: Encoder) -> None:
@@ -370,18 +374,77 @@ def test_other_verbs_know_the_head(
     assert (described.task, described.kind, described.classes, described.items) == ("inspect", None, None, 30)
     runs.show(selfsight.runs("list", place / "head"))
     assert "defects" in capsys.readouterr().out
-    with pytest.raises(SelfsightError, match="heads that classify are compared"):
-        selfsight.compare(place / "head", place / "head", test=place / "test")
     with pytest.raises(SelfsightError, match="is a head of defects, and the page asks for classes"):
         selfsight.label(place / "test", head=place / "head")
-    with pytest.raises(SelfsightError, match="--watch is for heads that classify"):
-        selfsight.predict(place / "test", head=place / "head", out=tmp_path / "p.jsonl", watch=True)
     with pytest.raises(SelfsightError, match="has no column colour"):
         selfsight.evaluate(place / "head", test=place / "test", by="colour")
     write_colours(tmp_path / "train", 4)
     selfsight.train.classify(tmp_path / "train", model=encoder, out=tmp_path / "classes")
     with pytest.raises(SelfsightError, match="--masks is for heads that say where"):
         selfsight.evaluate(tmp_path / "classes", test=tmp_path / "train", masks=place / "masks")
+    with pytest.raises(SelfsightError, match=r"head is a head of the task inspect, .*classes of classify"):
+        selfsight.compare(place / "head", tmp_path / "classes", test=place / "test")
+
+
+def test_pixels_that_a_palette_leaves_out_count_neither_way(place: Path, tmp_path: Path) -> None:
+    """255 of a palette is a border whose class nobody knows: maps may be high there."""
+    shutil.copytree(place / "masks", tmp_path / "unknown")
+    for file in (tmp_path / "unknown" / "blot").iterdir():
+        with file.open("rb") as opened:
+            file.write_bytes(write_mask(np.where(read_mask(opened) > 0, IGNORE, 0)))
+    same = {"test": place / "test", "out": tmp_path / "out"}
+    exact = selfsight.evaluate(place / "head", **same, masks=place / "masks").metrics
+    assert "pixel_auroc" not in selfsight.evaluate(place / "head", **same, masks=tmp_path / "unknown").metrics
+    for file in (tmp_path / "unknown" / "blot").iterdir():
+        with (place / "masks" / "blot" / file.name).open("rb") as opened:
+            inside = read_mask(opened)
+        around = maximum_filter(inside, 17)
+        file.write_bytes(write_mask(np.where(inside > 0, 1, np.where(around > 0, IGNORE, 0))))
+    sharp = selfsight.evaluate(place / "head", **same, masks=tmp_path / "unknown").metrics
+    assert sharp["pixel_auroc"].value > exact["pixel_auroc"].value
+
+
+def test_a_line_is_watched(place: Path, tmp_path: Path) -> None:
+    """What arrives is judged as `predict` judges it, once; a broken file is told when it is old."""
+    line, out, head = tmp_path / "line", tmp_path / "p.jsonl", load_head(place / "head")
+    shutil.copytree(place / "test" / "blot", line)
+    (line / "broken.png").write_bytes(b"no picture")
+    os.utime(line / "broken.png", (1, 1))
+    found: list[dict] = []
+    for table in watched(head, str(line), out):
+        found += table.to_pylist()
+        if len(found) == 9:
+            break
+    wanted = selfsight.predict(line, head=head).table.to_pylist()
+    assert sorted(found, key=lambda row: row["id"]) == wanted and sum(bool(row["reason"]) for row in found) == 1
+    assert [json.loads(text) for text in out.read_text().splitlines()] == found
+    shutil.copy(place / "test" / "good" / "00.png", line / "late.png")
+    for table in watched(head, str(line), out):
+        if len(table):
+            assert table["uri"].to_pylist() == ["late.png"]
+            break
+
+
+def test_two_inspections_are_compared_part_by_part(
+    place: Path, tmp_path: Path, encoder: Encoder, capsys: pytest.CaptureFixture
+) -> None:  # type: ignore[type-arg]
+    from selfsight.verbs import compare
+
+    selfsight.train.inspect(place / "parts", model=encoder, out=tmp_path / "other", size=32, method="gaussian")
+    heads, said = (str(place / "head"), str(tmp_path / "other")), {"test": str(place / "test")}
+    found = selfsight.compare(*heads, **said, masks=str(place / "masks"))
+    for side, head in zip(found.metrics, heads, strict=True):
+        alone = selfsight.evaluate(head, **said, masks=str(place / "masks"), out=str(tmp_path / "out")).metrics
+        assert side == alone
+    assert found.items == 20 and found.leading == "auroc" and list(found.difference) == list(found.metrics[0])
+    for name, gap in found.difference.items():
+        assert gap.value == pytest.approx(found.metrics[0][name].value - found.metrics[1][name].value)
+        if name != "false_alarms_at_95":
+            assert gap.low <= gap.value <= gap.high
+    same = selfsight.compare(heads[0], heads[0], **said)
+    assert same.better is None and {gap.value for gap in same.difference.values()} == {0.0}
+    compare.show(found)
+    assert "AUROC" in capsys.readouterr().out and json.loads(json.dumps(found.to_dict()))["leading"] == "auroc"
 
 
 def test_forgetting_a_part(place: Path, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:

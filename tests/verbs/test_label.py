@@ -8,7 +8,6 @@ import json
 import re
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -19,8 +18,10 @@ from typing import Any
 
 import pytest
 from helpers import tiny_encoder, write_folder
+from opened import Opened
 
 import selfsight
+from selfsight.data.boxed import Boxed
 from selfsight.data.collection import Collection
 from selfsight.data.decisions import Journal
 from selfsight.data.importers import open_source
@@ -30,31 +31,8 @@ from selfsight.pages.answers import Answers
 from selfsight.verbs.label import COLUMNS, Labelling, show
 
 
-class Page(subprocess.Popen[str]):
-    """The command in a process of its own, with what it answers."""
-
-    def __init__(self, *words: str) -> None:
-        line = [sys.executable, "-m", "selfsight", "label", *words]
-        super().__init__(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert self.stderr is not None
-        self.said = ""
-        for text in self.stderr:
-            self.said += text
-            if found := re.search(r"http://127\.0\.0\.1:(\d+)/([\w-]+)/", text):
-                self.port, self.token = int(found[1]), found[2]
-                return
-        raise AssertionError(self.said)
-
-    def ask(self, method: str, path: str, body: object = None) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        headers = {"Origin": f"http://127.0.0.1:{self.port}", "Content-Type": "application/json"}
-        try:
-            connection.request(method, f"/{self.token}/{path}", body and json.dumps(body), headers)
-            answer = connection.getresponse()
-            assert answer.status == 200
-            return json.loads(answer.read())
-        finally:
-            connection.close()
+class Page(Opened):
+    """The command, with what it answers."""
 
     def answer(self, item: str, *labels: str) -> Any:
         return self.ask("POST", "api/answer", {"id": item, "labels": labels})
@@ -62,7 +40,7 @@ class Page(subprocess.Popen[str]):
 
 @contextmanager
 def page(*words: str) -> Iterator[Page]:
-    there = Page(*words)
+    there = Page("label", *words)
     try:
         yield there
     finally:
@@ -148,6 +126,22 @@ def test_ctrl_c_says_how_many_and_where_and_no_name_is_logged(photos: Path, tmp_
     assert not any(word in said for word in (*order[:3], "secret-class", ".png", "GET", "POST"))
 
 
+def test_boxes_are_drawn_until_ctrl_c(photos: Path) -> None:
+    box = {"label": "dent", "x0": 1, "y0": 2, "x1": 9, "y1": 8}
+    with page(str(photos), "--kind", "box", "--classes", "spot, dent") as there:
+        state = there.ask("GET", "api/state")
+        assert (state["order"], state["classes"]) == (ids_of(photos), {"spot": 0, "dent": 0})
+        there.ask("POST", "api/boxes", {"id": state["order"][0], "boxes": [box]})
+        there.ask("POST", "api/boxes", {"id": state["order"][1], "boxes": []})
+        there.send_signal(signal.SIGINT)
+        out, err = there.communicate(timeout=20)
+    assert there.returncode == 0 and "Draw boxes on 40 items here" in there.said and not err
+    assert "2 items answered.\n2 of 40 items have boxes (1 dent).\n" in out
+    assert f"selfsight label {photos} --kind box --export boxes.json" in out
+    known = Boxed.of(Labels.of(open_source(photos), kind="boxes"))
+    assert known.names == ("dent",) and [len(value) for value in known.values] == [1, 0]
+
+
 def test_what_is_in_the_way_is_one_sentence(photos: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -210,7 +204,7 @@ def test_suggestions_come_from_the_model_and_the_order_from_a_table_of_paths(pho
 
 def test_an_ask_that_does_not_fit_is_one_sentence(photos: Path, tmp_path: Path) -> None:
     ask = tmp_path / "ask.csv"
-    with pytest.raises(selfsight.SelfsightError, match=r"ask\.csv cannot be read"):
+    with pytest.raises(selfsight.SelfsightError, match=r"ask\.csv does not exist\. Check its path"):
         selfsight.label(str(photos), ask=str(ask))
     ask.write_text("path,label\nnothing.png,\n000.png,\n")
     with pytest.raises(selfsight.SelfsightError, match=r"names 1 items that are not in .*: nothing\.png\. Was it made"):

@@ -88,6 +88,30 @@ def test_the_neighbours_are_kept_until_the_items_change(folder: Path, encoder: E
     assert not kept.exists()
 
 
+def test_a_sheet_takes_the_place_of_sheets_alone(folder: Path, encoder: Encoder, tmp_path: Path) -> None:
+    (tmp_path / "ask.png").write_bytes(b"a picture of mine")
+    with pytest.raises(SelfsightError, match=r"ask\.png is there already, and the sheet of .* would take its place"):
+        selfsight.select(str(folder), model=encoder, out=str(tmp_path / "ask.csv"))
+    assert (tmp_path / "ask.png").read_bytes() == b"a picture of mine" and not (tmp_path / "ask.csv").exists()
+    for budget in (1, 2):  # its own it draws again
+        selfsight.select(str(folder), model=encoder, budget=budget, out=str(tmp_path / "other.csv"))
+    assert len((tmp_path / "other.csv").read_text().splitlines()) == 3
+
+
+def test_doubts_about_labels_are_said(
+    folder: Path, encoder: Encoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("path,label\ndark/0.png,Dark\ndark/1.png,dark\n")
+    found = selfsight.select(str(folder), model=encoder, budget=1, labels=str(table))
+    assert found.notes and "differ in spelling only" in found.notes[0]
+    show(found)
+    assert "Note: Classes that differ in spelling only count as different ones: 'Dark' and 'dark'." in "".join(
+        capsys.readouterr().out
+    )
+    assert "notes" not in selfsight.select(str(folder), model=encoder, budget=1).to_dict()
+
+
 def test_what_it_cannot_do_is_one_sentence(folder: Path, encoder: Encoder, tmp_path: Path) -> None:
     with pytest.raises(SelfsightError, match="--budget is how many items to choose: 1 or more, not 0"):
         selfsight.select(str(folder), model=encoder, budget=0)

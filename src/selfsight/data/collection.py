@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from selfsight.data.boxes import BOXES_TYPE, converted
-from selfsight.data.decisions import Journal
+from selfsight.data.decisions import Decision, Journal
 from selfsight.data.features import FeatureStore
 from selfsight.data.pixels import PixelFormat, common_format
 from selfsight.data.sources.choose import make_source
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from selfsight.files import LanceDataset
 
 FORMAT_VERSION = 3
+DROPPED = "dropped by decision"  # why an item is set aside that can be read
 
 # What is known of an item. Manifests may add columns of any other name.
 SCHEMA = pa.schema(
@@ -193,23 +194,44 @@ class Collection:
 
     @cached_property
     def table(self) -> pa.Table:
-        """All rows in memory, in the order of `id`."""
+        """All rows in memory, in the order of `id`. Items that people dropped are set aside."""
         table = _with_boxes_of_today(self._dataset.to_table().sort_by("id"))
         if "mode" not in table.column_names:  # version 1: files of one image, grey or RGB
             grey = pc.equal(table["channels"], 1)
             table = table.append_column("mode", pc.if_else(grey, "L", "RGB"))
             table = table.append_column("page", pa.nulls(len(table), pa.int64()))
-        return table
+        return _without(table, self._drops)
+
+    @cached_property  # read once, so that a verb sees the same items from its start to its end
+    def _drops(self) -> list[Decision]:
+        """The last decision about dropping each item."""
+        return list(self.decisions.latest("drop").values())
+
+    @property
+    def decided(self) -> float:
+        """The time of the last decision on which it depends which items are usable; 0 for none."""
+        return max((decision.time for decision in self._drops), default=0.0)
+
+    def deciding(self, counts: Callable[[Decision], bool]) -> Collection:
+        """The same items, where only the decisions count of which `counts` is true."""
+        other = Collection(self.path, self._dataset)
+        other.decisions = Journal(self.path, counts)
+        return other
 
     @property
     def usable(self) -> pa.Table:
-        """The rows that can be read, in the order of `id`."""
+        """The rows that can be read and that nobody dropped, in the order of `id`."""
         return self.table.filter(pc.equal(self.table["status"], "ok"))
 
     @property
     def set_aside(self) -> pa.Table:
-        """The rows that cannot be read, with their `reason`."""
+        """The rows that cannot be read, with their `reason`, and those that people dropped."""
         return self.table.filter(pc.equal(self.table["status"], "set_aside"))
+
+    @property
+    def unreadable(self) -> pa.Table:
+        """The rows that cannot be read, with their `reason`."""
+        return self.set_aside.filter(pc.not_equal(self.set_aside["reason"], DROPPED))
 
     def reasons(self, more: Iterable[str] = ()) -> dict[str, int]:
         """Why items are set aside and how many for each, the most frequent first; `more`: of those that were set aside
@@ -330,6 +352,21 @@ class Collection:
         self.decisions.forget(set(ids))
         remove_rows(self.path, gone, about.to_metadata())  # last: what stopped before it can be asked for again
         return Collection.open(self.path)
+
+
+def _without(table: pa.Table, drops: list[Decision]) -> pa.Table:
+    """`table`, where items that were dropped are set aside, unless what is there now was not looked at."""
+    dropped = {one.id: one.content_hash for one in drops if one.new is True}
+    usable = pc.equal(table["status"], "ok")
+    asked = pc.and_(usable, pc.is_in(table["id"], pa.array(list(dropped), pa.string()))).to_numpy()
+    here = table.select(["id", "content_hash"]).filter(pa.array(asked)).to_pylist()
+    asked[asked] = [dropped[row["id"]] in (None, row["content_hash"]) for row in here]
+    if not asked.any():
+        return table
+    for name, value in (("status", "set_aside"), ("reason", DROPPED)):
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, pc.if_else(pa.array(asked), value, table[name]))
+    return table
 
 
 def _has_elder_boxes(schema: pa.Schema) -> bool:

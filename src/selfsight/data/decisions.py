@@ -13,12 +13,12 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from selfsight.data.lock import awaited
 from selfsight.data.manifest import before, beside
@@ -55,12 +55,26 @@ class Decision:
     by: str = "local"
 
 
-class Journal:
-    """The decisions that belong to the collection at `collection`; a writer has a journal of its own."""
+class Change(NamedTuple):
+    """What is to be decided: `field` of the item with this id, where the content was looked at, from `old` to `new`."""
 
-    def __init__(self, collection: Path) -> None:
+    id: str
+    content_hash: str | None
+    field: str
+    old: Value
+    new: Value
+
+
+class Journal:
+    """The decisions that belong to the collection at `collection`; a writer has a journal of its own.
+
+    counts: which decisions `latest` looks at; None for all.
+    """
+
+    def __init__(self, collection: Path, counts: Callable[[Decision], bool] | None = None) -> None:
         self.folder = beside(collection, ".decisions")
         self._elder = before(collection, ".decisions")
+        self._counts = counts or (lambda decision: True)
         self._segment: tuple[int, Path] | None = None  # the process that began it, and the file
         self._last = 0.0
 
@@ -70,6 +84,10 @@ class Journal:
         elder = [self._elder] if self._elder and self._elder.exists() else []
         return elder + sorted(self.folder.glob("*.jsonl"))
 
+    def sizes(self) -> dict[str, int]:
+        """{file: bytes}, by which it is seen that somebody wrote."""
+        return {str(file): file.stat().st_size for file in self.files}
+
     def decide(
         self, item: str, content_hash: str | None, field: str, new: Value, *, old: Value = None, by: str = "local"
     ) -> Decision:
@@ -78,15 +96,20 @@ class Journal:
         `old` is the value that `new` replaces. Raises `SelfsightError` for a field or a value that has no meaning, and
         if the journal cannot be written.
         """
-        for value in (old, new):
-            _check(field, value)
+        return self.decide_all([Change(item, content_hash, field, old, new)], by)[0]
+
+    def decide_all(self, changes: Sequence[Change], by: str = "local") -> list[Decision]:
+        """Append several decisions, in this order; all are on disk when this returns. Raises as `decide` does."""
+        for change in changes:
+            for value in (change.old, change.new):
+                _check(change.field, value)
         with _threads:
             self._last = max(self._last, time.time())  # a clock that is set back changes no order
-            decision = Decision(self._last, item, content_hash, field, old, new, by)
-            line = (json.dumps(asdict(decision)) + "\n").encode("ascii")
+            decisions = [Decision(self._last, *change, by) for change in changes]
+            lines = "".join(json.dumps(asdict(decision)) + "\n" for decision in decisions).encode("ascii")
             with writing(self.folder), self._alone():
-                self._append(line)
-        return decision
+                self._append(lines)
+        return decisions
 
     def undo(self, decision: Decision, by: str = "local") -> Decision:
         """Append the inverse of `decision`."""
@@ -106,8 +129,8 @@ class Journal:
         return sorted(found, key=lambda decision: decision.time), skipped  # stable: files and lines keep their order
 
     def latest(self, field: str) -> dict[str, Decision]:
-        """The last decision about `field` of each item, by id."""
-        return {decision.id: decision for decision in self.read()[0] if decision.field == field}
+        """The last decision about `field` of each item, by id, of those that count."""
+        return {one.id: one for one in self.read()[0] if one.field == field and self._counts(one)}
 
     def remembered(self, ids: set[str]) -> set[str]:
         """Those of `ids` that a line names, whole or cut."""
@@ -126,7 +149,7 @@ class Journal:
                 elif len(kept) < len(lines):
                     write_whole(file, "".join(kept).encode("utf-8", "surrogateescape"))
 
-    def _append(self, line: bytes) -> None:
+    def _append(self, lines: bytes) -> None:
         if self._segment is None or self._segment[0] != os.getpid():
             start = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
             self._segment = (os.getpid(), self.folder / f"{start}-{uuid.uuid4()}.jsonl")
@@ -134,7 +157,7 @@ class Journal:
         begun = file.exists()
         try:
             with file.open("ab") as journal:
-                journal.write(line)
+                journal.write(lines)
                 journal.flush()
                 os.fsync(journal.fileno())
         except OSError:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from selfsight.data.formats.format import usual_mode
 from selfsight.data.pixels import PixelFormat
 from selfsight.data.placements import RULES, Placement
 from selfsight.errors import SelfsightError
+
+if TYPE_CHECKING:  # who only places pixels, as a service on ONNX Runtime does, needs no torch
+    from torch import Tensor
 
 Rule = Literal["squash", "fit", "tiles"]
 
@@ -77,8 +78,15 @@ class Geometry:
 
     def to_unit(self, pixels: Tensor) -> Tensor:
         """Pixels of own depth to float32 in [0, 1], by the window. They stay as they are, and get gradients."""
+        import torch
+
         low, high = self.window
         return pixels.to(torch.float32, copy=True).sub_(low).div_(high - low).clamp_(0.0, 1.0)
+
+    def unit_of(self, pixels: np.ndarray) -> np.ndarray:
+        """The same as `to_unit`, of an array."""
+        low, high = self.window
+        return np.asarray(((pixels.astype(np.float32) - low) / np.float32(high - low)).clip(0.0, 1.0))
 
     def normalise(self, unit: Tensor) -> Tensor:
         """[..., C, H, W] in [0, 1] to what the encoder takes."""
@@ -92,10 +100,14 @@ class Geometry:
 
     def to_input(self, pixels: np.ndarray) -> Tensor:
         """Pixels [B, H, W, C] of own depth to the normalised [B, C, H, W] float32 that the encoder takes."""
+        import torch
+
         images = torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2)
         return self.normalise(self.to_unit(images))
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation [C, 1, 1], on the device of `like`."""
+        import torch
+
         mean, std = (torch.tensor(values, device=like.device).view(-1, 1, 1) for values in (self.mean, self.std))
         return mean, std

@@ -10,6 +10,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from selfsight.console import track
+from selfsight.console import console, track
 from selfsight.data.annotations.outlines import mask_cell
 from selfsight.data.boxes import as_cell
 from selfsight.data.cache import cache_folder, check_room
@@ -51,7 +52,7 @@ def open_source(
     for the first item that has to be set aside.
     """
     if str(source).rstrip("/\\").endswith(".lance"):
-        return _checked(Collection.open(Path(source).expanduser()), strict)
+        return _told(_checked(Collection.open(Path(source).expanduser()), strict))
     opened = make_source(str(source), Options())
     if collection is not None and Collection.exists(Path(collection)):
         about = Collection.open(collection).about
@@ -62,8 +63,8 @@ def open_source(
         name = re.sub(r"[^\w.-]", "_", opened.name)[:60]
         collection = cache_folder() / "collections" / f"{name}-{key}" / "items.lance"
     if as_is and Collection.exists(Path(collection)):
-        return Collection.open(collection)
-    return import_source(opened, Path(collection), strict)
+        return _told(Collection.open(collection))
+    return _told(import_source(opened, Path(collection), strict))
 
 
 def import_source(source: Source, out: Path, strict: bool = False) -> Collection:
@@ -335,9 +336,22 @@ def _nothing(source: Source, others: Counter[str], rows: list[pa.RecordBatch]) -
 
 def _checked(items: Collection, strict: bool) -> Collection:
     """`items`, unless `strict` forbids that one is set aside."""
-    if strict and len(items.set_aside):
-        raise refusal(items.set_aside["uri"][0].as_py(), items.set_aside["reason"][0].as_py())
+    if strict and len(items.unreadable):
+        raise refusal(items.unreadable["uri"][0].as_py(), items.unreadable["reason"][0].as_py())
     return items
+
+
+def _told(items: Collection) -> Collection:
+    """`items`, once it is said how many people dropped."""
+    if items.decided and (dropped := len(items.set_aside) - len(items.unreadable)):
+        _tell(items.about.location, dropped)
+    return items
+
+
+@cache  # said once, however often a folder is looked into
+def _tell(location: str, dropped: int) -> None:
+    these = "1 item" if dropped == 1 else f"{dropped:,} items"
+    console().print(f"{these} of {location} dropped by decisions.", style="dim", soft_wrap=True)
 
 
 def refusal(uri: str, reason: str) -> SelfsightError:

@@ -271,6 +271,11 @@ def _spelling(name: str) -> str | float:
     return " ".join(re.split(r"[\s_-]+", name.strip().casefold())) if number is None else number
 
 
+def table_of(path: str | None) -> str | None:
+    """`path`, if it is a table of labels; None if it holds boxes or masks, which say nothing of whole items."""
+    return path if path is not None and Path(path).suffix.lower() in TABLES else None
+
+
 def caveats(*sides: tuple[Collection, Labels]) -> list[str]:
     """What a reader must know before believing figures that were learnt from the first of these and measured on the
     second: images and groups in both, files that cannot be read, items without a label."""
@@ -283,8 +288,10 @@ def caveats(*sides: tuple[Collection, Labels]) -> list[str]:
     if both := set.intersection(*groups):
         count = f"{len(both)} of {len(groups[-1])} groups of test"
         notes.append(f"{count}, such as {min(both)}, are in train too; the figures flatter")
-    unread = {items.about.location: len(items.set_aside) for items, _ in sides}
+    unread = {items.about.location: len(items.unreadable) for items, _ in sides}
     notes += [f"{count} files in {where} cannot be read, set aside" for where, count in unread.items() if count]
+    dropped = {items.about.location: len(items.set_aside) - len(items.unreadable) for items, _ in sides}
+    notes += [f"{count} items of {where} were dropped by decisions" for where, count in dropped.items() if count]
     notes += dict.fromkeys(labels.doubt for _, labels in sides if labels.doubt)
     for items, labels in sides:
         if missing := int((~labels.known).sum()):

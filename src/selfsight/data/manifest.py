@@ -47,6 +47,9 @@ HEAD = TRAINED | {
     "confusion.png": "its confusion matrix",
     "reliability.png": "how often it is right where it is so sure",
     "report.html": "the page",
+    "drift.html": "the page of the drift of a stream that it was adapted to",
+    "drift.png": "the distance of the stream over time",
+    "drift.jsonl": "a line for each window of the stream",
 }
 # Beside a collection X.lance, as X and this suffix.
 COLLECTION = {
@@ -78,3 +81,8 @@ def strangers(folder: Path, parts: Mapping[str, str]) -> list[str]:
     """Names in `folder` that are none of `parts`, nor one that was being written."""
     names = {path.name for path in folder.iterdir()} - NOT_OURS
     return sorted(name for name in names if name.removesuffix(".partial") not in parts)
+
+
+def walk_of(head: Path) -> Path:
+    """Where `adapt` keeps how far it has come along a stream, beside the head that it writes."""
+    return head.with_name(f"{head.name}.state")

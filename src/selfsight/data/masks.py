@@ -16,9 +16,10 @@ from selfsight.data.annotations.outlines import (
     IGNORED,
     Aside,
     MaskValue,
+    Numbered,
     drawn,
     is_polygons,
-    pixels_of,
+    part_of,
     tells_apart,
     value_of,
 )
@@ -29,6 +30,7 @@ from selfsight.errors import DataError
 
 Row: TypeAlias = dict[str, Any]  # of a collection
 OBJECT = "object"  # the class of objects that have numbers and no class
+MOST_CLASSES = 255
 RARE = 1e-4  # share of all pixels, below which a class is doubted
 _WHOLE = 0.95  # share of numbers whose pixels hang together, from which they are taken for objects
 
@@ -53,7 +55,7 @@ class Masks:
     @classmethod
     def of(cls, items: Collection, labels: Labels, objects: bool | None = None, roi: np.ndarray | None = None) -> Masks:
         """The masks of the labelled items. objects: whether the numbers in masks are of objects and not of classes; by
-        how they look if None. roi: where is looked; a picture of another size is set aside.
+        how those in files look if None. roi: where is looked; a picture of another size is set aside.
 
         Raises `SelfsightError` where no mask can be used, or all are background.
         """
@@ -78,12 +80,18 @@ class Masks:
         values = [value for value in found if value is not None]
         notes: list[str] = []
         told = any(tells_apart(value) for value in values)
-        if not told and (looks_like_objects(values) if objects is None else objects):
+        numbers = [value for value in values if isinstance(value, Numbered)]
+        if not told and (looks_like_objects(numbers) if objects is None else objects):
             values, told = [_as_objects(value) for value in values], True
             notes = ["the numbers in the masks are taken for those of objects, as each is in one piece"] * (
                 objects is None
             )
         names = {name for value in values for name in value} - {BACKGROUND, IGNORED}
+        if len(names) > MOST_CLASSES:
+            raise DataError(
+                f"The masks of {labels.location} have {len(names):,} classes, of which {MOST_CLASSES} can be told "
+                "apart. If their numbers are those of objects: --objects"
+            )
         return cls(
             labels.take(places), tuple(values), (BACKGROUND, *ordered(names)), told and objects is not False,
             tuple(aside), tuple(notes), roi,
@@ -131,8 +139,9 @@ class Masks:
             classes, _ = self.at(place)
             counts += np.bincount(classes[classes >= 0], minlength=len(self.names))
         if not counts[1:].any():
+            where = "" if self.roi is None else " where --roi looks"
             raise DataError(
-                f"The masks of {self.labels.location} hold background alone. Outline what is to be found in one."
+                f"The masks of {self.labels.location} hold background alone{where}. Outline what is to be found in one."
             )
         rare = [f"{name} ({count:,} px)" for name, count in zip(self.names[1:], counts[1:], strict=True)
                 if 0 < count < RARE * counts.sum()]  # fmt: skip
@@ -154,7 +163,8 @@ def roi_of(path: str) -> np.ndarray:
         with Path(path).expanduser().open("rb") as file:
             looked = read_mask(file) > 0
     except (OSError, Unreadable) as error:
-        raise DataError(f"{path} cannot be used for --roi: {error}. Give a PNG that is white where to look.") from None
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DataError(f"{path} cannot be used for --roi: {why}. Give a PNG that is white where to look.") from None
     if not looked.any():
         raise DataError(
             f"The mask {path} of --roi is 0 everywhere, so there is nothing to look at. Paint it where to look."
@@ -211,7 +221,7 @@ def numbers_of(names: tuple[str, ...]) -> list[int]:
     return [0, *(int(name) for name in names[1:])] if own else list(range(len(names)))
 
 
-def looks_like_objects(values: list[MaskValue]) -> bool:
+def looks_like_objects(values: Sequence[MaskValue]) -> bool:
     """Whether the classes of masks are numbers of objects: from 1 on without a gap, of different counts in different
     masks, three or more in one, and nearly each in one piece."""
     counts = [len({*value} - {IGNORED}) for value in values]
@@ -222,7 +232,7 @@ def looks_like_objects(values: list[MaskValue]) -> bool:
     if sum(gapless) < 0.9 * len(values):
         return False
     several = [region for value in values for name, region in value.items() if name != IGNORED]
-    whole = [label(pixels_of(region, *region["size"]), np.ones((3, 3)))[1] == 1 for region in several]
+    whole = [label(part_of(region, *region["size"]).mask, np.ones((3, 3)))[1] == 1 for region in several]
     return bool(sum(whole) >= _WHOLE * len(whole))
 
 
@@ -240,4 +250,4 @@ def _checked(items: Collection, row: Row, value: Any) -> MaskValue:
         with items.source.open(value) as file:
             return value_of(upright_mask(read_mask(file), height, width, row["exif_orientation"]))
     drawn(value, sorted({*value} - {BACKGROUND, IGNORED}), height, width)  # raises
-    return dict(value)
+    return value if isinstance(value, Numbered) else dict(value)

@@ -102,27 +102,13 @@ class Placement:
             raise ValueError(f"a picture of (height, width) {picture.shape[:2]} where the file has {self.file}")
 
 
-def scores_to_file(maps: Sequence[np.ndarray], placements: Sequence[Placement]) -> np.ndarray:
-    """Scores [..., h', w'] that span the inputs of a file's placements, as float32 [..., H, W] of the file.
-
-    A map may be coarser than its input, as a grid of patches is. Scores are interpolated linearly between the centres
-    of what they belong to, never with the padding, and averaged where tiles overlap.
-    """
-    height, width = placements[0].file
-    total = np.zeros((*maps[0].shape[:-2], height, width), dtype=np.float32)
-    count = np.zeros((height, width), dtype=np.float32)
-    for scores, place in zip(maps, placements, strict=True):
-        x0, _, x1, _ = place.source
-        for rows, found in strips_to_file(scores, place):
-            total[..., rows, x0:x1] += found
-            count[rows, x0:x1] += 1
-    total /= count
-    return total
-
-
 def strips_to_file(scores: np.ndarray, place: Placement) -> Iterator[tuple[slice, np.ndarray]]:
     """(rows of the file, scores [..., rows, w] float64 of the source there) of scores [..., h', w'] that span an input,
-    interpolated as `scores_to_file` does it, some rows at a time, so that a large file takes little memory."""
+    some rows at a time, so that a large file takes little memory.
+
+    Scores may be coarser than the input, as a grid of patches is. They are interpolated linearly between the centres of
+    what they belong to, never with the padding.
+    """
     _, y0, _, y1 = place.source
     across = _interpolated(np.asarray(scores, dtype=np.float64), place, 1)
     for top in range(y0, y1, STRIP):

@@ -61,7 +61,8 @@ def check_name(name: str) -> None:
     """Raise `SelfsightError`, with names like it, if timm knows no model of this name."""
     name = name.removeprefix("timm/")
     if not timm.is_model(name.split(".")[0]):
-        raise SelfsightError(f"timm has no model {name!r}.{models_like(name)}")
+        way = models_like(name) or " If it is a folder, check its path."
+        raise SelfsightError(f"timm has no model {name!r}.{way}")
 
 
 def models_like(name: str, prefix: str = "") -> str:

@@ -1,4 +1,5 @@
-"""What timm's ViTs do not offer: computing only some tokens, and replacing others by a mask token."""
+"""What timm's ViTs do not offer: computing only some tokens, replacing others by a mask token, and the keys of the last
+block."""
 
 from __future__ import annotations
 
@@ -52,3 +53,19 @@ def forward_tokens(
             seen[done] = x
     normed = {done: net.norm(tokens) for done, tokens in seen.items() if done in after}
     return normed[len(net.blocks)], grid, [normed[done] for done in after]
+
+
+def last_keys(net: VisionTransformer, images: Tensor) -> Tensor:
+    """The keys [B, D, h, w] of the last block's attention for `images`; its tokens, where it computes no keys of its
+    own."""
+    seen: list[Tensor] = []
+    made = getattr(net.blocks[-1].attn, "qkv", None)
+    hook = made and made.register_forward_hook(lambda module, inputs, out: seen.append(out))
+    try:
+        tokens, grid, _ = forward_tokens(net, images)
+    finally:
+        if hook:
+            hook.remove()
+    keys = seen[0].chunk(3, dim=2)[1] if seen else tokens  # [B, P + N, D], of queries, keys and values
+    found: Tensor = keys[:, net.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
+    return found

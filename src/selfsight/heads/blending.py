@@ -79,13 +79,3 @@ def _weights(place: Placement, axis: int) -> np.ndarray:
     before = at if start > 0 else np.full(side, float(side))
     after = side - at if stop < place.file[axis] else np.full(side, float(side))
     return np.asarray((np.minimum(before, after) / side - MARGIN).clip(LITTLE))
-
-
-def blended(maps: Sequence[np.ndarray], placements: Sequence[Placement]) -> np.ndarray:
-    """Maps [..., h, w] of all inputs of a file as one [..., H, W] float32; nan where no input lies."""
-    blend = Blend(placements)
-    whole = np.full((*maps[0].shape[:-2], *placements[0].file), np.nan, np.float32)
-    for scores in maps:
-        for rows, found in blend.add(scores):
-            whole[..., rows, :] = found
-    return whole

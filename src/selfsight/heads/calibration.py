@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from selfsight.errors import DataError, SelfsightError
-from selfsight.heads.fits import Targets
+from selfsight.heads.targets import Targets
 from selfsight.probing.evaluation import Interval
 
 PRIOR = 1.0  # standard deviation of the logarithm of a temperature, before any label was seen

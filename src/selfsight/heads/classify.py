@@ -18,9 +18,10 @@ from selfsight.data.labels import Labels
 from selfsight.data.spread import spread
 from selfsight.errors import DataError, SelfsightError, meant
 from selfsight.heads import calibration as cal
-from selfsight.heads.fits import Fit, More, Targets, cross_fitted, fitted, methods
-from selfsight.heads.metrics import Answers, uneven
+from selfsight.heads.fits import Fit, More, cross_fitted, fitted, methods
+from selfsight.heads.metrics import uneven
 from selfsight.heads.modules import NEAREST, Calibrate, Memory, Scores
+from selfsight.heads.targets import Targets
 from selfsight.probing.neighbours import nearest
 
 CHOICE_ITEMS = 3_000  # on which methods are compared
@@ -30,7 +31,6 @@ LEAST_FOLDS = 3
 MEMORY = 5_000  # items that are kept to tell what is new, and which examples are like an item
 LEAST_NUMBERS = 5  # labels of a number
 ALWAYS = -2  # in place of its fold, of an item that every fit learns from
-NEW = 0.01  # p-value below which an item is left open as unlike all that was learnt
 
 
 @dataclass(frozen=True)
@@ -138,24 +138,6 @@ def learn(
         targets, method, setting, scorer, kept, calibrate, decision, wish.coverage, threshold, np.maximum(folds, -1),
         held, tried, notes,
     )  # fmt: skip
-
-
-def answers(kind: str, classes: tuple[str, ...], found: dict[str, np.ndarray], decision: cal.Decision,
-            threshold: float | None) -> Answers:  # fmt: skip
-    """What the tensors of a head, as arrays, say of each item."""
-    if kind == "number":
-        value, ends = found["value"][:, None], np.stack([found["low"], found["high"]], 1)
-        return Answers(value, value, ends if np.isfinite(ends).all() else None, np.zeros(len(value), bool))
-    p = found["probabilities"]
-    sets = None if threshold is None else p >= threshold
-    if kind == "classes":
-        return Answers(p, p >= 0.5, sets, np.zeros(len(p), bool))
-    if sets is not None:  # the likeliest class is always in it, which covers more than was promised
-        sets |= p == p.max(1, keepdims=True)
-    left = np.zeros(len(p), bool) if sets is None else sets.sum(1) != 1
-    if "novel" in found:
-        left |= found["novel"] < NEW
-    return Answers(p, decision.answers(classes, p), sets, left)
 
 
 def _check(targets: Targets, labels: Labels, wish: Wish) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,62 +14,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from selfsight.data.collection import Collection
-from selfsight.data.labels import Kind, Labels
+from selfsight.data.labels import Labels
 from selfsight.encoders.encoder import Encoder
-from selfsight.encoders.features import pooled
+from selfsight.encoders.features import gathered, item_features, pooled
 from selfsight.errors import SelfsightError
-from selfsight.heads.calibration import Decision
-from selfsight.heads.classify import Learnt, answers
-from selfsight.heads.fits import Ordinal, Targets
-from selfsight.heads.head import FORMAT_VERSION, About, Head, Stored, read_label, written_label
+from selfsight.heads.classify import Learnt
+from selfsight.heads.classify_voice import ClassifyAbout, ClassifyVoice, answers, known_features
+from selfsight.heads.fits import Ordinal
+from selfsight.heads.head import Head, Stored
 from selfsight.heads.metrics import Answers, figures, recall
 from selfsight.heads.modules import Calibrate, HeadModule, Linear, Memory, Nearest, Scores
 from selfsight.heads.predictions import Unread, failed, unread, with_unread
+from selfsight.heads.targets import Targets, read_label, written_label
+from selfsight.heads.voice import FORMAT_VERSION
 from selfsight.results import Result
 
-LIKE = 3  # examples in `why`
 PIECE = 4096  # items whose tensors are computed at a time
 
 
-class Example(NamedTuple):
-    """An item that was learnt from, its label, and the cosine of its features to those of another."""
-
-    id: str
-    uri: str
-    label: str
-    similarity: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassifyAbout(About):
-    """What head.json says of a head of the task "classify".
-
-    kind: of the labels: class, classes, grade or number. classes: in the order of probabilities. decision: how
-    probabilities become a label. coverage: that prediction sets promise. threshold: the least probability of a class in
-    a set; None where nothing is promised. metrics: {"held_out": {metric: interval}, "recall": {class: {"sensitivity",
-    "specificity"}}}. tried: {method and setting: loss on held-out items}.
-    """
-
-    task: str = "classify"
-    kind: Kind
-    classes: tuple[str, ...]
-    decision: Decision
-    coverage: float
-    threshold: float | None
-    tried: dict[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, content: Mapping[str, object]) -> ClassifyAbout:
-        found = super().of(content)
-        decision: Any = found.decision  # as JSON has it
-        return replace(found, classes=tuple(found.classes), decision=Decision(**decision))
-
-
-class ClassifyHead(Head):
+class ClassifyHead(ClassifyVoice, Head):
     """A head that names classes, grades or numbers."""
 
-    about_type: ClassVar = ClassifyAbout
-    about: ClassifyAbout
     module: HeadModule
 
     @classmethod
@@ -101,35 +66,12 @@ class ClassifyHead(Head):
                 parts.append(self.module.of_features(part.to(device)))
         return {name: torch.cat([part[name] for part in parts]).double().cpu().numpy() for name in parts[0]}
 
-    def answers(self, found: dict[str, np.ndarray]) -> Answers:
-        """What the tensors say of each item."""
-        about = self.about
-        return answers(about.kind, about.classes, found, about.decision, about.threshold)
-
-    def why(self, features: np.ndarray) -> list[list[Example]]:
-        """Of each row of features [N, D] the 3 examples that are most like it."""
-        bank: Tensor = self.module.task.memory.bank  # type: ignore[union-attr, assignment]
-        known = self.items.filter(self.items["features"].is_valid())
-        rows = known.select(["id", "uri", "label"]).to_pylist()
-        found: list[list[Example]] = []
-        for part in torch.from_numpy(np.ascontiguousarray(features, np.float32)).split(PIECE):
-            similarity, index = (F.normalize(part.to(bank.device), dim=1) @ bank.T).topk(min(LIKE, len(bank)), dim=1)
-            for cosines, places in zip(similarity.tolist(), index.tolist(), strict=True):
-                found.append([Example(**rows[i], similarity=s) for i, s in zip(places, cosines, strict=True)])
-        return found
-
     def predictions(self, rows: pa.Table, features: np.ndarray) -> pa.Table:
         """One row an item of `rows`, with pooled `features` [N, D]: DESIGN's columns for the kind, without `reason`."""
         if not len(rows):  # the columns all the same
             nobody = pa.table({"id": ["nobody"], "uri": ["nobody"]})
             return self.predictions(nobody, np.zeros((1, self.encoder.dim), np.float32)).slice(0, 0)
-        found = self.tensors(features)
-        said = self.answers(found)
-        columns: dict[str, Any] = {"id": rows["id"], "uri": rows["uri"]}
-        columns |= _columns(self.about, said, found)
-        columns["novel"] = pa.array(found["novel"], pa.float64())
-        columns["why"] = pa.array([[one._asdict() for one in few] for few in self.why(features)], WHY)
-        return pa.table(columns)
+        return self.as_rows(rows, features, self.tensors(features))
 
     def predict(self, items: Collection, folder: Path | None = None) -> pa.Table:
         """Predictions for all items, in the order of ids. Items that cannot be read have a `reason` and nothing else.
@@ -144,8 +86,19 @@ class ClassifyHead(Head):
     def told(self, known: pa.Table, features: np.ndarray, rest: list[Unread]) -> pa.Table:
         """Predictions for the rows `known` with their pooled `features` [N, D], and a row for each of the `rest`, in
         the order of ids. The column `head` is its digest."""
+        return with_unread(self._read(known, features), rest, self.digest)
+
+    def told_of(self, items: Collection, rows: pa.Table) -> tuple[pa.Table, dict[str, str]]:
+        known, features, bad = rows, np.zeros((0, self.encoder.dim), np.float32), dict[str, str]()
+        if len(rows):  # not kept with the collection: a table of features that grows by single rows is slow to read
+            numbers, features, bad = gathered(item_features(self.encoder, items, rows), rows)
+            known = rows.take(numbers)
+        return self._read(known, features), bad
+
+    def _read(self, known: pa.Table, features: np.ndarray) -> pa.Table:
+        """Predictions for rows that can be read."""
         found = self.predictions(known, features)
-        return with_unread(found.add_column(2, "reason", pa.array([""] * len(found), pa.string())), rest, self.digest)
+        return found.add_column(2, "reason", pa.array([""] * len(found), pa.string()))
 
     def evaluate(self, items: Collection, labels: str | None, by: str | None, masks: str | None) -> Result:
         from selfsight.heads.evaluation import evaluate_head
@@ -155,44 +108,9 @@ class ClassifyHead(Head):
         return evaluate_head(self, items, Labels.of(items, path=labels, kind=self.about.kind), by)
 
 
-WHY = pa.list_(
-    pa.struct([("id", pa.string()), ("uri", pa.string()), ("label", pa.string()), ("similarity", pa.float64())])
-)
-
-
-def _columns(about: ClassifyAbout, said: Answers, found: dict[str, np.ndarray]) -> dict[str, pa.Array]:
-    """The columns between `uri` and `novel`."""
-    if about.kind == "number":
-        return {name: pa.array(found[name], pa.float64()) for name in ("value", "low", "high")}
-    probabilities = pa.array(list(said.probabilities.astype(np.float32)), pa.list_(pa.float32()))
-    sets = None if said.sets is None else _named(about.classes, said.sets)
-    if about.kind == "classes":
-        score = np.where(said.decided.any(1), np.where(said.decided, said.probabilities, 0.0).max(1), np.nan)
-        return {
-            "labels": pa.array(_named(about.classes, said.decided), pa.list_(pa.string())),
-            "score": pa.array(score, pa.float64(), from_pandas=True),
-            "probabilities": probabilities,
-            "set": pa.nulls(len(score), pa.list_(pa.string())) if sets is None else pa.array(sets),
-        }
-    score = said.probabilities[np.arange(len(said.decided)), said.decided]
-    return {
-        "label": pa.array([about.classes[number] for number in said.decided], pa.string()),
-        "score": pa.array(score, pa.float64()),
-        "probabilities": probabilities,
-        "set": pa.nulls(len(score), pa.list_(pa.string())) if sets is None else pa.array(sets, pa.list_(pa.string())),
-        "abstain": pa.array(said.abstained),
-    }
-
-
-def _named(classes: Sequence[str], chosen: np.ndarray) -> list[list[str]]:
-    return [[name for name, there in zip(classes, row, strict=True) if there] for row in chosen]
-
-
 def remembered(items: pa.Table) -> Tensor:
     """The features [M, D] of unit length that items.parquet keeps."""
-    known = items["features"].drop_null().combine_chunks()
-    values = known.flatten().to_numpy(zero_copy_only=False).reshape(len(known), -1)
-    return F.normalize(torch.from_numpy(np.array(values, np.float32)), dim=1)
+    return F.normalize(torch.from_numpy(known_features(items)), dim=1)
 
 
 def _task(about: ClassifyAbout, state: dict[str, Tensor], items: pa.Table) -> Scores:

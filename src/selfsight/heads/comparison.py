@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +12,6 @@ from selfsight.data.labels import Kind, Labels
 from selfsight.errors import SelfsightError
 from selfsight.heads.classify_head import ClassifyHead
 from selfsight.heads.evaluation import tested
-from selfsight.heads.head import Head
 from selfsight.heads.metrics import LESS, difference, figures, leading
 from selfsight.probing.evaluation import Interval
 from selfsight.results import Result
@@ -56,23 +56,8 @@ def compare_heads(
     sign = found[leads].sign * (-1 if leads in LESS else 1)
     return HeadComparison(
         names, targets.kind, len(targets), (figures(targets, answers[0], groups), figures(targets, answers[1], groups)),
-        found, leads, {1: 0, -1: 1}.get(sign), _told(names, notes, more),
+        found, leads, {1: 0, -1: 1}.get(sign), told(names, notes, more),
     )  # fmt: skip
-
-
-def alike(heads: tuple[Head, Head], names: tuple[str, str]) -> tuple[ClassifyHead, ClassifyHead]:
-    """The two heads. Raises `SelfsightError` where they do not classify, or do not answer the same question."""
-    first, second = heads
-    if not isinstance(first, ClassifyHead) or not isinstance(second, ClassifyHead):
-        task, name = next(
-            (h.about.task, n) for h, n in zip(heads, names, strict=True) if not isinstance(h, ClassifyHead)
-        )
-        raise SelfsightError(
-            f"{name} is a head of the task {task}, and heads that classify are compared. Measure each by itself: "
-            f"selfsight evaluate {name} --test LABELLED"
-        )
-    check_alike((first, second), names)
-    return first, second
 
 
 def check_alike(heads: tuple[ClassifyHead, ClassifyHead], names: tuple[str, str]) -> None:
@@ -82,15 +67,21 @@ def check_alike(heads: tuple[ClassifyHead, ClassifyHead], names: tuple[str, str]
         raise SelfsightError(
             f"{names[0]} is for labels of the kind {one.kind}, {names[1]} for {other.kind}. Compare heads of one kind."
         )
-    if one.classes != other.classes:
-        alone = sorted(set(one.classes) ^ set(other.classes))
+    check_classes((one.classes, other.classes), names)
+
+
+def check_classes(classes: tuple[Sequence[str], Sequence[str]], names: tuple[str, str]) -> None:
+    """Raise `SelfsightError` for two heads that do not know the same classes in the same order."""
+    one, other = (list(each) for each in classes)
+    if one != other:
+        alone = sorted(set(one) ^ set(other))
         raise SelfsightError(
             f"{names[0]} and {names[1]} do not know the same classes: {', '.join(alone[:5]) or 'their order differs'}. "
             "Train them on the same classes."
         )
 
 
-def _told(names: tuple[str, str], notes: list[str], more: list[str]) -> list[str]:
+def told(names: tuple[str, str], notes: list[str], more: list[str]) -> list[str]:
     """The notes of both, of one alone with its name."""
     both = [note for note in notes if note in more]
     sides = zip(names, (notes, more), strict=True)

@@ -12,17 +12,16 @@ import pyarrow as pa
 from selfsight.data.collection import Collection
 from selfsight.data.labels import Kind, Labels
 from selfsight.encoders.features import pooled_labelled
-from selfsight.errors import SelfsightError, meant
+from selfsight.errors import SelfsightError
 from selfsight.heads.classify_head import ClassifyHead
-from selfsight.heads.fits import Targets
-from selfsight.heads.head import read_label, written_label
 from selfsight.heads.metrics import Answers, figures, recall, with_intervals
+from selfsight.heads.targets import Targets, read_label
+from selfsight.heads.tested import places_by
 from selfsight.probing.evaluation import Interval
 from selfsight.results import Result
 
 SUREST = 24  # mistakes that are named
 BINS = 10  # of the reliability diagram
-MOST_VALUES = 50  # of the column of `by`
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,8 @@ def tested(head: ClassifyHead, items: Collection, labels: Labels) -> tuple[Label
         )
     Targets.of(known, head.about.classes or None)  # before the long part
     known, features, bad = pooled_labelled(head.encoder, items, known)
-    notes = [f"{items.uri_of(item)} {reason}" for item, reason in sorted(bad.items())]
+    notes = [known.doubt] if known.doubt else []
+    notes += [f"{items.uri_of(item)} {reason}" for item, reason in sorted(bad.items())]
     notes += _seen(head, known)
     said = head.answers(head.tensors(features))
     return known, Targets.of(known, head.about.classes or None), said, notes
@@ -107,13 +107,13 @@ def _seen(head: ClassifyHead, labels: Labels) -> list[str]:
 
 def evaluate_head(head: ClassifyHead, items: Collection, labels: Labels, by: str | None = None) -> HeadEvaluation:
     """Measure a head on the labelled items of a collection, also by each value of the column `by`."""
+    places_by(labels.labelled().rows, by, labels.location)  # raises before the long part
     known, targets, said, notes = tested(head, items, labels)
     groups: Sequence[str | None] | None = known.groups if any(known.groups) else None
     parts: dict[str, dict[str, Interval]] = {}
-    if by is not None:
-        for value, places in _parts(known, by).items():
-            mine = None if groups is None else [groups[i] for i in places]
-            parts[value] = figures(targets.take(places), said.take(places), mine)
+    for value, places in places_by(known.rows, by, known.location).items():
+        mine = None if groups is None else [groups[i] for i in places]
+        parts[value] = figures(targets.take(places), said.take(places), mine)
     found = figures(targets, said, groups), recall(targets, said, groups)
     return _evaluation(head, known.rows, targets, said, found, parts, str(items.path), notes)
 
@@ -150,18 +150,6 @@ def _evaluation(
         _confusion(targets, said) if single else [], _reliability(targets, said) if single else [],
         _mistakes(rows, targets, said), len(rows), sizes, collection, list(notes),
     )  # fmt: skip
-
-
-def _parts(labels: Labels, by: str) -> dict[str, np.ndarray]:
-    """{value: places} of a column."""
-    if by not in labels.rows.column_names:
-        there = sorted(labels.rows.column_names)
-        raise SelfsightError(f"{labels.location} has no column {by}.{meant(by, there)} It has {', '.join(there)}.")
-    values = np.array([written_label("" if value is None else value) for value in labels.rows[by].to_pylist()])
-    names = sorted(set(values.tolist()))
-    if len(names) > MOST_VALUES:
-        raise SelfsightError(f"The column {by} has {len(names):,} values; --by takes one of at most {MOST_VALUES}.")
-    return {name or "(none)": np.flatnonzero(values == name) for name in names}
 
 
 def _confusion(targets: Targets, said: Answers) -> list[list[int]]:

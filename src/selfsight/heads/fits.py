@@ -12,59 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from selfsight.data.labels import Kind, Labels
-from selfsight.errors import SelfsightError
 from selfsight.heads.modules import Linear, Nearest
+from selfsight.heads.targets import Targets
+from selfsight.probing.linear import unit_rows
 
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)  # inverse L2 strengths C on features of unit length
 NEIGHBOURS = (5, 20)
 MOST_NEIGHBOURS = 20_000  # labels, above which neighbours are too slow and too large to keep
 SHARPNESS = 10.0  # of prototypes, whose cosines are else too near each other for probabilities
 LEAST = 1e-7  # probability of a grade
-
-
-@dataclass(frozen=True)
-class Targets:
-    """What is to be learnt of N items.
-
-    kind: "class", "classes", "grade" or "number".
-    classes: their names in order; none for numbers.
-    values: [N, K] float32: 1 for each class of an item, or its number.
-    """
-
-    kind: Kind
-    classes: tuple[str, ...]
-    values: np.ndarray
-
-    @classmethod
-    def of(cls, labels: Labels, classes: tuple[str, ...] | None = None) -> Targets:
-        """Those of items that all have a label. Raises `SelfsightError` for a class that is not among `classes`."""
-        if labels.kind == "number":
-            return cls("number", (), np.array(labels.values, dtype=np.float32)[:, None])
-        names = tuple(labels.classes) if classes is None else classes
-        if strange := sorted(set(labels.classes) - set(names)):
-            raise SelfsightError(
-                f"{labels.location} has classes that the head does not know: {', '.join(strange[:5])}. It knows "
-                f"{', '.join(names)}. Train it again with them, or leave these items without a label."
-            )
-        places = {name: i for i, name in enumerate(names)}
-        values = np.zeros((len(labels), len(names)), np.float32)
-        for row, value in enumerate(labels.values):
-            several = value if isinstance(value, tuple) else (value,)
-            values[row, [places[str(name)] for name in several]] = 1.0
-        return cls(labels.kind, names, values)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    @property
-    def numbers(self) -> np.ndarray:
-        """[N] int64, the class number of each item."""
-        return np.asarray(self.values.argmax(1), np.int64)
-
-    def take(self, places: np.ndarray) -> Targets:
-        """Those of the items at these places."""
-        return replace(self, values=self.values[places])
 
 
 Fit = Callable[..., nn.Module]  # (features [N, D], targets, weights=[N] of the items) to the module that scores
@@ -211,9 +167,7 @@ def _linear(weight: np.ndarray, bias: np.ndarray) -> Linear:
 
 
 def _unit(features: np.ndarray) -> np.ndarray:
-    from sklearn.preprocessing import normalize
-
-    return np.asarray(normalize(features), np.float32)
+    return np.asarray(unit_rows(features), np.float32)
 
 
 def fitted(fit: Fit, features: np.ndarray, targets: Targets, more: More | None = None) -> nn.Module:

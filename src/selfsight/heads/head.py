@@ -6,56 +6,28 @@ import hashlib
 import json
 import os
 import shutil
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import NamedTuple, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
 from selfsight.data.collection import Collection
+from selfsight.data.geometry import Geometry
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.store import read_folder, save
-from selfsight.errors import DataError, check_version
+from selfsight.errors import DataError, SelfsightError, check_version
 from selfsight.files import clear_left, own_folder, read_json, whole, write_whole
-from selfsight.heads.metrics import with_intervals
+from selfsight.heads.modules import as_tensor
+from selfsight.heads.voice import FORMAT_VERSION, About, Voice
 from selfsight.results import Result
-
-FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class About:
-    """What head.json says of every head.
-
-    task: that it is for. method: that scores features. setting: of the method. metrics: {"held_out": {metric:
-    interval}, …}. geometry: of the encoder's input. encoder: its digest. licence: of the encoder, which holds for the
-    head. intended_use: a sentence. items: that it learnt from. notes: what a user must know.
-    """
-
-    task: str
-    method: str
-    setting: str
-    metrics: dict[str, Any]
-    geometry: dict[str, Any]
-    encoder: str
-    licence: str
-    intended_use: str
-    items: int
-    notes: list[str] = field(default_factory=list)
-    format_version: int = FORMAT_VERSION
-
-    @classmethod
-    def of(cls, content: Mapping[str, object]) -> Self:
-        """From what head.json holds. Raises `KeyError` or `TypeError` for anything else."""
-        known = {f.name for f in fields(cls)}
-        values: dict[str, Any] = {name: with_intervals(value) for name, value in content.items() if name in known}
-        return cls(**values)
 
 
 class Stored(NamedTuple):
@@ -68,19 +40,11 @@ class Stored(NamedTuple):
     items: pa.Table
 
 
-class Head(ABC):
+class Head(Voice):
     """A head that can be used. `module` is it as one network, `items` what it learnt from.
 
     A task is a subclass, named in `tasks.TASKS`; what verbs ask of a head is here.
-
-    about_type: what its head.json holds. gives: what it answers, in two words, where it is not classes. draws: whether
-    its predictions have pictures.
     """
-
-    about_type: ClassVar[type[About]] = About
-    gives: ClassVar[str] = ""
-    draws: ClassVar[bool] = False
-    about: About
 
     def __init__(self, path: Path | None, about: About, module: nn.Module, items: pa.Table) -> None:
         self.path, self.about, self.module, self.items = path, about, module.eval(), items
@@ -94,15 +58,41 @@ class Head(ABC):
     def predict(self, items: Collection, folder: Path | None = None) -> pa.Table:
         """A row for each item, in the order of ids, see DESIGN.md; its pictures go into `folder`."""
 
+    def told_of(self, items: Collection, rows: pa.Table) -> tuple[pa.Table, dict[str, str]]:
+        """What `--watch` appends: (a row for each of these usable `rows` that can be read, in their order, without
+        pictures and without the column `head`; {id: reason} of the others). Nothing is kept with the collection.
+
+        Raises `SelfsightError` for a task that does not watch.
+        """
+        raise SelfsightError(f"--watch is not for heads of the task {self.about.task}. Leave it out.")
+
     @abstractmethod
     def evaluate(self, items: Collection, labels: str | None, by: str | None, masks: str | None) -> Result:
         """Its figures on the labelled items of a collection. labels: a table of them. by: a column, for whose values
         the figures are given apart. masks: a folder of them. Raises `SelfsightError` for one that it does not take."""
 
+    def tables(self, predictions: pa.Table, items: pa.Table, size: float, unit: str) -> dict[str, bytes]:
+        """{file: what it holds} of what a folder of predictions also lists. items: that they are of. size: side of a
+        pixel, in a unit of length or "px"."""
+        return {}
+
     @property
     @abstractmethod
     def decides(self) -> list[object]:
         """What its answers depend on beside encoder and tensors: plain values and dataclasses."""
+
+    @property
+    def geometry(self) -> Geometry:
+        return self.encoder.geometry
+
+    @property
+    def stride(self) -> int:
+        return max(self.encoder.level_strides)
+
+    @torch.inference_mode()
+    def tensors_of(self, pixels: np.ndarray, looked: np.ndarray) -> dict[str, np.ndarray]:
+        found: dict[str, Tensor] = self.module(as_tensor(pixels, self.encoder.device))
+        return {name: tensor.cpu().numpy() for name, tensor in found.items()}
 
     @property
     def encoder(self) -> Encoder:
@@ -111,7 +101,6 @@ class Head(ABC):
 
     @cached_property
     def digest(self) -> str:
-        """Hash of all that its answers depend on: encoder, weights, calibration, decision, remembered items."""
         digest = hashlib.blake2b(json.dumps(self.decides, default=asdict).encode(), digest_size=8)
         for part in (self.module.task, self.module.calibrate):
             assert isinstance(part, nn.Module)
@@ -140,7 +129,10 @@ def load_head(path: str | os.PathLike[str]) -> Head:
 
     folder = head_folder(path)
     if folder is None:
-        raise DataError(f"{path} is not a head: it has no head.json. Heads are made by: selfsight train classify")
+        if not Path(path).expanduser().exists():
+            raise DataError(f"There is no head {path}. See where yours are: selfsight runs")
+        made = "selfsight train classify, detect, inspect or segment"
+        raise DataError(f"{path} is not a head: it has no head.json. Heads are made by {made}.")
     content = read_json(folder / "head.json") or {}
     check_version(int(str(content.get("format_version", 1))), FORMAT_VERSION, folder)
     try:
@@ -156,18 +148,6 @@ def load_head(path: str | os.PathLike[str]) -> Head:
     if head.encoder.digest != about.encoder:
         raise DataError(f"The encoder in {folder} is not the one that the head was trained on. Train the head again.")
     return head
-
-
-def written_label(value: object) -> str:
-    """A label as a cell of a table: several as `a|b`."""
-    return "|".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-
-
-def read_label(cell: str, kind: str) -> str | float | tuple[str, ...]:
-    """The inverse of `written_label`."""
-    if kind == "number":
-        return float(cell)
-    return tuple(filter(None, cell.split("|"))) if kind == "classes" else cell
 
 
 def forget_in(folder: Path, ids: set[str], contents: set[str]) -> int:
@@ -186,7 +166,8 @@ def forget_in(folder: Path, ids: set[str], contents: set[str]) -> int:
     if not any(gone):
         return 0
     left = items.filter(pa.array([not each for each in gone]))
-    if not len(left["features"].drop_null() if "features" in left.column_names else left):
+    by_features = (read_json(folder / "head.json") or {}).get("task") == "classify"
+    if not len(left["features"].drop_null() if by_features else left):
         raise DataError(f"The head {folder} has learnt from nothing else. Delete the folder itself.")
     with whole(file) as out:
         pq.write_table(left, out)

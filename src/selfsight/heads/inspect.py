@@ -222,14 +222,14 @@ def fitted(method: str, seen: Seen, good: Labels, seed: int, notes: list[str]) -
         memory = Memories(count, len(good), seed)
         for number, part in seen:
             memory.add(part, int(folds[number]), number)
-        _check_read(seen, good)
+        _check_read(seen, good, folds)
         memory.done()
         return memory, folds
     models = [Gaussians(count, seed, placed) for placed in ((False, True) if _same_grid(seen) else (False,))]
     for number, part in seen:
         for model in models:
             model.add(part, int(folds[number]), number)
-    _check_read(seen, good)
+    _check_read(seen, good, folds)
 
     def by_fold() -> Iterator[tuple[int, Part]]:
         for number, part in seen:
@@ -239,9 +239,9 @@ def fitted(method: str, seen: Seen, good: Labels, seed: int, notes: list[str]) -
     return best, folds
 
 
-def _check_read(seen: Seen, good: Labels) -> None:
-    """Raise `DataError` if fewer than two parts could be read."""
-    if len(good) - len(seen.bad) < 2:
+def _check_read(seen: Seen, good: Labels, folds: np.ndarray) -> None:
+    """Raise `DataError` if what could be read does not reach two folds."""
+    if len(set(np.delete(folds, list(seen.bad)).tolist())) < 2:
         raise too_few(len(good) - len(seen.bad), good.location, {str(key): why for key, why in seen.bad.items()})
 
 

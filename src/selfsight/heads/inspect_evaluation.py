@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +16,13 @@ from selfsight.data.collection import Collection
 from selfsight.data.formats.format import Unreadable
 from selfsight.data.labels import Labels
 from selfsight.errors import DataError, SelfsightError
-from selfsight.heads.head import written_label
 from selfsight.heads.inspect import auroc
 from selfsight.heads.inspect_head import InspectHead
 from selfsight.heads.metrics import with_intervals
 from selfsight.heads.parts import Parts, parts_of
 from selfsight.heads.regions import BINS, counted, pixel_auroc, pro
+from selfsight.heads.targets import written_label
+from selfsight.heads.tested import places_by
 from selfsight.probing.evaluation import Interval
 from selfsight.probing.metrics import interval
 from selfsight.results import Result
@@ -30,7 +31,6 @@ WORST = 24  # mistakes of each kind that are named
 FOUND = 0.95  # of the defects, at which false alarms are counted
 PIXEL_DRAWS = 200
 MASKS = (".png", ".tif", ".tiff", ".bmp", ".gif")
-MOST_VALUES = 50  # of the column of `by`
 OF_DEFECTS = ("auroc", "pixel_auroc", "pro", "found")
 
 
@@ -118,20 +118,9 @@ def evaluate_inspection(
 ) -> InspectEvaluation:
     """Measure a head on the labelled items of a collection. masks: a folder of them, by the names of the items; if
     it is not given, those of the collection count. table: whether the labels are of a table that the user gave."""
-    parts = parts_of(labels, [name for name in head.about.normal if name in labels.classes], table)
-    if labels.kind == "none" or not len(parts.defects) or not len(parts.good):
-        one = "good part" if len(parts.defects) else "defect"
-        raise DataError(
-            f"{labels.location} has no {one} among its labels; both kinds are needed to measure. Put them into folders "
-            "such as good/ and scratch/, or give --labels."
-        )
-    notes = [*parts.notes, *_seen(head, parts)]
-    if parts.unlabelled:
-        notes.append(f"{parts.unlabelled:,} items without a label are left out")
-    if by is not None and by not in items.usable.column_names:
-        raise SelfsightError(f"{labels.location} has no column {by}. It has {', '.join(items.usable.column_names)}.")
-    tested = _tested(head, items, parts, Truth(items, masks), notes)
-    values = {} if by is None else _values(tested, by)
+    places_by(labels.rows[:0], by, labels.location)  # raises before the long part, where there is no such column
+    tested, notes = tested_parts(head, items, labels, masks, table, head.about.normal)
+    values = places_by(tested.rows, by, labels.location)
     return InspectEvaluation(
         "inspect", head.digest, figures(tested), {value: figures(tested.take(at)) for value, at in values.items()},
         _each_defect(tested), head.about.promised, len(tested.labels), int((~tested.bad).sum()),
@@ -141,32 +130,71 @@ def evaluate_inspection(
     )  # fmt: skip
 
 
-def figures(tested: Tested) -> dict[str, Interval]:
-    """The metrics of parts, with intervals; those that have no meaning have no value."""
-    bad, groups = tested.bad, tested.groups
+def tested_parts(
+    head: InspectHead, items: Collection, labels: Labels, masks: str | None, table: bool, normal: Sequence[str]
+) -> tuple[Tested, list[str]]:
+    """(the parts as the head judged them, what a reader must know), see `evaluate_inspection`. normal: names of good
+    parts, beside the usual. Raises `SelfsightError` where there are not both kinds of parts."""
+    parts = parts_of(labels, [name for name in normal if name in labels.classes], table)
+    if labels.kind == "none" or not len(parts.defects) or not len(parts.good):
+        one = "good part" if len(parts.defects) else "defect"
+        raise DataError(
+            f"{labels.location} has no {one} among its labels; both kinds are needed to measure. Put them into folders "
+            "such as good/ and scratch/, or give --labels."
+        )
+    notes = [*([labels.doubt] if labels.doubt else []), *parts.notes, *_seen(head, parts)]
+    if parts.unlabelled:
+        notes.append(f"{parts.unlabelled:,} items without a label are left out")
+    return _tested(head, items, parts, Truth(items, masks), notes), notes
 
-    def over(statistic: Callable[..., float | None], *arrays: np.ndarray, some: np.ndarray | None = None) -> Interval:
-        places = np.arange(len(bad)) if some is None else np.flatnonzero(some)
-        if not len(places):
-            return Interval(None, None, None)
-        named = None if groups is None else groups[places]
-        draws = PIXEL_DRAWS if arrays[0].ndim > 1 else 1000
-        return interval(statistic, [array[places] for array in arrays], named, draws)
+
+class Measure(NamedTuple):
+    """A metric: `statistic` of `arrays`, each [N, …] of the parts, of those where `some` [N] bool is True."""
+
+    statistic: Callable[..., float | None]
+    arrays: tuple[np.ndarray, ...]
+    some: np.ndarray
+
+
+def measures(tested: Tested) -> dict[str, Measure]:
+    """The metrics of parts; those of pixels where masks say where defects are."""
+    bad, called = tested.bad, tested.defect.astype(float)
+    every, known = np.ones(len(bad), bool), tested.regions >= 0
 
     def both(statistic: Callable[[np.ndarray, np.ndarray], float]) -> Callable[..., float | None]:
         return lambda s, t: statistic(s[~t], s[t]) if 0 < t.sum() < len(t) else None
 
-    found = {"auroc": over(both(auroc), tested.score, bad)}
-    known = tested.regions >= 0
+    found = {"auroc": Measure(both(auroc), (tested.score, bad), every)}
     if tested.regions.max(initial=-1) > 0:
         normal, abnormal, shares = (np.ascontiguousarray(tested.pixels[:, i]) for i in range(3))
-        found["pixel_auroc"] = over(pixel_auroc, normal, abnormal, some=known)
-        found["pro"] = over(pro, normal, shares, tested.regions, some=known)
-    found["false_alarms_at_95"] = over(both(false_alarms_at), tested.score, bad)
-    called = tested.defect.astype(float)
-    found["false_alarms"] = over(lambda c: float(c.mean()), called, some=~bad)
-    found["found"] = over(lambda c: float(c.mean()), called, some=bad)
+        found["pixel_auroc"] = Measure(pixel_auroc, (normal, abnormal), known)
+        found["pro"] = Measure(pro, (normal, shares, tested.regions), known)
+    found["false_alarms_at_95"] = Measure(both(false_alarms_at), (tested.score, bad), every)
+    for name, some in (("false_alarms", ~bad), ("found", bad)):
+        found[name] = Measure(lambda c: float(c.mean()), (called,), some)
     return found
+
+
+def figures(tested: Tested) -> dict[str, Interval]:
+    """The metrics of parts, with intervals; those that have no meaning have no value."""
+    return {name: spanned([measure], tested.groups) for name, measure in measures(tested).items()}
+
+
+def spanned(sides: Sequence[Measure], groups: np.ndarray | None) -> Interval:
+    """A metric with its interval; of two sides, heads on the same parts, how much larger that of the first is."""
+    some = np.flatnonzero(np.logical_and.reduce([side.some for side in sides]))
+    if not len(some):
+        return Interval(None, None, None)
+    arrays = [array[some] for side in sides for array in side.arrays]
+    draws, width = PIXEL_DRAWS if sides[0].arrays[0].ndim > 1 else 1000, len(sides[0].arrays)
+
+    def value(*given: np.ndarray) -> float | None:
+        found = [side.statistic(*given[k * width : (k + 1) * width]) for k, side in enumerate(sides)]
+        if None in found:
+            return None
+        return found[0] if len(found) == 1 else found[0] - found[1]  # type: ignore[operator]
+
+    return interval(value, arrays, None if groups is None else groups[some], draws)
 
 
 def false_alarms_at(good: np.ndarray, bad: np.ndarray, share: float = FOUND) -> float:
@@ -188,22 +216,24 @@ def _tested(head: InspectHead, items: Collection, parts: Parts, truth: Truth, no
         score[at], p[at], defect[at] = one.score, one.p, one.defect
         if one.map is None:
             continue
-        mask = np.zeros(one.map.shape, bool) if labels[at] is None else truth.mask(rows.slice(at, 1), one.map.shape)
+        mask = np.zeros(one.map.shape, np.int32) if labels[at] is None else truth.mask(rows.slice(at, 1), one.map.shape)
         if mask is None:
             unmasked += 1
             continue
-        *of_pixels, regions[at] = counted(one.map, mask, head.about.threshold, head.roi)
+        looked = mask >= 0 if head.roi is None else (mask >= 0) & head.roi
+        *of_pixels, regions[at] = counted(one.map, mask > 0, head.about.threshold, looked)
         pixels[at] = np.stack(of_pixels)
     notes += [f"{uris[number]} {reason}" for number, reason in sorted(bad.items())]
     if truth.some and unmasked:
-        notes.append(f"{unmasked:,} defects have no mask, and do not count for the figures of pixels")
+        these = "1 defect has no mask, and does" if unmasked == 1 else f"{unmasked:,} defects have no mask, and do"
+        notes.append(f"{these} not count for the figures of pixels")
     there = np.flatnonzero(~np.isnan(score))
     return Tested(rows, labels, score, p, defect, pixels, regions).take(there)
 
 
 class Truth:
     """The masks of parts: of a folder, where a mask has the name of the item but for the suffix, or of the collection's
-    column `mask` and the journal. Every value but 0 is a defect. some: whether there are any."""
+    column `mask` and the journal. Every value above 0 is a defect. some: whether there are any."""
 
     def __init__(self, items: Collection, folder: str | None) -> None:
         self.items, self.folder = items, None if folder is None else Path(folder)
@@ -215,15 +245,15 @@ class Truth:
         self.some = self.folder is not None or bool(self.known)
 
     def mask(self, row: pa.Table, shape: Sequence[int]) -> np.ndarray | None:
-        """The mask [H, W] bool of an item, None where it has none. Raises `DataError` for one that cannot be read, or
-        is of another size."""
+        """The mask [H, W] int32 of an item, -1 where nothing is known, None where it has none. Raises `DataError` for
+        one that cannot be read, or is of another size."""
         [about] = row.to_pylist()
         try:
             found = self._read(about)
             if found is None:
                 return None
             orientation = about.get("exif_orientation") or 1
-            return np.asarray(upright_mask(found, int(shape[0]), int(shape[1]), orientation) > 0)
+            return upright_mask(found, int(shape[0]), int(shape[1]), orientation)
         except (Unreadable, OSError, ValueError) as reason:
             raise DataError(f"The mask of {about['uri']} cannot be used: {reason}. Mend it or take it away.") from None
 
@@ -264,14 +294,6 @@ def _each_defect(tested: Tested) -> dict[str, dict[str, Interval]]:
         some = figures(tested.take(np.flatnonzero(~tested.bad | (names == kind))))
         found[kind] = {name: value for name, value in some.items() if name in OF_DEFECTS}
     return found
-
-
-def _values(tested: Tested, by: str) -> dict[str, np.ndarray]:
-    values = np.array(["" if value is None else str(value) for value in tested.rows[by].to_pylist()])
-    names = sorted(set(values.tolist()))
-    if len(names) > MOST_VALUES:
-        raise SelfsightError(f"The column {by} has {len(names):,} values; --by takes one of at most {MOST_VALUES}.")
-    return {name or "(none)": np.flatnonzero(values == name) for name in names}
 
 
 def _named(tested: Tested, bad: bool) -> list[Judged]:

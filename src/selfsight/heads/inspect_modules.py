@@ -76,20 +76,22 @@ class PatchMemory(nn.Module):
 
     def forward(self, patches: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         rows = patches.flatten(2).transpose(1, 2)  # [B, N, D]
-        far, nearest = distances(rows, self.bank).min(2)  # [B, N]
+        short, nearest = shortened(rows.flatten(0, 1), self.bank).min(1)
+        far = (short.view(rows.shape[:2]) + rows.square().sum(2)).clamp_min(1e-12).sqrt()  # [B, N]
+        nearest = nearest.view(far.shape)
         most, place = torch.where(counts.flatten(1), far, 0.0).max(1)  # [B]
         patch = rows.gather(1, place[:, None, None].expand(-1, 1, rows.shape[2]))  # [B, 1, D]
         known = self.bank[nearest.gather(1, place[:, None])[:, 0]]  # [B, D]
-        beside = distances(known, self.bank).topk(min(NEIGHBOURS, len(self.bank)), dim=1, largest=False).indices
+        beside = shortened(known, self.bank).topk(min(NEIGHBOURS, len(self.bank)), dim=1, largest=False).indices
         to_them = torch.linalg.vector_norm(patch - self.bank[beside], dim=2)  # [B, 9], the first of them to m
         weight = 1.0 - torch.softmax(to_them, dim=1)[:, 0] if len(self.bank) > 1 else torch.ones_like(most)
         return far.unflatten(1, patches.shape[2:]), weight * most
 
 
-def distances(rows: Tensor, bank: Tensor) -> Tensor:
-    """Euclidean distances [..., N, M] of rows [..., N, D] to a bank [M, D]."""
-    squares = rows.square().sum(-1, keepdim=True) + bank.square().sum(1) - 2.0 * rows @ bank.T
-    return squares.clamp_min(1e-12).sqrt()
+def shortened(rows: Tensor, bank: Tensor) -> Tensor:
+    """Squared distances [N, M] of rows [N, D] to a bank [M, D], each less the squared length of its row: what tells
+    which is nearest, in one pass."""
+    return torch.addmm(bank.square().sum(1), rows, bank.T, alpha=-2.0)
 
 
 class Gaussian(nn.Module):
@@ -139,9 +141,16 @@ class Inspect(nn.Module):
 def on_grid(looked: Tensor, grid: Sequence[int]) -> Tensor:
     """Which cells of a grid count [B, h, w]: those of which at least half of the pixels [B, H, W] do; where there is no
     such cell, those with any pixel that counts."""
-    share = F.interpolate(looked[:, None].float(), list(grid), mode="area")[:, 0]
-    half = share >= 0.5
-    return torch.where(half.flatten(1).any(1)[:, None, None], half, share > 0)
+    down, across = (_cells(side, cells, looked.device) for side, cells in zip(looked.shape[1:], grid, strict=True))
+    count = down @ looked.float() @ across.T  # whole numbers, so that half is half
+    half = 2.0 * count >= down.sum(1)[:, None] * across.sum(1)
+    return half | (~half.flatten(1).any(1)[:, None, None] & (count > 0))
+
+
+def _cells(side: int, cells: int, device: torch.device) -> Tensor:
+    """[cells, side] float32: 1 where a pixel of a side lies in a cell, with a part of it at least."""
+    cell, pixel = torch.arange(cells, device=device)[:, None], torch.arange(side, device=device)
+    return ((pixel + 1) * cells > cell * side).float() * (pixel * cells < (cell + 1) * side)
 
 
 def smoothed(far: Tensor, looked: Tensor) -> Tensor:
@@ -184,7 +193,7 @@ class Conformal(nn.Module):
 
     def forward(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         score = found["score"]
-        below = torch.searchsorted(self.held, score.contiguous())
+        below = torch.searchsorted(self.held, score.contiguous()).float()
         p = (1.0 + len(self.held) - below) / (1.0 + len(self.held))
         out = {"score": score, "p": p, "defect": p <= self.rate}
         return out | {"map": found["map"], "mask": found["map"] >= self.threshold} if "map" in found else out
@@ -192,7 +201,8 @@ class Conformal(nn.Module):
 
 class InspectModule(nn.Module):
     """An inspection as one network: pixels [B, C, H, W] of own depth in, named tensors out, see `Conformal`; `looked`
-    [B, H, W] limits where it looks. Of a file in tiles the score is the largest of theirs."""
+    [B, H, W] limits where it looks; and `pooled` [B, D], the features, by which drift is told. Of a file in tiles the
+    score is the largest of theirs."""
 
     def __init__(self, encoder: Encoder, task: Inspect, calibrate: Conformal) -> None:
         super().__init__()
@@ -200,11 +210,12 @@ class InspectModule(nn.Module):
         self.encoder, self.task, self.calibrate = encoder, task, calibrate
 
     def forward(self, pixels: Tensor, looked: Tensor | None = None) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = self.calibrate(self.raw(pixels, looked))
-        return found
+        found = self.raw(pixels, looked)
+        told: dict[str, Tensor] = self.calibrate(found)
+        return told | {"pooled": found["pooled"]}
 
     def raw(self, pixels: Tensor, looked: Tensor | None = None) -> dict[str, Tensor]:
-        """`score` and `map` before they are calibrated."""
-        levels = self.encoder(self.prepare(pixels), levels=True).levels
-        found: dict[str, Tensor] = self.task(levels, tuple(pixels.shape[-2:]), looked)
-        return found
+        """`score` and `map` before they are calibrated, and `pooled`."""
+        features = self.encoder(self.prepare(pixels), levels=True)
+        found: dict[str, Tensor] = self.task(features.levels, tuple(pixels.shape[-2:]), looked)
+        return found | {"pooled": features.pooled}

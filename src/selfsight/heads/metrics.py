@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selfsight.heads.fits import Targets
+from selfsight.heads.targets import Targets
 from selfsight.probing.evaluation import Interval
 from selfsight.probing.metrics import UNEVEN, ece, interval, paired_interval
 
@@ -17,11 +17,13 @@ TITLES = {
     "map": "mean average precision", "mae": "mean absolute error", "r2": "R²", "abstained": "left open",
     "pixel_auroc": "AUROC of pixels", "pro": "overlap of regions (PRO)", "found": "defects found",
     "false_alarms": "false alarms", "false_alarms_at_95": "false alarms where 95 % of defects are found",
-    "miou": "intersection over union, mean", "ap50": "objects found (AP50)", "count_error": "count off by",
+    "miou": "intersection over union, mean", "ap": "objects found, boxes close (AP)", "ap50": "objects found (AP50)",
+    "count_error": "count off by",
     "top1_of_the_rest": "accuracy on the rest", "sensitivity": "sensitivity", "specificity": "specificity",
 }  # fmt: skip
 PLAIN = (
     "miou",
+    "ap",
     "ap50",
     "count_error",
     "mae",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +16,11 @@ from selfsight.encoders.encoder import Encoder
 VOTE = 0.07  # temperature of a neighbour's vote, as of the k-NN probe
 LEAST_SHARE = 1e-4  # of the votes, for a class without a neighbour
 NEAREST = 10  # neighbours whose distance tells how new an item is
+
+
+def as_tensor(pixels: np.ndarray, device: torch.device) -> Tensor:
+    """An array on a device. Of uint16 torch knows little, so it becomes int32."""
+    return torch.from_numpy(pixels.astype(np.int32) if pixels.dtype == np.uint16 else pixels).to(device)
 
 
 class Prepare(nn.Module):
@@ -118,7 +124,7 @@ class Calibrate(nn.Module):
         self.register_buffer("distances", distances)
 
     def forward(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        nearer = torch.searchsorted(self.distances, found["distance"].contiguous())
+        nearer = torch.searchsorted(self.distances, found["distance"].contiguous()).float()
         count = len(self.distances)
         out = {"novel": (1.0 + count - nearer) / (1.0 + count)}
         if self.kind == "number":
@@ -133,7 +139,8 @@ def probabilities(kind: str, scores: Tensor) -> Tensor:
 
 
 class HeadModule(nn.Module):
-    """A head as one network: pixels [B, C, H, W] of own depth in, named tensors out, see `Calibrate`."""
+    """A head as one network: pixels [B, C, H, W] of own depth in, named tensors out, see `Calibrate`, and `pooled`
+    [B, D], the features, by which examples that are alike are found."""
 
     def __init__(self, encoder: Encoder, task: nn.Module, calibrate: nn.Module) -> None:
         super().__init__()
@@ -141,7 +148,8 @@ class HeadModule(nn.Module):
         self.encoder, self.task, self.calibrate = encoder, task, calibrate
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        return self.of_features(self.encoder(self.prepare(pixels)).pooled)
+        pooled = self.encoder(self.prepare(pixels)).pooled
+        return self.of_features(pooled) | {"pooled": pooled}
 
     def of_features(self, features: Tensor) -> dict[str, Tensor]:
         """The tensors of pooled features [B, D], which are the same as of the pixels."""

@@ -1,11 +1,13 @@
 """What normal patches are: fitted to good parts in folds, so that each part is judged by what did not learn from it.
 
-A memory is made of one coreset a fold: the memory without a fold is all but its coreset, so that holding out costs
-nothing. The sums of a Gaussian are kept by fold, likewise.
+Each fold gives a memory its candidates. What is remembered is chosen from those of all folds together, and, without a
+fold, anew from those of the others: a memory of the same size that knows nothing of it. The sums of a Gaussian are kept
+by fold, likewise.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -19,6 +21,7 @@ from selfsight.heads.inspect_modules import Gaussian, PatchMemory, on_grid, smoo
 
 MEMORY = 2_000  # patches that are remembered
 CANDIDATES = 200_000  # patches that they are chosen from
+ROUGHLY = 4  # times as many as are remembered, that the folds choose first
 SHARE = 0.1  # of the candidates, that is remembered at most
 CHANNELS = 256  # that a Gaussian looks at, at most
 SHRINK = 0.01  # of the mean variance, added to each channel
@@ -40,7 +43,12 @@ Part = list[Look]  # an item: one look, or its tiles
 
 
 class Memories:
-    """Memories of normal patches, by the fold that they leave out; None leaves out none."""
+    """Memories of normal patches, by the fold that they leave out; None leaves out none.
+
+    Patches are chosen twice: each fold chooses its own, then all choose among these. It finds nearly what one choice
+    from everything would, in a fraction of the time (Mirzasoleiman et al., "Distributed Submodular Maximization",
+    NeurIPS 2013).
+    """
 
     setting = ""
 
@@ -48,7 +56,8 @@ class Memories:
         self.folds, self.seed, self.size = folds, seed, size
         self.each = max(1, CANDIDATES // parts)  # candidates of one part
         self.kept: list[list[Tensor]] = [[] for _ in range(folds)]
-        self.banks: list[Tensor] = []
+        self.rows, self.of = torch.empty(0), torch.empty(0)  # [N, D] and the fold of each [N]
+        self.made: dict[int | None, PatchMemory] = {}
 
     def add(self, part: Part, fold: int, number: int) -> None:
         """Learn from a part of a fold. number: of the part, from which its patches are drawn."""
@@ -59,21 +68,31 @@ class Memories:
         self.kept[fold].append(rows.half())
 
     def done(self) -> None:
-        """Choose what is remembered."""
+        """Let each fold choose its candidates."""
         total = sum(len(rows) for fold in self.kept for rows in fold)
-        share = min(self.size, max(self.folds, int(SHARE * total))) / max(1, total)
+        self.size = min(self.size, max(self.folds, int(SHARE * total)))
+        share = ROUGHLY * self.size / max(1, total)
+        chosen = []
         for fold, rows in enumerate(self.kept):
-            if not rows:  # none of its parts can be read
-                self.banks.append(torch.empty(0))
-                continue
-            here = torch.cat(rows)
-            chosen = k_centre(here, max(1, round(share * len(here))), self.seed + fold)
-            self.banks.append(here[torch.from_numpy(chosen).to(here.device)].float())
+            if rows:  # else none of its parts can be read
+                here = torch.cat(rows)
+                chosen.append(taken(here, math.ceil(share * len(here)), self.seed + fold))
+        self.rows = torch.cat(chosen)
+        folds = [fold for fold, rows in enumerate(self.kept) if rows]
+        self.of = torch.tensor(folds).repeat_interleave(torch.tensor([len(rows) for rows in chosen]))
         self.kept = []
 
     def scorer(self, without: int | None = None) -> PatchMemory:
         """The memory without a fold."""
-        return PatchMemory(torch.cat([bank for fold, bank in enumerate(self.banks) if fold != without and len(bank)]))
+        if without not in self.made:
+            rows = self.rows[(self.of != (-1 if without is None else without)).to(self.rows.device)]
+            self.made[without] = PatchMemory(taken(rows, self.size, self.seed).float())
+        return self.made[without]
+
+
+def taken(rows: Tensor, count: int, seed: int) -> Tensor:
+    """Rows [count, D] that stand for all rows [N, D]."""
+    return rows[torch.from_numpy(k_centre(rows, count, seed)).to(rows.device)]
 
 
 @dataclass

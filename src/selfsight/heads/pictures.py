@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import io
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-import torch
 from PIL import Image
 from scipy.ndimage import binary_erosion
 
+from selfsight.data.annotations.folders import names_of
 from selfsight.data.geometry import Geometry
 from selfsight.errors import SelfsightError
 from selfsight.files import write_whole
@@ -31,17 +30,6 @@ JOURNAL = "predictions.jsonl.partial"  # rows of a command that was stopped
 STRONGEST = 0.65  # share of colour in an overlay
 OUTLINE = (255, 255, 255)
 STRIP = 256  # rows that are drawn at a time, so that a large picture takes little memory beside its own
-
-
-def names_of(uris: Sequence[str], pages: Sequence[int | None]) -> list[str]:
-    """The name of each item's pictures, with `/` and without `.png`: its uri without the suffix, and the page, if it
-    has one; with the suffix where two would be the same, also for a disk that knows no capitals."""
-    parts = [PurePosixPath(*[p for p in PurePosixPath(uri).parts if p not in ("/", "..")]) for uri in uris]
-    ends = ["" if page is None else f".{page}" for page in pages]
-    short = [f"{part.with_suffix('')}{end}" for part, end in zip(parts, ends, strict=True)]
-    times = Counter(name.casefold() for name in short)
-    whole = [f"{part}{end}" for part, end in zip(parts, ends, strict=True)]
-    return [s if times[s.casefold()] == 1 else w for s, w in zip(short, whole, strict=True)]
 
 
 def is_folder(out: str, draws: bool) -> bool:
@@ -102,9 +90,14 @@ class Pictures:
     def _write(self, kind: str, name: str, image: Image.Image) -> None:
         path = self.folder / kind / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        out = io.BytesIO()
-        image.save(out, "PNG")
-        write_whole(path, out.getvalue())
+        write_whole(path, as_png(image))
+
+
+def as_png(image: Image.Image) -> bytes:
+    """The bytes of a PNG."""
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
 
 
 def as_grey(scores: np.ndarray, threshold: float) -> np.ndarray:
@@ -122,7 +115,7 @@ def in_grey(pixels: np.ndarray, geometry: Geometry) -> np.ndarray:
     grey = np.empty(pixels.shape[:2], np.uint8)
     for start in range(0, len(pixels), STRIP):
         rows = np.s_[start : start + STRIP]
-        unit = geometry.to_unit(torch.from_numpy(pixels[rows].astype(np.float32))).numpy()
+        unit = geometry.unit_of(pixels[rows])
         grey[rows] = (255.0 * unit[:, :, :3].mean(2)).round()
     return grey
 

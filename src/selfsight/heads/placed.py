@@ -10,8 +10,6 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from selfsight.data.canvases import decoded
 from selfsight.data.collection import Collection
@@ -86,7 +84,7 @@ def batched(items: Iterable[Placed]) -> Iterator[list[Placed]]:
         yield some
 
 
-def inputs_of(items: list[Placed], device: torch.device) -> Iterator[tuple[list[tuple[int, int]], Tensor, Tensor]]:
+def inputs_of(items: list[Placed]) -> Iterator[tuple[list[tuple[int, int]], np.ndarray, np.ndarray]]:
     """Batches (which they are, as (item, placement); pixels [B, C, h, w]; looked [B, h, w]) of inputs of one shape."""
     shapes: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for i, item in enumerate(items):
@@ -97,23 +95,20 @@ def inputs_of(items: list[Placed], device: torch.device) -> Iterator[tuple[list[
         for start in range(0, len(which), most):
             part = which[start : start + most]
             pixels = np.stack([items[i].inputs[j] for i, j in part])
-            if pixels.dtype == np.uint16:  # of which torch knows little
-                pixels = pixels.astype(np.int32)
-            looked = np.stack([items[i].looked[j] for i, j in part])
-            yield part, torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device), torch.from_numpy(looked).to(device)
+            yield part, pixels.transpose(0, 3, 1, 2), np.stack([items[i].looked[j] for i, j in part])
 
 
 def answered(
-    items: list[Placed], answer: Callable[[Tensor, Tensor], Sequence[Answer]], device: torch.device
+    items: list[Placed], answer: Callable[[np.ndarray, np.ndarray], Sequence[Answer]]
 ) -> Iterator[tuple[Placed, Iterable[Answer]]]:
     """(item, the answers to its inputs in their order) of each item. answer: of pixels [B, C, h, w] and looked
     [B, h, w], one each. Those of one item alone come as they are made, as it may have many; they are to be gone through
     before the next item is asked for."""
     if len(items) == 1:
-        yield items[0], (each for _, pixels, looked in inputs_of(items, device) for each in answer(pixels, looked))
+        yield items[0], (each for _, pixels, looked in inputs_of(items) for each in answer(pixels, looked))
         return
     found: dict[tuple[int, int], Answer] = {}
-    for which, pixels, looked in inputs_of(items, device):
+    for which, pixels, looked in inputs_of(items):
         found.update(zip(which, answer(pixels, looked), strict=True))
     for i, item in enumerate(items):
         yield item, [found.pop((i, j)) for j in range(len(item.inputs))]

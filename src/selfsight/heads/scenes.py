@@ -15,12 +15,14 @@ from selfsight.data.collection import Collection
 from selfsight.data.geometry import Rule
 from selfsight.data.masks import Masks
 from selfsight.data.placements import Placement
+from selfsight.data.spread import spread
 from selfsight.encoders.encoder import Encoder
-from selfsight.heads.modules import Prepare
+from selfsight.heads.modules import Prepare, as_tensor
 from selfsight.heads.objects import targets
 from selfsight.heads.placed import Placed, inputs_of, placed
+from selfsight.heads.segment_modules import APART
 
-KEPT = 768 * 2**20  # bytes of levels that are kept rather than computed twice
+KEPT = 768 * 2**20  # bytes of inputs and their scores that are held at once; a picture takes at most half of it
 
 
 class Piece(NamedTuple):
@@ -35,11 +37,15 @@ class Piece(NamedTuple):
 
 @dataclass
 class Scene:
-    """A labelled picture. place: among the masks. pieces: its inputs, with where they lie."""
+    """A labelled picture, or as much of a large one as there is room for. place: among the masks. pieces: its inputs,
+    with where they lie. counts: their pixels of each class [K], by its share in the whole picture. looked: [H, W] bool,
+    where its inputs lie and it is to be looked at, None for everywhere."""
 
     place: int
     pieces: list[Piece]
     placements: list[Placement]
+    counts: np.ndarray
+    looked: np.ndarray | None = None
 
 
 class Sight:
@@ -64,8 +70,10 @@ class Sight:
     @torch.no_grad()
     def _scene(self, one: Placed, masks: Masks) -> Scene:
         classes, objects = masks.at(one.number)
+        one, looked = self._roomy(one, classes, masks)
         pieces: list[Piece | None] = [None] * len(one.inputs)
-        for which, pixels, _ in inputs_of([one], self.encoder.device):
+        for which, given, _ in inputs_of([one]):
+            pixels = as_tensor(given, self.encoder.device)
             levels = self.encoder.encode(self.prepare(pixels), levels=True).levels or []
             grey = self.prepare.geometry.to_unit(pixels).mean(1, keepdim=True)
             for place, (_, j) in enumerate(which):
@@ -76,7 +84,53 @@ class Sight:
                 half = [level[place].half().cpu().clone() for level in levels]
                 true = torch.from_numpy(of.mask_to_input(classes).astype(np.int64))
                 pieces[j] = Piece(half, grey[place].cpu().clone(), true, apart)
-        return Scene(one.number, [piece for piece in pieces if piece is not None], one.placements)
+        there = [piece for piece in pieces if piece is not None]
+        counts = sum(
+            (counted(piece.classes, len(masks.names)) for piece in there), np.zeros(len(masks.names), np.int64)
+        )
+        if looked is not masks.roi:  # of the whole picture, as tiles with something in them come first
+            whole = np.bincount(classes[classes >= 0], minlength=len(masks.names))
+            counts = np.rint(whole * (counts.sum() / max(1, whole.sum()))).astype(np.int64)
+        return Scene(one.number, there, one.placements, counts, looked)
+
+    def _roomy(self, one: Placed, classes: np.ndarray, masks: Masks) -> tuple[Placed, np.ndarray | None]:
+        """(as many of the inputs of a picture as there is room for, where they lie): of more than that, half are spread
+        evenly, and half are spread over those in which there is more than background."""
+        room = self.room(len(masks.names))
+        if len(one.inputs) <= room:
+            return one, masks.roi
+        some = set(spread(len(one.inputs), (room + 1) // 2).tolist())
+        full = [j for j, of in enumerate(one.placements) if j not in some and (of.mask_to_input(classes) > 0).any()]
+        some |= {full[j] for j in spread(len(full), room - len(some)).tolist()}
+        rest = [j for j in range(len(one.inputs)) if j not in some]
+        used = sorted(some | {rest[j] for j in spread(len(rest), room - len(some)).tolist()})
+        looked = np.zeros(classes.shape, bool)
+        for x0, y0, x1, y1 in (one.placements[j].source for j in used):
+            looked[y0:y1, x0:x1] = True
+        if masks.roi is not None:
+            looked &= masks.roi
+        return one._replace(
+            inputs=[one.inputs[j] for j in used],
+            placements=[one.placements[j] for j in used],
+            looked=[one.looked[j] for j in used],
+        ), looked
+
+    def room(self, classes: int) -> int:
+        """How many inputs of a picture are held."""
+        return max(1, KEPT // 2 // self.bytes_of(classes))
+
+    def bytes_of(self, classes: int) -> int:
+        """Bytes of an input while settings are compared: levels, grey, classes, centre and boundary, and its scores
+        twice in half precision, as they are and filtered."""
+        side, encoder = self.encoder.geometry.size, self.encoder
+        levels = zip(encoder.level_channels, encoder.level_strides, strict=True)
+        held = sum(2 * channels * (side / stride) ** 2 for channels, stride in levels)
+        return int(held + side * side * (4 + 8 + 2 * 4 + 2 * 2 * (classes + APART)))
+
+
+def counted(classes: Tensor, count: int) -> np.ndarray:
+    """Pixels of each class [K] among classes [H, W], of which -1 is left out."""
+    return np.bincount(classes[classes >= 0].numpy(), minlength=count)
 
 
 class Scenes:
@@ -94,7 +148,7 @@ class Scenes:
         keeping: list[Scene] | None = []
         held = 0
         for scene in self.sight.scenes(self.items, self.masks, self.bad, self.title):
-            held += sum(2 * level.numel() for piece in scene.pieces for level in piece.levels)
+            held += len(scene.pieces) * self.sight.bytes_of(len(self.masks.names))
             if keeping is not None and held <= KEPT:
                 keeping.append(scene)
             else:
@@ -121,16 +175,21 @@ def drawn_points(scenes: Iterable[Scene], count: int, classes: int, most: int, s
     share = max(8, most // max(1, count * classes))
     found: list[tuple[Tensor, Tensor, Tensor | None]] = []
     counts = np.zeros(classes, np.int64)
-    for piece in (piece for scene in scenes for piece in scene.pieces):
-        true = piece.classes.numpy()
-        counts += np.bincount(true[true >= 0], minlength=classes)
+    for scene in scenes:
+        counts += scene.counts
+        true = np.concatenate([piece.classes.numpy().reshape(-1) for piece in scene.pieces])
         picked = [_some(np.flatnonzero(true == kind), share, rng) for kind in range(classes)]
-        if piece.apart is not None:
-            picked.append(_some(np.flatnonzero(piece.apart[1].numpy() > 0), share, rng))
-        places = torch.from_numpy(np.concatenate(picked))
-        if len(places):
-            apart = None if piece.apart is None else piece.apart.flatten(1)[:, places].T
-            found.append((at_points(piece.levels, places, true.shape), piece.classes.flatten()[places], apart))
+        edges = [piece.apart[1].numpy().reshape(-1) > 0 for piece in scene.pieces if piece.apart is not None]
+        if edges:
+            picked.append(_some(np.flatnonzero(np.concatenate(edges)), share, rng))
+        places, start = np.concatenate(picked), 0
+        for piece in scene.pieces:
+            size = piece.classes.numel()
+            here = torch.from_numpy(places[(places >= start) & (places < start + size)] - start)
+            start += size
+            if len(here):
+                apart = None if piece.apart is None else piece.apart.flatten(1)[:, here].T
+                found.append((at_points(piece.levels, here, piece.classes.shape), piece.classes.flatten()[here], apart))
     features, labels = (torch.cat([each[i] for each in found]) for i in (0, 1))  # type: ignore[misc]
     aparts = [each[2] for each in found if each[2] is not None]
     sizes = torch.bincount(labels, minlength=classes).clamp_min(1)

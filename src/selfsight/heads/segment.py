@@ -132,6 +132,11 @@ def learn(encoder: Encoder, items: Collection, masks: Masks, wish: Wish) -> Lear
     else:
         trial = chosen(encoder, items, masks, sizes, rule, wish, tried)
         sight, setting = trial.sight, trial.setting
+    room = sight.room(len(masks.names))
+    if any(count > room for count in inputs_at(sight, masks)):
+        notes.append(
+            f"of pictures of more than {room:,} tiles that many are learnt from, half of them those with outlines"
+        )
     scenes = Scenes(sight, items, masks, "Learning from masks")
     points = drawn_points(scenes, len(masks), len(masks.names), POINTS, wish.seed)
     readout = fitted(setting, scenes, points, masks, sight, wish.seed, notes)
@@ -184,7 +189,7 @@ def chosen(
     best: Trial | None = None
     for size in sizes:
         sight = Sight(encoder, size, rule, masks.roi)
-        some = masks.take(spread(len(masks), most_at(sight, masks.labels)))
+        some = masks.take(spread(len(masks), min(len(masks), CHOICE, room_at(sight, masks))))
         scenes = sorted(Scenes(sight, items, some, f"Trying {size} px"), key=lambda scene: scene.place)
         if len(scenes) < 2:
             raise DataError(f"{masks.labels.location} has {len(scenes)} picture with a mask that can be read.")
@@ -199,21 +204,17 @@ def chosen(
     return best
 
 
-def most_at(sight: Sight, labels: Labels) -> int:
-    """How many pictures are compared on."""
-    return int(max(2, min(len(labels), CHOICE, room_at(sight, labels))))
+def room_at(sight: Sight, masks: Masks) -> int:
+    """How many of the pictures fit in memory, two or more, by their inputs, of which one in tiles has many."""
+    held = sight.room(len(masks.names))
+    inputs = float(np.mean([min(held, count) for count in inputs_at(sight, masks)]))
+    return int(max(2, KEPT // (sight.bytes_of(len(masks.names)) * inputs)))
 
 
-def room_at(sight: Sight, labels: Labels) -> int:
-    """How many of the pictures fit in memory, by the levels of their inputs, of which one in tiles has many."""
-    side, encoder = sight.encoder.geometry.size, sight.encoder
-    sides = zip(labels.rows["height"].to_pylist(), labels.rows["width"].to_pylist(), strict=True)
-    inputs = float(np.mean([len(encoder.geometry.placements(*each, sight.stride)) for each in sides]))
-    each = sum(
-        2 * channels * (side / stride) ** 2
-        for channels, stride in zip(encoder.level_channels, encoder.level_strides, strict=True)
-    )
-    return int(max(2, KEPT // (each * inputs)))
+def inputs_at(sight: Sight, masks: Masks) -> list[int]:
+    """How many inputs each picture has."""
+    geometry = sight.encoder.geometry
+    return [len(geometry.placements(*masks.size(place), sight.stride)) for place in range(len(masks))]
 
 
 def tried_at(sight: Sight, scenes: list[Scene], masks: Masks, wish: Wish, tried: dict[str, float]) -> Trial:
@@ -278,11 +279,11 @@ def measured(
     counts = np.zeros(len(masks.names), np.int64)
     for scene in scenes:
         logs.append([])
+        counts += scene.counts
         for piece, scores in zip(scene.pieces, raw[scene.place], strict=True):
             here = task.filtered(scores[None].float(), piece.grey[None])["scores"][0]
             logs[-1].append(here.half())
             flat = piece.classes.flatten()
-            counts += np.bincount(flat[flat >= 0].numpy(), minlength=len(counts))
             known = np.flatnonzero(flat.numpy() >= 0)
             some = torch.from_numpy(rng.choice(known, min(JUDGED, len(known)), replace=False))
             pixels.append(here.flatten(1)[:, some].T)
@@ -312,7 +313,7 @@ def fitted(
     channels = sight.encoder.level_channels
     if setting.method == "linear":
         return fit_readout(points, len(masks.names), setting.decay, channels, sight.encoder.level_strides)
-    places = set(spread(len(masks), room_at(sight, masks.labels)).tolist())
+    places = set(spread(len(masks), room_at(sight, masks)).tolist())
     kept = [scene for scene in scenes if scene.place in places or not isinstance(scenes, Scenes)]
     if len(places) < len(masks):
         notes.append(f"the decoder learnt from {len(places):,} of {len(masks):,} masks, spread evenly")
@@ -379,20 +380,17 @@ def judged(trial: Trial, masks: Masks, least: int) -> tuple[float, dict[str, Int
     if not masks.told_apart:
         return SEEDS[0], metrics
     task = Segment(Readout((), torch.empty(0, 0), torch.empty(0)), len(masks.names), trial.setting.radius)
-    best: tuple[float, float, list[Matched]] | None = None
-    maps = [held_maps(trial, scene, task) for scene in trial.scenes]
-    for threshold in SEEDS:
-        pictures = []
-        for scene, (mask, probabilities, centre, boundary) in zip(trial.scenes, maps, strict=True):
+    pictures: dict[float, list[Matched]] = {threshold: [] for threshold in SEEDS}
+    for scene in trial.scenes:  # one after the other, as the maps of a large one take much memory
+        mask, probabilities, centre, boundary = held_maps(trial, scene, task)
+        classes, true = replace(masks, roi=scene.looked).at(scene.place)
+        for threshold in SEEDS:
             objects = apart(mask, centre, boundary, threshold, least)
-            things = things_of(objects, mask, probabilities, np.zeros(mask.shape, np.float32))
-            classes, true = masks.at(scene.place)
-            pictures.append(matched(objects, [t.label for t in things], [t.score for t in things], true, classes))
-        value = ap50(pictures) or 0.0
-        if best is None or value > best[0]:
-            best = (value, threshold, pictures)
-    assert best is not None
-    return best[1], metrics | object_metrics(best[2], named)
+            things = things_of(objects, mask, probabilities, np.zeros(mask.shape, np.uint8))
+            labels_, scores = [thing.label for thing in things], [thing.score for thing in things]
+            pictures[threshold].append(matched(objects, labels_, scores, true, classes))
+    best = max(SEEDS, key=lambda threshold: ap50(pictures[threshold]) or 0.0)
+    return best, metrics | object_metrics(pictures[best], named)
 
 
 def object_metrics(pictures: Sequence[Matched], groups: np.ndarray | None) -> dict[str, Interval]:
@@ -413,5 +411,5 @@ def held_maps(
     for piece, scores in zip(scene.pieces, trial.raw[scene.place], strict=True):
         found = trial.calibrate(task.filtered(scores[None].float(), piece.grey[None]))
         told.append({name: tensor[0].numpy() for name, tensor in found.items()})
-    whole = Whole(told, scene.placements, trial.calibrate, trial.sight.roi)
+    whole = Whole(told, scene.placements, trial.calibrate.lean.cpu().numpy(), scene.looked)
     return whole.mask, whole.probabilities, whole.centre, whole.boundary

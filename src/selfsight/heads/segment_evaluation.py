@@ -10,8 +10,7 @@ import numpy as np
 
 from selfsight.data.collection import Collection
 from selfsight.data.masks import Masks
-from selfsight.data.sources.annotated import told
-from selfsight.errors import DataError, SelfsightError
+from selfsight.errors import DataError
 from selfsight.heads.metrics import with_intervals
 from selfsight.heads.objects import Matched, matched
 from selfsight.heads.segment import (
@@ -23,12 +22,12 @@ from selfsight.heads.segment import (
     pixels_of_classes,
 )
 from selfsight.heads.segment_head import SegmentHead
+from selfsight.heads.tested import places_by, to_know
 from selfsight.probing.evaluation import Interval
 from selfsight.probing.metrics import interval
 from selfsight.results import Result
 
 SHOWN = 12  # pictures that are named, the worst and the best
-MOST_VALUES = 50
 
 
 @dataclass(frozen=True)
@@ -92,32 +91,27 @@ def evaluate_segmentation(
 ) -> SegmentEvaluation:
     """The figures of a head on the items with a mask. by: a column, for whose values they are given apart. location:
     of the masks, "" for the collection itself."""
-    if by is not None and by not in masks.labels.rows.column_names:
-        raise SelfsightError(
-            f"{items.about.location} has no column {by!r} for --by. It has {', '.join(masks.labels.rows.column_names)}."
-        )
-    bad: dict[int, str] = {}
-    tested = _tested(head, items, masks, bad)
-    if not len(tested.places):
-        raise DataError(f"No picture of {items.about.location} with a mask can be read ({next(iter(bad.values()))}).")
+    places_by(masks.labels.rows, by, items.about.location)  # raises before the long part
+    tested, notes = tested_pictures(head, items, masks)
     labels = masks.labels.take(tested.places)
     groups = np.array(labels.groups, dtype=object) if any(labels.groups) else None
-    named = labels.rows[by].to_pylist() if by else []
-    values = [value for value in dict.fromkeys(named) if value is not None][:MOST_VALUES]
-    parts = {str(value): [i for i, one in enumerate(named) if one == value] for value in values}
+    parts = places_by(labels.rows, by, items.about.location)
     scored = _scored(tested, labels.ids, labels.rows["uri"].to_pylist())
-    learnt = set(head.items["content_hash"].to_pylist())
-    known = sum(content in learnt for content in labels.rows["content_hash"].to_pylist())
-    notes = list(masks.notes)
-    notes += [f"{known:,} of the pictures are among those that it learnt from; the figures flatter"] if known else []
-    notes += [told(masks.aside)] if masks.aside else []
-    notes += [f"{len(bad):,} pictures cannot be read ({next(iter(bad.values()))})"] if bad else []
     return SegmentEvaluation(
-        "segment", head.digest, _metrics(head, tested, list(range(len(tested.places))), groups),
+        "segment", head.digest, _metrics(head, tested, np.arange(len(tested.places)), groups),
         {value: _metrics(head, tested, some, groups) for value, some in parts.items()},
         class_ious(tested.confusions, masks.names, groups), pixels_of_classes(tested.confusions, masks.names),
         len(tested.places), scored[:SHOWN], scored[::-1][:SHOWN], str(items.path), location, notes,
     )  # fmt: skip
+
+
+def tested_pictures(head: SegmentHead, items: Collection, masks: Masks) -> tuple[Tested, list[str]]:
+    """(the pictures as the head saw them, what a reader must know). Raises `DataError` where none can be read."""
+    bad: dict[int, str] = {}
+    tested = _tested(head, items, masks, bad)
+    if not len(tested.places):
+        raise DataError(f"No picture of {items.about.location} with a mask can be read ({next(iter(bad.values()))}).")
+    return tested, to_know(head, masks.take(tested.places), bad)
 
 
 def _tested(head: SegmentHead, items: Collection, masks: Masks, bad: dict[int, str]) -> Tested:
@@ -136,7 +130,7 @@ def _tested(head: SegmentHead, items: Collection, masks: Masks, bad: dict[int, s
     )
 
 
-def _metrics(head: SegmentHead, tested: Tested, some: list[int], groups: np.ndarray | None) -> dict[str, Interval]:
+def _metrics(head: SegmentHead, tested: Tested, some: np.ndarray, groups: np.ndarray | None) -> dict[str, Interval]:
     own = None if groups is None else groups[some]
     metrics = {"miou": interval(miou, [tested.confusions[some]], own)}
     return metrics | (object_metrics([tested.pictures[i] for i in some], own) if head.about.told_apart else {})

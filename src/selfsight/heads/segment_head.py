@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,79 +15,21 @@ from selfsight.data.collection import Collection
 from selfsight.data.labels import Labels
 from selfsight.data.masks import Masks, numbers_of
 from selfsight.errors import SelfsightError
-from selfsight.heads.head import FORMAT_VERSION, About, Head, Stored
-from selfsight.heads.objects import Thing, apart, things_of
-from selfsight.heads.pictures import in_grey
-from selfsight.heads.placed import Placed, answered, batched, placed
-from selfsight.heads.predictions import Unread, failed, unread, with_unread
+from selfsight.heads.head import Head, Stored
+from selfsight.heads.placed import Placed, batched, placed
+from selfsight.heads.predictions import Unread, failed, read_rows, unread, with_unread
 from selfsight.heads.segment import Learnt, class_ious, each_miou, pixels_of_classes
-from selfsight.heads.segment_maps import Whole
 from selfsight.heads.segment_modules import APART, Calibrate, Decoder, Readout, Segment, SegmentModule
-from selfsight.heads.segment_pictures import MaskPictures
+from selfsight.heads.segment_pictures import MaskPictures, counts_csv, objects_csv
+from selfsight.heads.segment_voice import COLUMNS, SegmentAbout, Segmented, SegmentVoice
+from selfsight.heads.voice import FORMAT_VERSION
 from selfsight.results import Result
 
-# What `predictions` say of an object: where it is in pixels of the file, its area in them, centroid and mean grey.
-OBJECT = pa.struct(
-    [
-        ("label", pa.string()),
-        *((name, pa.float64()) for name in ("score", "x0", "y0", "x1", "y1", "area", "x", "y", "intensity")),
-        ("rle", pa.struct([("size", pa.list_(pa.int64())), ("counts", pa.string())])),
-    ]
-)
 
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentAbout(About):
-    """What head.json says of a head of the task "segment".
-
-    classes: their names, first the background. numbers: of each in masks. told_apart: whether objects that touch are
-    told apart. threshold: of the watershed. least: pixels of an object. radius: of the guided filter. held_out: how
-    many pictures the metrics are of. pixels: of them that are truly of each class. tried: {setting and size: mIoU}.
-    unusable: masks that were set aside. metrics: also "classes", the intersection over union of each. roi: [height,
-    width] of the mask of where it looks, None for everywhere.
-    """
-
-    task: str = "segment"
-    classes: list[str]
-    numbers: list[int]
-    told_apart: bool
-    threshold: float
-    least: int
-    radius: int
-    held_out: int
-    pixels: dict[str, int] = field(default_factory=dict)
-    tried: dict[str, float] = field(default_factory=dict)
-    unusable: dict[str, str] = field(default_factory=dict)
-    roi: tuple[int, int] | None = None
-
-    @classmethod
-    def of(cls, content: Mapping[str, object]) -> SegmentAbout:
-        found = super().of(content)
-        return replace(found, roi=None if found.roi is None else (found.roi[0], found.roi[1]))
-
-
-class Segmented(NamedTuple):
-    """What a segmentation says of a file: the number of its row, mask [H, W] of places of classes, objects [H, W] from
-    1, what they are, how sure it is of a pixel (the mean of the probability of its class), and the picture in grey
-    [H, W] uint8."""
-
-    number: int
-    mask: np.ndarray
-    objects: np.ndarray
-    things: list[Thing]
-    score: float
-    grey: np.ndarray
-
-
-class SegmentHead(Head):
+class SegmentHead(SegmentVoice, Head):
     """A head that says what is where."""
 
-    about_type: ClassVar = SegmentAbout
-    gives: ClassVar = "masks"
-    draws: ClassVar = True
-    about: SegmentAbout
     module: SegmentModule
-    roi: np.ndarray | None = None
 
     @classmethod
     def of(cls, stored: Stored) -> SegmentHead:
@@ -114,6 +55,10 @@ class SegmentHead(Head):
         told += [] if self.roi is None else [np.packbits(self.roi).tobytes().hex()]
         return [self.about.encoder, self.about.task, self.about.method, *told, FORMAT_VERSION]
 
+    @property
+    def lean(self) -> np.ndarray:
+        return np.asarray(self.module.calibrate.lean.cpu().numpy())
+
     def segment(
         self, items: Collection, rows: pa.Table, bad: dict[int, str], title: str = "Segmenting"
     ) -> Iterator[Segmented]:
@@ -121,7 +66,7 @@ class SegmentHead(Head):
         `bad`."""
 
         def good() -> Iterator[Placed]:
-            for one in placed(items, rows, self.encoder.geometry, max(self.encoder.level_strides), self.roi, title):
+            for one in placed(items, rows, self.encoder.geometry, self.stride, self.roi, title):
                 if isinstance(one, Placed):
                     yield one
                 else:
@@ -130,28 +75,13 @@ class SegmentHead(Head):
         for several in batched(good()):
             yield from self.judge(several)
 
-    @torch.inference_mode()
-    def judge(self, several: list[Placed]) -> Iterator[Segmented]:
-        """What it says of items as they were placed."""
-
-        def answer(pixels: Tensor, looked: Tensor) -> list[dict[str, np.ndarray]]:
-            found = {name: tensor.cpu().numpy() for name, tensor in self.module(pixels).items() if name != "mask"}
-            return [{name: maps[place] for name, maps in found.items()} for place in range(len(pixels))]
-
-        for one, answers in answered(several, answer, self.encoder.device):
-            whole = Whole(answers, one.placements, self.module.calibrate, self.roi)
-            objects = apart(whole.mask, whole.centre, whole.boundary, self.about.threshold, self.about.least)
-            grey = in_grey(one.pixels, self.encoder.geometry)
-            things = things_of(objects, whole.mask, whole.probabilities, grey)
-            yield Segmented(one.number, whole.mask, objects, things, whole.score, grey)
-
     def predict(self, items: Collection, folder: Path | None = None) -> pa.Table:
         """A row for each item: id, uri, reason, score (how sure it is of a pixel, the mean), mask (its path in the
         folder), objects, head. With a folder, its pictures are drawn as they come, and those that are there already, of
         this head, are not drawn again."""
         usable = items.usable
         bad: dict[int, str] = {}
-        ids, uris = usable["id"].to_pylist(), usable["uri"].to_pylist()
+        ids = usable["id"].to_pylist()
         how = self.about.numbers, self.about.told_apart
         pictures = None if folder is None else MaskPictures(folder, usable, self.digest, *how)
         done = {} if pictures is None else pictures.done
@@ -160,30 +90,25 @@ class SegmentHead(Head):
         some = usable.take(pa.array(todo))
         for one in self.segment(items, some, bad):
             number = int(todo[one.number])
-            row: dict[str, object] = {
-                "score": one.score,
-                "mask": None,
-                "objects": [self._said(thing) for thing in one.things],
-            }
+            row = self.said_of(one)
             if pictures is not None:
                 row = pictures.draw_mask(number, one.grey, one.mask, one.objects, row)
             rows[number] = row
-        known = [number for number in range(len(usable)) if number in rows]
-        columns: dict[str, pa.Array] = {"id": pa.array([ids[number] for number in known], pa.string())}
-        columns["uri"] = pa.array([uris[number] for number in known], pa.string())
-        columns["reason"] = pa.array([""] * len(known), pa.string())
-        for name, type in (("score", pa.float64()), ("mask", pa.string()), ("objects", pa.list_(OBJECT))):
-            columns[name] = pa.array([rows[number][name] for number in known], type)
         rest: list[Unread] = unread(items.set_aside)
         rest += failed(some, {ids[int(todo[number])]: reason for number, reason in bad.items()})
-        return with_unread(pa.table(columns), rest, self.digest)
+        return with_unread(read_rows(usable, rows, COLUMNS), rest, self.digest)
 
-    def _said(self, thing: Thing) -> dict[str, Any]:
-        """An object as a row of predictions has it."""
-        box = dict(zip(("x0", "y0", "x1", "y1"), map(float, thing.box), strict=True))
-        name = self.about.classes[thing.label]
-        where = {"area": float(thing.area), "x": thing.centroid[0], "y": thing.centroid[1]}
-        return {"label": name, "score": thing.score, **box, **where, "intensity": thing.intensity, "rle": thing.runs}
+    def told_of(self, items: Collection, rows: pa.Table) -> tuple[pa.Table, dict[str, str]]:
+        bad: dict[int, str] = {}
+        found = {one.number: self.said_of(one) for one in self.segment(items, rows, bad)}
+        ids = rows["id"].to_pylist()
+        return read_rows(rows, found, COLUMNS), {ids[number]: reason for number, reason in bad.items()}
+
+    def tables(self, predictions: pa.Table, items: pa.Table, size: float, unit: str) -> dict[str, bytes]:
+        return {
+            "objects.csv": objects_csv(predictions, items, size, unit),
+            "counts.csv": counts_csv(predictions, items, self.about.classes[1:], size, unit),
+        }
 
     def evaluate(self, items: Collection, labels: str | None, by: str | None, masks: str | None) -> Result:
         from selfsight.heads.segment_evaluation import evaluate_segmentation
@@ -191,10 +116,13 @@ class SegmentHead(Head):
         if labels is not None and masks is not None:
             raise SelfsightError("--labels and --masks both name the true masks. Give one of them.")
         path = labels or masks
-        known = Labels.of(items, path=path, kind="masks")
-        found = Masks.of(items, known, self.about.told_apart, self.roi)
         location = str(Path(path).expanduser().resolve()) if path else ""
-        return evaluate_segmentation(self, items, found.with_names(tuple(self.about.classes)), by, location)
+        return evaluate_segmentation(self, items, self.true_masks(items, path), by, location)
+
+    def true_masks(self, items: Collection, path: str | None) -> Masks:
+        """The masks of a collection, or those at `path`, with the classes of the head and cut to where it looks."""
+        found = Masks.of(items, Labels.of(items, path=path, kind="masks"), self.about.told_apart, self.roi)
+        return found.with_names(tuple(self.about.classes))
 
 
 def state_of(learnt: Learnt) -> dict[str, Tensor]:

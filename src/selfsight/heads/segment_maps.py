@@ -8,7 +8,6 @@ import numpy as np
 
 from selfsight.data.placements import Placement
 from selfsight.heads.blending import Blend
-from selfsight.heads.segment_modules import Calibrate
 
 LARGE = 4_000_000  # px of a file, above which maps are kept in half precision
 
@@ -19,13 +18,12 @@ class Whole:
     probabilities of the pixels' classes. Where it does not look all is background, and nothing counts."""
 
     def __init__(
-        self, answers: Iterable[Mapping[str, np.ndarray]], placements: Sequence[Placement], calibrate: Calibrate,
+        self, answers: Iterable[Mapping[str, np.ndarray]], placements: Sequence[Placement], lean: np.ndarray,
         roi: np.ndarray | None = None,
     ) -> None:  # fmt: skip
-        """answers: the network's tensors of each input, in the order of the placements. roi: [H, W] bool, where it
-        looks."""
+        """answers: the network's tensors of each input, in the order of the placements. lean [K]: see `Calibrate`.
+        roi: [H, W] bool, where it looks."""
         height, width = placements[0].file
-        lean = calibrate.lean.cpu().numpy()
         classes, sure = len(lean), 0.0
         precise = np.float32 if height * width <= LARGE else np.float16
         self.mask = np.zeros((height, width), np.uint8 if classes <= 256 else np.int32)

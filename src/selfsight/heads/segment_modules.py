@@ -157,7 +157,8 @@ class Calibrate(nn.Module):
 
 
 class SegmentModule(nn.Module):
-    """A segmentation as one network: pixels [B, C, H, W] of own depth in, named tensors out, see `Calibrate`."""
+    """A segmentation as one network: pixels [B, C, H, W] of own depth in, named tensors out, see `Calibrate`, and
+    `pooled` [B, D], the features, by which drift is told."""
 
     def __init__(self, encoder: Encoder, task: Segment, calibrate: Calibrate) -> None:
         super().__init__()
@@ -165,9 +166,9 @@ class SegmentModule(nn.Module):
         self.encoder, self.task, self.calibrate = encoder, task, calibrate
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        levels = self.encoder(self.prepare(pixels), levels=True).levels
-        found: dict[str, Tensor] = self.calibrate(self.task(levels, self.grey(pixels)))
-        return found
+        features = self.encoder(self.prepare(pixels), levels=True)
+        found: dict[str, Tensor] = self.calibrate(self.task(features.levels, self.grey(pixels)))
+        return found | {"pooled": features.pooled}
 
     def grey(self, pixels: Tensor) -> Tensor:
         """[B, 1, H, W] in [0, 1]."""

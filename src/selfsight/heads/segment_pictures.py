@@ -13,7 +13,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,10 +24,12 @@ from selfsight.data.annotations.masks import write_mask
 from selfsight.errors import SelfsightError
 from selfsight.files import write_whole
 from selfsight.heads.pictures import JOURNAL, STRIP, Pictures
+from selfsight.heads.predictions import Row
 
 # Of classes, in order: seven that people who see fewer colours tell apart (Okabe and Ito, 2008).
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 SHARE = 0.4  # of colour
+NAMES = ("id", "uri", "page")  # columns that say which picture a row of a table is of
 UNITS = {"um": "um", "µm": "um", "mm": "mm", "nm": "nm", "px": "px"}
 
 
@@ -99,17 +101,26 @@ def parse_pixel_size(text: str | None) -> tuple[float, str]:
     return size, UNITS[unit]
 
 
-def objects_csv(table: pa.Table, size: float, unit: str) -> bytes:
-    """The table of objects of predictions: one row an object, with its place and area in px and in the unit."""
+def objects_csv(table: pa.Table, items: pa.Table, size: float, unit: str) -> bytes:
+    """The table of objects of predictions: one row an object, with its place and area in px and in the unit. items: of
+    which the predictions are, with their pages."""
     text = io.StringIO()
     writer = csv.writer(text)
-    head = ["uri", "object", "label", "score", "area_px", "x_px", "y_px", "x0", "y0", "x1", "y1", "intensity"]
+    head = [*NAMES, "object", "label", "score", "area_px", "x_px", "y_px", "x0", "y0", "x1", "y1", "intensity"]
     own = [] if unit == "px" else [f"area_{unit}2", f"diameter_{unit}", f"x_{unit}", f"y_{unit}"]
     writer.writerow([*head, *own])
-    for row in _by_uri(table):
+    for row in in_order(table, items):
         for number, one in enumerate(row["objects"] or (), 1):
             area, (x, y) = one["area"], (one["x"], one["y"])
-            cells = [row["uri"], number, one["label"], f"{one['score']:.4f}", int(area), f"{x:.2f}", f"{y:.2f}"]
+            cells = [
+                *(row[name] for name in NAMES),
+                number,
+                one["label"],
+                f"{one['score']:.4f}",
+                int(area),
+                f"{x:.2f}",
+                f"{y:.2f}",
+            ]
             cells += [*(int(one[name]) for name in ("x0", "y0", "x1", "y1")), f"{one['intensity']:.4f}"]
             if own:
                 across = 2 * (area / np.pi) ** 0.5 * size
@@ -118,19 +129,22 @@ def objects_csv(table: pa.Table, size: float, unit: str) -> bytes:
     return text.getvalue().encode()
 
 
-def counts_csv(table: pa.Table, names: Sequence[str], size: float, unit: str) -> bytes:
+def counts_csv(table: pa.Table, items: pa.Table, names: Sequence[str], size: float, unit: str) -> bytes:
     """One row a picture: how many objects of each class there are, and how much of the picture they cover."""
     text = io.StringIO()
     writer = csv.writer(text)
     covered = [f"{name}_{'px' if unit == 'px' else unit + '2'}" for name in names]
-    writer.writerow(["uri", "objects", *(f"{name}_count" for name in names), *covered])
-    for row in _by_uri(table):
+    writer.writerow([*NAMES, "objects", *(f"{name}_count" for name in names), *covered])
+    for row in in_order(table, items):
         found = row["objects"] or []
         counts = [sum(one["label"] == name for one in found) for name in names]
         areas = [sum(one["area"] for one in found if one["label"] == name) * size * size for name in names]
-        writer.writerow([row["uri"], len(found), *counts, *(f"{area:.6g}" for area in areas)])
+        writer.writerow([*(row[name] for name in NAMES), len(found), *counts, *(f"{area:.6g}" for area in areas)])
     return text.getvalue().encode()
 
 
-def _by_uri(table: pa.Table) -> list[dict[str, Any]]:
-    return list(table.select(["uri", "objects"]).sort_by("uri").to_pylist())
+def in_order(table: pa.Table, items: pa.Table) -> list[Row]:
+    """The rows of predictions with the page of each, by uri and page."""
+    pages = dict(zip(items["id"].to_pylist(), items["page"].to_pylist(), strict=True))
+    rows = [row | {"page": pages.get(row["id"])} for row in table.select(["id", "uri", "objects"]).to_pylist()]
+    return sorted(rows, key=lambda row: (row["uri"], row["page"] or 0))

@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from selfsight.data.collection import Collection
+from selfsight.data.importers import check_outside, open_source
 from selfsight.data.labels import Labels
 from selfsight.encoders.features import pooled_labelled
 from selfsight.errors import DataError, SelfsightError
@@ -42,6 +43,16 @@ def before_at(folder: Path, kind: type[H]) -> H | None:
     if not isinstance(before, kind):
         raise SelfsightError(f"{folder} holds a head of the task {before.about.task}. Give another -o.")
     return before
+
+
+def opened(source: str, out: str, kind: type[H]) -> tuple[Collection, Path, H | None]:
+    """(the items of `source`, the folder `out` of a head that learns from them, the head that is there, see
+    `before_at`). Raises `SelfsightError` for a folder within the source."""
+    folder = Path(out)
+    before = before_at(folder, kind)
+    items = open_source(source)
+    check_outside(out, items.about.location)
+    return items, folder, before
 
 
 def gain_over(before: ClassifyHead, learnt: Learnt, labels: Labels, items: Collection) -> Interval:

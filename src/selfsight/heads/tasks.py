@@ -2,9 +2,11 @@
 
 A third task, NAME, is added so:
 
-1. `heads/NAME_head.py`: a subclass of `Head` with what verbs ask of it, `of`, `predict`, `evaluate` and `decides`, and
-   of `About` with what its head.json says beside what every head's does. Its network has the parts `prepare`,
-   `encoder`, `task` and `calibrate`; all its tensors are in `head.safetensors`, which `save_head` writes.
+1. `heads/NAME_voice.py`: a subclass of `About` with what its head.json says beside what every head's does, and one of
+   `Voice`, which turns tensors into what is said of an item. Neither needs torch.
+   `heads/NAME_head.py`: a subclass of that and of `Head` with what verbs ask of it, `of`, `predict`, `evaluate` and
+   `decides`, and `told_of` where `predict --watch` is to know it. Its network has the parts `prepare`, `encoder`,
+   `task` and `calibrate`; all its tensors are in `head.safetensors`, which `save_head` writes.
 2. A row here.
 3. `verbs/train/NAME.py`, which learns and saves it. `verbs.evaluate.show` takes its figures, `report.report` its page;
    where there is none yet, they say so in a sentence.
@@ -18,11 +20,18 @@ from collections.abc import Mapping
 
 from selfsight.errors import DataError, meant
 from selfsight.heads.classify_head import ClassifyHead
-from selfsight.heads.head import About, Head
+from selfsight.heads.detect_head import DetectHead
+from selfsight.heads.head import Head
 from selfsight.heads.inspect_head import InspectHead
 from selfsight.heads.segment_head import SegmentHead
+from selfsight.heads.voice import About
 
-TASKS: dict[str, type[Head]] = {"classify": ClassifyHead, "inspect": InspectHead, "segment": SegmentHead}
+TASKS: dict[str, type[Head]] = {
+    "classify": ClassifyHead,
+    "detect": DetectHead,
+    "inspect": InspectHead,
+    "segment": SegmentHead,
+}
 
 
 def head_type(task: str) -> type[Head]:

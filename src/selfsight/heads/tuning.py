@@ -7,15 +7,10 @@ The linear head before it starts from a fit to frozen features: from a random on
 from __future__ import annotations
 
 import copy
-import json
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,19 +26,19 @@ from selfsight.data.spread import spread
 from selfsight.distributed import start_processes
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.features import encode, input_batches, pooled_labelled
-from selfsight.errors import MachineError, SelfsightError, TrainingError
-from selfsight.files import read_json, write_whole
+from selfsight.errors import SelfsightError, TrainingError
 from selfsight.heads import calibration as cal
-from selfsight.heads.fits import Targets, methods, scored
+from selfsight.heads.fits import methods, scored
 from selfsight.heads.lora import check_lora, merged
+from selfsight.heads.targets import Targets
+from selfsight.heads.tuning_run import tuning_run
 from selfsight.heads.tuning_task import WAYS, TunedModule, Tuning, aims_of, norms_of
-from selfsight.machine import memory_errors, usable_cores
+from selfsight.machine import usable_cores
 from selfsight.results import duration
 from selfsight.training.clock import Clock
 from selfsight.training.loop import fit
 from selfsight.training.recipe import Budget
 from selfsight.training.recorder import Recorder
-from selfsight.training.run import Folder
 from selfsight.training.show import Show
 
 START = "C=10"  # of the linear fit that the head starts from
@@ -55,12 +50,6 @@ MIRROR_FOLDS = 5
 WORSE = 0.2  # of the loss, by which mirrored pictures may be worse
 WORKS = 0.5  # of the loss by chance, below which a head works
 NO_CLASS = -10.0  # log-odds, in place of minus infinity, of a class without examples
-
-
-class TuningFolder(Folder):
-    """The folder of a tuning: `asked.json` says of what. It is removed at the end."""
-
-    last: ClassVar[str] = "tuned"
 
 
 def check_way(encoder: Encoder, method: str) -> None:
@@ -97,34 +86,29 @@ def tuned(
     check_way(encoder, method)
     way, budget = WAYS[method], budget or usual_budget(len(labels))
     started = time.monotonic() if started is None else started
-    run = TuningFolder(folder or Path(tempfile.mkdtemp(prefix="selfsight-")))
     asked = {"method": method, "way": asdict(way), "budget": asdict(budget), "seed": seed, "encoder": encoder.digest,
              "labels": labels.digest, "torch": torch.__version__}  # fmt: skip
-    try:
-        with run.machine_errors(), run.claimed(), _memory_told():
-            _same(run, asked)
-            torch.manual_seed(seed)
-            labels, features, _ = pooled_labelled(encoder, items, labels)
-            targets = Targets.of(labels)
-            accelerator = start_processes()
-            module = TunedModule(copy.deepcopy(encoder), method, _start(targets, features))
-            mirror = may_mirror(encoder, items, labels, targets, features)
-            if not mirror:
-                console().print("Pictures are not mirrored: nothing shows that mirrored ones are of the same class.")
-            canvases = _canvases(items, labels, encoder.geometry)
-            batches = Batches(canvases, BATCH, seed)
-            task = Tuning(module, way, batches, targets, labels.ids, encoder.geometry, seed, accelerator, mirror)
-            clock = Clock(budget, started, batches.steps_per_epoch)
-            if budget.minutes is not None:
-                clock.reserve = _seconds_to_end(encoder, len(labels))
-            title = f"Tuning {way.what} on {len(labels):,} labels for {_told(budget, batches)}."
-            with Show(title, {"loss": "loss {:.3f}", "right": "{:.0%} right"}) as show:
-                done = fit(task, run, clock, accelerator, Recorder(run, accelerator.device, show), seed)
-        if done.step == 0:
-            raise TrainingError(f"{budget.minutes:g} minutes are too few for a single step. Give more --minutes.")
-    finally:
-        if folder is None:
-            shutil.rmtree(run.path, ignore_errors=True)
+    advice = "Free some, or give --method norm or a smaller encoder."
+    with tuning_run(folder, asked, BATCH, advice) as run:
+        torch.manual_seed(seed)
+        labels, features, _ = pooled_labelled(encoder, items, labels)
+        targets = Targets.of(labels)
+        accelerator = start_processes()
+        module = TunedModule(copy.deepcopy(encoder), method, _start(targets, features))
+        mirror = may_mirror(encoder, items, labels, targets, features)
+        if not mirror:
+            console().print("Pictures are not mirrored: nothing shows that mirrored ones are of the same class.")
+        canvases = _canvases(items, labels, encoder.geometry)
+        batches = Batches(canvases, BATCH, seed)
+        task = Tuning(module, way, batches, targets, labels.ids, encoder.geometry, seed, accelerator, mirror)
+        clock = Clock(budget, started, batches.steps_per_epoch)
+        if budget.minutes is not None:
+            clock.reserve = _seconds_to_end(encoder, len(labels))
+        title = f"Tuning {way.what} on {len(labels):,} labels for {told(budget, batches.steps_per_epoch)}."
+        with Show(title, {"loss": "loss {:.3f}", "right": "{:.0%} right"}) as show:
+            done = fit(task, run, clock, accelerator, Recorder(run, accelerator.device, show), seed)
+    if done.step == 0:
+        raise TrainingError(f"{budget.minutes:g} minutes are too few for a single step. Give more --minutes.")
     made = module.encoder.to(encoder.device).eval()
     if method == "lora":
         merged(made.net)
@@ -132,38 +116,12 @@ def tuned(
     return made.requires_grad_(True)
 
 
-def _told(budget: Budget, batches: Batches) -> str:
+def told(budget: Budget, steps_per_epoch: int) -> str:
+    """A budget in words."""
     if budget.minutes is not None:
         return duration(60 * budget.minutes)
-    passes = (budget.steps or 0) / batches.steps_per_epoch
+    passes = (budget.steps or 0) / steps_per_epoch
     return f"{budget.steps:,} steps, {passes:.0f} passes (--steps or --minutes for another budget)"
-
-
-def _same(run: TuningFolder, asked: dict[str, Any]) -> None:
-    """Begin a tuning, or check that the one begun is this one."""
-    file = run.path / "asked.json"
-    known = read_json(file)
-    if run.begun and known is not None and known != asked:
-        odd = next(name for name in asked if known.get(name) != asked[name])
-        raise SelfsightError(
-            f"{run.path} holds a tuning that was stopped, with another {odd}. Give its command again, another -o, or "
-            "delete that folder."
-        )
-    if not run.begun:
-        run.clear()
-    write_whole(file, json.dumps(asked))
-
-
-@contextmanager
-def _memory_told() -> Iterator[None]:
-    try:
-        with memory_errors():
-            yield
-    except MemoryError:
-        raise MachineError(
-            f"Out of memory: a step of {BATCH} images does not fit. Free some, or give --method norm or a smaller "
-            "encoder."
-        ) from None
 
 
 def _canvases(items: Collection, labels: Labels, geometry: Geometry) -> Canvases:

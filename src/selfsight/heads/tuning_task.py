@@ -17,14 +17,14 @@ from selfsight.data.batches import Batches
 from selfsight.data.geometry import Geometry
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.tokens import is_token_model
-from selfsight.heads.fits import Targets
 from selfsight.heads.lora import adapted
+from selfsight.heads.targets import Targets
 from selfsight.machine import has_bf16
 from selfsight.probing.metrics import UNEVEN
 from selfsight.training.adaptation import Frozen
 from selfsight.training.build import computing
 from selfsight.training.loop import Step
-from selfsight.training.optimisers import learning_rate_factor, make_optimiser
+from selfsight.training.optimisers import Group, learning_rate_factor, make_optimiser
 from selfsight.training.stepping import Forward, Pace, Stepper
 from selfsight.views.make import make_views
 from selfsight.views.plan import Colour, ViewGroup, ViewPlan
@@ -190,8 +190,15 @@ def _counts(targets: Targets) -> np.ndarray:
 
 
 def _groups(module: TunedModule, way: Way) -> list[Any]:
-    """The groups of the optimiser, with their peak rates: the head, and the encoder, slower the earlier a layer is."""
-    net: Any = module.encoder.net
+    """The groups of the optimiser, with their peak rates: the encoder's, and the head."""
+    head = {"params": [module.weight, module.bias], "weight_decay": 0.0, "peak": way.head_rate}
+    return [*encoder_groups(module.encoder, way), head]
+
+
+def encoder_groups(encoder: Encoder, way: Way) -> list[Group]:
+    """The groups of an encoder's parameters, with their peak rates: slower the earlier a layer is."""
+    net: Any = encoder.net
+    groups: list[Any]
     if way.layer_decay < 1.0:
         still = net.no_weight_decay() if hasattr(net, "no_weight_decay") else ()
         groups = param_groups_layer_decay(net, way.weight_decay, still, layer_decay=way.layer_decay)
@@ -203,4 +210,4 @@ def _groups(module: TunedModule, way: Way) -> list[Any]:
         ]
     for group in groups:
         group["peak"] = way.rate * group.get("lr_scale", 1.0)
-    return [*groups, {"params": [module.weight, module.bias], "weight_decay": 0.0, "peak": way.head_rate}]
+    return groups

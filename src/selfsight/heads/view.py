@@ -14,7 +14,7 @@ from selfsight.data.geometry import Rule
 from selfsight.data.spread import spread
 from selfsight.encoders.encoder import Encoder
 from selfsight.heads.inspect_modules import Patches, around, chosen_levels
-from selfsight.heads.modules import Prepare
+from selfsight.heads.modules import Prepare, as_tensor
 from selfsight.heads.normality import Look, Part
 from selfsight.heads.placed import Placed, batched, inputs_of, placed
 
@@ -41,7 +41,8 @@ class View:
         some = rows.take(pa.array(spread(len(rows), MEASURED)))
         for one in placed(items, some, self.encoder.geometry, self.stride, self.roi, "Measuring"):
             if isinstance(one, Placed):
-                for _, pixels, _ in inputs_of([one], self.encoder.device):
+                for _, given, _ in inputs_of([one]):
+                    pixels = as_tensor(given, self.encoder.device)
                     levels = self.encoder.encode(self.prepare(pixels), levels=True).levels or []
                     means = [around(levels[place]).square().sum(1).mean() for place in self.chosen]
                     squares += len(pixels) * torch.stack(means).cpu().double()
@@ -57,7 +58,8 @@ class View:
     def parts_of(self, several: list[Placed]) -> list[Part]:
         """What is seen of items."""
         found: dict[tuple[int, int], Look] = {}
-        for which, pixels, looked in inputs_of(several, self.encoder.device):
+        for which, given, mask in inputs_of(several):
+            pixels, looked = (as_tensor(each, self.encoder.device) for each in (given, mask))
             levels = self.encoder.encode(self.prepare(pixels), levels=True).levels or []
             patches = self.patches(levels).half()
             found |= {place: Look(patches[i].clone(), looked[i]) for i, place in enumerate(which)}

@@ -8,17 +8,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from selfsight.data.collection import Collection
 from selfsight.data.importers import open_source
-from selfsight.encoders.features import gathered, item_features
-from selfsight.errors import DataError, SelfsightError
+from selfsight.errors import DataError
 from selfsight.files import append_lance, lance_exists, open_lance
-from selfsight.heads.classify_head import ClassifyHead
 from selfsight.heads.head import Head
-from selfsight.heads.predictions import Unread, failed, unread
+from selfsight.heads.predictions import failed, unread, with_unread
 
 FORMATS = (".jsonl", ".lance")  # that can be appended to
 STILL = 1.0  # seconds that the size of a file must have stood
@@ -26,16 +23,7 @@ PATIENCE = 60.0  # seconds after its last change, for which a file that cannot b
 AT_ONCE = 256  # items
 
 
-def check_watches(head: Head) -> ClassifyHead:
-    """The head, if it can watch a folder. Raises `SelfsightError` if it cannot."""
-    if not isinstance(head, ClassifyHead):
-        raise SelfsightError(
-            f"--watch is for heads that classify, and this one is for {head.about.task}. Leave it out."
-        )
-    return head
-
-
-def watched(head: ClassifyHead, source: str, out: Path) -> Iterator[pa.Table]:
+def watched(head: Head, source: str, out: Path) -> Iterator[pa.Table]:
     """Predictions for the items of `source` that `out` does not have under this head yet, and for those that arrive,
     for ever. Each table was appended to `out` before it is yielded; where nothing arrived for a second it is empty.
 
@@ -67,7 +55,7 @@ def _listed(source: str) -> Collection | None:
 
 
 def _fresh(
-    head: ClassifyHead, items: Collection | None, written: set[str], sizes: dict[str, tuple[object, float]]
+    head: Head, items: Collection | None, written: set[str], sizes: dict[str, tuple[object, float]]
 ) -> Iterator[pa.Table]:
     """Predictions for what may be taken now."""
     if items is None:
@@ -93,16 +81,13 @@ def _fresh(
             yield table
 
 
-def _predicted(head: ClassifyHead, items: Collection, rows: pa.Table, late: set[str]) -> pa.Table:
+def _predicted(head: Head, items: Collection, rows: pa.Table, late: set[str]) -> pa.Table:
     """Predictions for these rows; of those that cannot be read only the `late` ones."""
     fine = pa.compute.equal(rows["status"], "ok")
     usable, rest = rows.filter(fine), unread(rows.filter(pa.compute.invert(fine)))
-    known, features = usable, np.zeros((0, head.encoder.dim), np.float32)
-    if len(usable):  # not kept with the collection: a table of features that grows by single rows is slow to read
-        numbers, features, bad = gathered(item_features(head.encoder, items, usable), usable)
-        known, rest = usable.take(numbers), rest + failed(usable, bad)
-    waited: list[Unread] = [item for item in rest if item.id in late]
-    return head.told(known, features, waited)
+    found, bad = head.told_of(items, usable)
+    waited = [item for item in rest + failed(usable, bad) if item.id in late]
+    return with_unread(found, waited, head.digest)
 
 
 def _written(out: Path, digest: str) -> set[str]:

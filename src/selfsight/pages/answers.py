@@ -68,7 +68,8 @@ class Answers:
     damaged: lines of the journal that are cut or no decision, and were skipped.
     """
 
-    def __init__(self, items: Collection, by: str = "local", kind: Kind = "class") -> None:
+    def __init__(self, items: Collection, by: str = "local", kind: Kind = "class", classes: Sequence[str] = ()) -> None:
+        """classes: names that are known from the start."""
         self.by = checked_name(by, "person")
         self.ids: list[str] = items.usable["id"].to_pylist()
         self.damaged = 0
@@ -76,7 +77,7 @@ class Answers:
         self._contents = dict(zip(self.ids, items.usable["content_hash"].to_pylist(), strict=True))
         column = zip(self.ids, items.usable["label"].to_pylist(), strict=True)
         self._column: dict[str, Value] = {item: label for item, label in column if label}
-        self._classes: list[str] = []
+        self._classes = list(classes)
         self._given: list[list[Decision]] = []  # each an answer of one or two lines
         self._sizes: dict[str, int] = {}
         self.lock = threading.RLock()
@@ -216,7 +217,7 @@ class Answers:
     def refresh(self) -> None:
         """Take in what others wrote meanwhile."""
         with self.lock:
-            if self._measured() != self._sizes:
+            if self._journal.sizes() != self._sizes:
                 self._read()
 
     def _value(self, names: Sequence[str]) -> Value:
@@ -229,7 +230,7 @@ class Answers:
 
     def _read(self) -> None:
         """Everything anew."""
-        self._sizes = self._measured()
+        self._sizes = self._journal.sizes()
         decisions, self.damaged = self._journal.read()
         self._current = dict(self._column)
         self._latest: dict[str, Decision] = {}
@@ -271,14 +272,10 @@ class Answers:
         before, decision = self._sizes, write()
         self._count(decision)
         self._classes += [name for name in names_of(decision.new) if name not in self._classes]
-        after = self._measured()
+        after = self._journal.sizes()
         if sum(size != before.get(file) for file, size in after.items()) == 1:  # else others wrote too: to be read
             self._sizes = after
         return decision
-
-    def _measured(self) -> dict[str, int]:
-        """{file: bytes} of the journal."""
-        return {str(file): file.stat().st_size for file in self._journal.files}
 
 
 def names_of(value: Value) -> Names:

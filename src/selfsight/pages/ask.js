@@ -27,6 +27,11 @@ export const tell = async (path, body) => {
   return (await answered(path, how)).json();
 };
 
+export const send = async (path, file) => {
+  const how = { method: "POST", headers: { "content-type": "application/octet-stream" }, body: file };
+  return (await answered(path, how)).json();
+};
+
 // Pictures, as addresses of blobs. Few are asked for at a time, the last one wanted first; the `most` last used are kept.
 export class Pictures {
   constructor(size, most, atOnce) {

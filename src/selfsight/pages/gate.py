@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from collections.abc import Callable
 from http import HTTPStatus
 
 from starlette.responses import JSONResponse
@@ -28,7 +29,7 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
-_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+ENCODED = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 class Gate:
@@ -46,7 +47,7 @@ class Gate:
 
         async def sent(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
+                message = {**message, "headers": [*message.get("headers", ()), *ENCODED]}
             await send(message)
 
         refused = self._refused(scope)
@@ -54,17 +55,17 @@ class Gate:
         if refused is None:
             try:
                 async with asyncio.timeout(SECONDS):
-                    body = await _body(receive, self._most)
+                    body = await whole_body(receive, self._most)
             except TimeoutError:
                 refused = refusal(HTTPStatus.REQUEST_TIMEOUT, f"The request did not arrive in {SECONDS:g} seconds.")
+            except ConnectionResetError:
+                return
             except ValueError:
                 refused = refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A request has at most {self._most:,} bytes.")
         if refused is not None:
             await refused(scope, receive, sent)
             return
-        path = "/" + scope["path"].partition("/")[2].partition("/")[2]
-        inner = {**scope, "path": path, "raw_path": path.encode("utf-8", "surrogateescape")}
-        await self._app(inner, _replayed(body, receive), sent)
+        await self._app(without_first(scope), replayed(body, receive), sent)
 
     def _refused(self, scope: Scope) -> JSONResponse | None:
         """The answer to a request that may not pass, before any of its body is read."""
@@ -79,8 +80,7 @@ class Gate:
         origins = said.get(b"origin", [])
         if any(origin not in self._origins for origin in origins) or (scope["method"] == "POST" and not origins):
             return refusal(forbidden, "The request comes from another page.", OPEN)
-        given = scope["path"].partition("/")[2].partition("/")[0].encode("utf-8", "surrogateescape")
-        if not hmac.compare_digest(given, self._token):
+        if not hmac.compare_digest(first_of(scope), self._token):
             return refusal(forbidden, "The token in the address is missing or wrong.", OPEN)
         return None
 
@@ -88,24 +88,41 @@ class Gate:
 OPEN = "Open the address that selfsight printed when it started, token and final / included."
 
 
-def refusal(status: HTTPStatus, what: str, do: str = "") -> JSONResponse:
-    """An answer that says no: what is wrong, and what to do."""
-    return JSONResponse({"error": status.phrase, "what": what, "do": do}, status)
+def refusal(status: int, what: str, do: str = "", **more: str) -> JSONResponse:
+    """An answer that says no: what is wrong, and what to do. more: fields beside these."""
+    return JSONResponse({"error": HTTPStatus(status).phrase, "what": what, "do": do, **more}, status)
 
 
-async def _body(receive: Receive, most: int) -> bytes:
-    """All of a body. Raises `ValueError` as soon as it is longer than `most` bytes."""
-    parts: list[bytes] = []
+def first_of(scope: Scope) -> bytes:
+    """The first part of the path, where a page has its token."""
+    first: str = scope["path"].partition("/")[2].partition("/")[0]
+    return first.encode("utf-8", "surrogateescape")
+
+
+def without_first(scope: Scope) -> Scope:
+    """The request as if its path had no first part."""
+    path = "/" + scope["path"].partition("/")[2].partition("/")[2]
+    return {**scope, "path": path, "raw_path": path.encode("utf-8", "surrogateescape")}
+
+
+async def whole_body(receive: Receive, most: int, count: Callable[[int], object] = abs) -> bytes:
+    """All of a body. count: told the bytes of each part as it comes. Raises `ValueError` as soon as it is longer than
+    `most` bytes, `ConnectionResetError` where the other side hung up."""
+    body = bytearray()
     while True:
         message = await receive()
-        parts.append(message.get("body", b""))
-        if sum(map(len, parts)) > most:
+        if message["type"] == "http.disconnect":
+            raise ConnectionResetError
+        part = message.get("body", b"")
+        count(len(part))
+        body += part
+        if len(body) > most:
             raise ValueError("too long")
         if not message.get("more_body", False):
-            return b"".join(parts)
+            return bytes(body)
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
+def replayed(body: bytes, receive: Receive) -> Receive:
     """`receive` that gives the body once more, then what comes after it."""
     given = False
 

@@ -76,14 +76,12 @@ def labelling(
     def one(item: str) -> Response:
         if item not in pictures:
             return refusal(HTTPStatus.NOT_FOUND, "There is no such item.")
-        row = pictures.row(item)
-        known = {name: row[name] for name in ("uri", "page", "width", "height", "mode", "depth")}
         with answers.lock:  # the first answer of a person is their own: what others said is shown after it
             blind = not answers.own(item) and not answers.in_dispute(item)
             opinions = {} if blind else answers.opinions(item)
         said = suggest([item]).get(item, []) if suggest else []
         suggestions = [{"name": name, "probability": share} for name, share in said[:SHOWN]]
-        return JSONResponse(known | {"opinions": opinions, "suggestions": suggestions})
+        return JSONResponse(pictures.facts(item) | {"opinions": opinions, "suggestions": suggestions})
 
     @app.post("/api/answer")
     def answer(given: Given) -> Response:

@@ -6,17 +6,22 @@ paths that it asks for are relative, so that they carry the token; items are nam
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from jinja2 import Environment, FileSystemLoader
+from starlette.exceptions import HTTPException
 
 from selfsight.data.formats.format import Unreadable
 from selfsight.errors import MachineError, SelfsightError
 from selfsight.pages.gate import refusal
-from selfsight.pages.pictures import Pictures
+
+if TYPE_CHECKING:  # which needs torch, and a service on ONNX Runtime does without
+    from selfsight.pages.pictures import Pictures
 
 _HERE = Path(__file__).parent
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -24,17 +29,10 @@ SHARED = ("page.css", "icon.svg", "ask.js", "grid.js", "view.js")
 
 
 def page(html: str, files: tuple[str, ...], pictures: Pictures) -> FastAPI:
-    """An app that shows the file `html` of this folder, which may load `files` and the shared ones."""
+    """An app that shows the file `html` of this folder, whose script has its name; it may load `files` and the shared
+    ones."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    content = {name: (_HERE / name).read_bytes() for name in (*SHARED, *files)}
-    content[html] = (_HERE / html).read_bytes()
-
-    @app.get("/")
-    @app.get("/{name}")
-    def file(name: str = html) -> Response:
-        if name not in content:
-            return refusal(HTTPStatus.NOT_FOUND, "There is nothing here.")
-        return Response(content[name], media_type=_TYPES[Path(name).suffix])
+    add_files(app, html, files)
 
     @app.get("/pictures/{item}/{size}")
     def picture(item: str, size: Literal["small", "large"]) -> Response:
@@ -46,13 +44,47 @@ def page(html: str, files: tuple[str, ...], pictures: Pictures) -> FastAPI:
             return refusal(HTTPStatus.UNPROCESSABLE_ENTITY, f"This picture cannot be read: {reason}.")
         return Response(data, media_type=kind)
 
+    add_refusals(app, "The request is not what this page sends.", "Load it again.")
+    return app
+
+
+def add_files(app: FastAPI, html: str, files: tuple[str, ...]) -> None:
+    """Let an app show the file `html` of this folder at `/`, and `files` and the shared ones by their names. Its script
+    has its name."""
+    for name in (html, *SHARED, *files):
+        for path in (f"/{name}", *(["/"] if name == html else [])):
+            app.get(path, include_in_schema=False)(_file(name))
+
+
+def _file(name: str) -> Callable[[], Response]:
+    content, kind = (_HERE / name).read_bytes(), _TYPES[Path(name).suffix]
+    if name.endswith(".html"):
+        parts = Environment(loader=FileSystemLoader(_HERE), autoescape=True, keep_trailing_newline=True)
+        whole = [parts.get_template(part).render(page=Path(name).stem) for part in ("head.html", name)]
+        content = "".join(whole).encode()
+    return lambda: Response(content, media_type=kind)
+
+
+def add_refusals(app: FastAPI, malformed: str, do: str) -> None:
+    """Let an app say what is wrong in a sentence: `SelfsightError`s, what there is not, and requests that are
+    `malformed`, with what to `do`. Requests that have an id are named by it."""
+
+    def of(request: Request) -> dict[str, str]:
+        known = getattr(request.state, "request_id", None)
+        return {} if known is None else {"request_id": known}
+
     @app.exception_handler(SelfsightError)
     def said(request: Request, error: Exception) -> Response:
         machine = isinstance(error, MachineError)
-        return refusal(HTTPStatus.INSUFFICIENT_STORAGE if machine else HTTPStatus.BAD_REQUEST, str(error))
+        status = HTTPStatus.INSUFFICIENT_STORAGE if machine else HTTPStatus.BAD_REQUEST
+        return refusal(status, str(error), **of(request))
 
     @app.exception_handler(RequestValidationError)
-    def malformed(request: Request, error: Exception) -> Response:
-        return refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "The request is not what this page sends.", "Load it again.")
+    def wrong(request: Request, error: Exception) -> Response:
+        return refusal(HTTPStatus.UNPROCESSABLE_ENTITY, malformed, do, **of(request))
 
-    return app
+    @app.exception_handler(HTTPException)
+    def unknown(request: Request, error: Exception) -> Response:
+        status = HTTPStatus(error.status_code) if isinstance(error, HTTPException) else HTTPStatus.NOT_FOUND
+        what = "There is nothing here." if status == HTTPStatus.NOT_FOUND else f"{status.phrase}."
+        return refusal(status, what, **of(request))

@@ -12,7 +12,8 @@ from pydantic import BaseModel, Field
 
 from selfsight.data.annotations.outlines import MaskValue
 from selfsight.pages.gate import refusal
-from selfsight.pages.page import page
+from selfsight.pages.guesses import SECONDS, Guesses, Told
+from selfsight.pages.marking import changed, marking
 from selfsight.pages.painted import MOST_REGIONS, Painted, regions_of
 from selfsight.pages.pictures import SIDES, Pictures
 
@@ -39,38 +40,30 @@ class Given(BaseModel):
 
 
 def painting(
-    painted: Painted, pictures: Pictures, order: Sequence[str], location: str, guess: Guess | None = None
-) -> FastAPI:
+    painted: Painted, pictures: Pictures, order: Sequence[str], location: str, guess: Guess | None = None,
+    seconds: float = SECONDS,
+) -> FastAPI:  # fmt: skip
     """The app of the page. order: ids of the items that are asked for. location: where they are from. guess: what is
-    shown of an item without a mask, to be corrected."""
-    app = page("paint.html", ("paint.js", "runs.js"), pictures)
-
-    def now() -> dict[str, object]:
-        return {"masked": painted.masked, "classes": painted.counts, "damaged": painted.damaged}
-
-    @app.get("/api/state")
-    def state() -> Response:
-        about = {"location": location, "by": painted.by, "order": list(order), "guesses": guess is not None}
-        with painted.lock:
-            return JSONResponse(about | {"now": now()})
+    shown of an item without a mask, to be corrected, if it is there after these seconds."""
+    app = marking("paint.html", ("paint.js", "runs.js"), painted, pictures, order, location, guess is not None)
+    guesses = None if guess is None else Guesses(guess, seconds)
 
     @app.get("/api/items/{item}")
     def one(item: str, height: Side, width: Side) -> Response:
         if item not in pictures:
             return refusal(HTTPStatus.NOT_FOUND, "There is no such item.")
-        row = pictures.row(item)
-        known = {name: row[name] for name in ("uri", "page", "width", "height", "mode", "depth")}
         with painted.lock:
             regions = painted.regions(item, height, width)
-        guessed = None
-        if regions is None and guess is not None and (said := guess(item)) is not None:
-            guessed = regions_of(said, painted.size(item), (height, width))
-        return JSONResponse(known | {"regions": regions, "guess": guessed})
+        told: Told[MaskValue | None] = Told(None)
+        if regions is None and guesses is not None:
+            told = guesses.told(item)
+        guessed = None if told.made is None else regions_of(told.made, painted.size(item), (height, width))
+        said = {"regions": regions, "guess": guessed, "late": told.late, "failed": told.failed}
+        return JSONResponse(pictures.facts(item) | said)
 
     @app.post("/api/mask")
     def mask(given: Given) -> Response:
         painted.give(given.id, given.height, given.width, [region.model_dump() for region in given.regions])
-        with painted.lock:
-            return JSONResponse({"now": now()})
+        return changed(painted, given.id)
 
     return app

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,58 +12,19 @@ from PIL import Image
 from selfsight.data.annotations.masks import read_mask, upright_mask
 from selfsight.data.annotations.outlines import MaskValue, is_polygons, pixels_of, value_of
 from selfsight.data.annotations.rle import decode, encode
-from selfsight.data.collection import Collection
-from selfsight.data.decisions import Value
 from selfsight.data.formats.format import Unreadable
 from selfsight.errors import SelfsightError
 from selfsight.pages.answers import checked_name
+from selfsight.pages.marked import Marked
 
 MOST_REGIONS = 2_000  # of a mask
 Regions = list[dict[str, Any]]  # each {name, told, counts}: its class, whether it is one object, its run lengths
 
 
-class Painted:
-    """The masks of the usable items of a collection: those of the journal, else those of the `mask` column. Several
-    threads may answer; to read while they do, hold `lock`.
+class Painted(Marked):
+    """The masks of the usable items of a collection."""
 
-    ids: of the items. by: the person who paints here. given: how many items got a mask here. damaged: lines of the
-    journal that are cut or no decision, and were skipped.
-    """
-
-    def __init__(self, items: Collection, by: str = "local") -> None:
-        self.by = checked_name(by, "person")
-        self.lock = threading.RLock()
-        self._items, self._journal = items, items.decisions
-        rows = items.usable
-        self.ids: list[str] = rows["id"].to_pylist()
-        columns = [name for name in ("id", "content_hash", "width", "height", "exif_orientation", "mask")
-                   if name in rows.column_names]  # fmt: skip
-        self._rows = {row["id"]: row for row in rows.select(columns).to_pylist()}
-        self._given: set[str] = set()
-        decisions, self.damaged = self._journal.read()
-        self._current: dict[str, Any] = {item: cell for item, row in self._rows.items() if (cell := row.get("mask"))}
-        for decision in decisions:
-            if decision.field == "mask" and decision.id in self._rows:
-                self._current[decision.id] = decision.new
-        self._current = {item: _parsed(value) for item, value in self._current.items() if value is not None}
-
-    @property
-    def given(self) -> int:
-        return len(self._given)
-
-    @property
-    def masked(self) -> dict[str, list[str]]:
-        """{item: its classes}, of the items that have a mask; none are named of one in a file of its own."""
-        return {item: sorted(value) if isinstance(value, Mapping) else [] for item, value in self._current.items()}
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """{class: how many items have it}, in the order in which they came."""
-        found: dict[str, int] = {}
-        for value in self._current.values():
-            for name in value if isinstance(value, Mapping) else ():
-                found[name] = found.get(name, 0) + 1
-        return found
+    field = "mask"
 
     def regions(self, item: str, height: int, width: int) -> Regions | None:
         """The mask of an item as regions of a picture of this size; None where it has none. Raises `SelfsightError` for
@@ -77,10 +37,6 @@ class Painted:
         except (Unreadable, ValueError, OSError) as error:
             raise SelfsightError(f"The mask of this item cannot be used: {error}. Paint it anew.") from None
 
-    def size(self, item: str) -> tuple[int, int]:
-        """(height, width) of an item."""
-        return self._rows[item]["height"], self._rows[item]["width"]
-
     def give(self, item: str, height: int, width: int, regions: Regions) -> None:
         """Write the mask of an item, painted on a picture of this size: it is on disk when this returns. Without a
         region the item has none.
@@ -88,19 +44,8 @@ class Painted:
         Raises `SelfsightError` for an item that is not there, and for what is no mask.
         """
         with self.lock:
-            if item not in self._rows:
-                raise SelfsightError(f"There is no item {item}. Load the page again.")
-            before = self._current.get(item)
-            value = self._value(item, height, width, regions, before)
-            if value == before:
-                return
-            content, old = self._rows[item]["content_hash"], before if isinstance(before, Mapping) else None
-            self._journal.decide(item, content, "mask", value, old=cast(Value, old), by=self.by)
-            if value is None:
-                self._current.pop(item, None)
-            else:
-                self._current[item] = value
-            self._given.add(item)
+            self._known(item)
+            self._decide(item, self._value(item, height, width, regions, self._current.get(item)))
 
     def _value(self, item: str, height: int, width: int, regions: Regions, before: Any) -> Any:
         if len(regions) > MOST_REGIONS:
@@ -136,6 +81,16 @@ class Painted:
             row = self._rows[item]
             return value_of(upright_mask(read_mask(file), row["height"], row["width"], row["exif_orientation"]))
 
+    @staticmethod
+    def _classes(value: Any) -> list[str]:
+        """None are named of a mask in a file of its own."""
+        return sorted(value) if isinstance(value, Mapping) else []
+
+    @staticmethod
+    def _parsed(value: Any) -> Any:
+        """A value of the column, which holds outlines as JSON, or the path of a file."""
+        return json.loads(value) if isinstance(value, str) and value.startswith("{") else value
+
 
 def regions_of(value: MaskValue, size: tuple[int, int], shown: tuple[int, int]) -> Regions:
     """What is known of a mask of an image of this (height, width), as regions of a picture of the size `shown`, the
@@ -162,8 +117,3 @@ def _sized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if mask.shape == size:
         return mask
     return np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
-
-
-def _parsed(value: Any) -> Any:
-    """A value of the column, which holds outlines as JSON, or the path of a file."""
-    return json.loads(value) if isinstance(value, str) and value.startswith("{") else value

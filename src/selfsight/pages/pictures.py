@@ -45,6 +45,11 @@ class Pictures:
         [row] = self.rows.slice(self._numbers[item], 1).to_pylist()
         return row  # type: ignore[no-any-return]
 
+    def facts(self, item: str) -> dict[str, object]:
+        """What a page shows of an item beside its picture."""
+        row = self.row(item)
+        return {name: row[name] for name in ("uri", "page", "width", "height", "mode", "depth")}
+
     def encoded(self, item: str, size: str) -> tuple[bytes, str]:
         """(bytes, media type) of the picture of an item: JPEG, or PNG where it is small. size: one of `SIDES`.
 

@@ -16,6 +16,7 @@ export class View {
     this.note = made("p", "soft");
     this.canvas = made("canvas"); // on top of the picture, pixel on pixel
     this.canvas.width = 0;
+    this.layers = [this.image, this.canvas];
     element.append(this.image, this.canvas, this.note);
     this.image.addEventListener("load", () => this.fit());
     new ResizeObserver(() => this.fit()).observe(element);
@@ -117,7 +118,7 @@ export class View {
     const [w, h] = [image.naturalWidth * scale, image.naturalHeight * scale];
     this.x = Math.max(-w / 2, Math.min(w / 2, this.x)); // a part of it stays in sight
     this.y = Math.max(-h / 2, Math.min(h / 2, this.y));
-    for (const layer of [image, this.canvas]) {
+    for (const layer of this.layers) {
       layer.style.width = `${w}px`;
       layer.style.height = `${h}px`;
       layer.style.transform = `translate(${box.width / 2 - w / 2 + this.x}px, ${box.height / 2 - h / 2 + this.y}px)`;

@@ -32,7 +32,7 @@ class LinearProbe:
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """Class probabilities [N, C] of `features` [N, D] of any length."""
-        logits = (_unit(features) @ self.weight.T + self.bias).astype(np.float64)
+        logits = (unit_rows(features) @ self.weight.T + self.bias).astype(np.float64)
         odds = np.exp(logits - logits.max(1, keepdims=True))
         return np.asarray(odds / odds.sum(1, keepdims=True))
 
@@ -83,7 +83,7 @@ def _fitted(
     model = LogisticRegression(C=strength, max_iter=200, tol=1e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # reaching the iteration limit moves no digit that is shown
-        model.fit(_unit(features), labels, weights)
+        model.fit(unit_rows(features), labels, weights)
     rows, ends = model.coef_, model.intercept_
     if len(rows) == 1:  # of two classes scikit-learn keeps the difference: sigmoid(z) = softmax(-z / 2, z / 2)
         rows, ends = np.concatenate([-rows, rows]) / 2, np.concatenate([-ends, ends]) / 2
@@ -93,10 +93,10 @@ def _fitted(
     return LinearProbe(weight, bias, strength)
 
 
-def _unit(features: np.ndarray) -> np.ndarray:
-    from sklearn.preprocessing import normalize
-
-    return np.asarray(normalize(features))
+def unit_rows(features: np.ndarray) -> np.ndarray:
+    """Features [N, D] at unit length, in their own precision; zeros stay zeros."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", features, features))[:, None]
+    return np.asarray(features / np.where(lengths == 0, 1, lengths).astype(features.dtype))
 
 
 def draw_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:

@@ -15,14 +15,14 @@ from selfsight.errors import SelfsightError
 from selfsight.files import read_json
 from selfsight.heads.classify_head import ClassifyHead
 from selfsight.heads.evaluation import HeadEvaluation, Mistake, evaluate_held_out, held_out_from
-from selfsight.heads.head import read_label
+from selfsight.heads.targets import read_label
 from selfsight.report import head_worth as worth
 from selfsight.report import nameless
 from selfsight.report.pictures import data_uri, thumbnails_of
 from selfsight.report.plane import Point, plane
 from selfsight.report.plots import MOST_NUMBERED, confusion_png
 from selfsight.report.template import render
-from selfsight.report.tested import folder_of, tested_of
+from selfsight.report.tested import folder_of, tested_of, traced
 from selfsight.report.verdict import Verdict
 from selfsight.report.worth import Table
 
@@ -129,7 +129,7 @@ def _part(
     elif side.kind == "number" and title == HELD_OUT:
         drawn = _numbers(head, names)
     return Part(
-        title, side, worth.recall_table(side, learnt), worth.by_table(side) if side.by and names else None, drawn,
+        title, side, worth.recall_table(side, learnt), worth.by_table(side.by) if side.by and names else None, drawn,
         _png(confusion_png(side.classes, side.confusion)) if many else "",
         worth.confused(side, MOST_PAIRS) if many else [], tiles, missing,
     )  # fmt: skip
@@ -174,7 +174,7 @@ def _pictures(head: ClassifyHead, place: str, mistakes: Sequence[Mistake]) -> tu
 
 def _facts(head: ClassifyHead, lineage: dict[str, object], test: str, names: bool) -> list[tuple[str, str]]:
     about, groups = head.about, set(head.labelled["group"].to_pylist()) - {None}
-    model, versions = str(lineage.get("model", "")), lineage.get("versions")
+    model = str(lineage.get("model", ""))
     rows = [("labelled items", f"{about.items:,}")]
     rows += [("groups", f"{len(groups):,}, each held out as a whole")] if groups else []
     rows += (
@@ -186,12 +186,7 @@ def _facts(head: ClassifyHead, lineage: dict[str, object], test: str, names: boo
     rows += [("licence", about.licence), ("method", f"{about.method} {about.setting}".strip())]
     rows += [("seed of the folds", str(lineage.get("seed", "")))]
     rows += [("command", str(lineage.get("command", "")))] if names else []
-    rows += [("ids", str(lineage.get("ids", ""))), ("labels", str(lineage.get("labels", "")))]
-    rows += [("this head", head.digest)]
-    rows += [("head before", str(lineage["parent"]))] if lineage.get("parent") else []
-    if isinstance(versions, dict):
-        rows.append(("versions", ", ".join(f"{name} {number}" for name, number in versions.items())))
-    return rows
+    return rows + traced(head, lineage)
 
 
 def _encoder(head: ClassifyHead) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from selfsight.heads.calibration import Decision
-from selfsight.heads.classify_head import ClassifyAbout
+from selfsight.heads.classify_voice import ClassifyAbout
 from selfsight.heads.comparison import HeadComparison
 from selfsight.heads.evaluation import HeadEvaluation
 from selfsight.heads.metrics import PLAIN, TITLES, leading, number, percent, plainly
@@ -134,15 +134,30 @@ def difference(name: str, gap: Interval) -> str:
 # -- tables --
 
 
-def metrics_table(sides: Mapping[str, HeadEvaluation]) -> Table:
+def figures_table(sides: Mapping[str, Mapping[str, Interval]]) -> Table:
     """A row for each metric, a column for each of `sides`, which are named by what was measured on."""
-    names = dict.fromkeys(name for side in sides.values() for name in side.metrics)
-    rows = []
-    for name in names:
-        found = [side.metrics.get(name, Interval(None, None, None)) for side in sides.values()]
-        if any(each.value is not None for each in found):
-            rows.append(Row(name, TITLES[name], [Cell(number(name, each), 0) for each in found]))
-    return Table(list(sides), rows)
+    names = dict.fromkeys(name for side in sides.values() for name in side)
+    cells = {name: [Cell(_told(name, side), 0) for side in sides.values()] for name in names}
+    return Table(list(sides), [Row(name, TITLES[name], cells[name]) for name in names])
+
+
+def metrics_table(sides: Mapping[str, HeadEvaluation]) -> Table:
+    """The same of the figures that have a value on one side."""
+    there = {name for side in sides.values() for name, found in side.metrics.items() if found.value is not None}
+    return figures_table(
+        {title: {name: found for name, found in side.metrics.items() if name in there} for title, side in sides.items()}
+    )
+
+
+def by_table(parts: Mapping[str, Mapping[str, Interval]]) -> Table:
+    """A row for each of `parts`, such as the values of the column of `--by`, a column for each metric."""
+    names = dict.fromkeys(name for part in parts.values() for name in part)
+    rows = [Row(title, title, [Cell(_told(name, part), 0) for name in names]) for title, part in parts.items()]
+    return Table([TITLES[name] for name in names], rows)
+
+
+def _told(name: str, figures: Mapping[str, Interval]) -> str:
+    return number(name, figures[name]) if name in figures else "–"
 
 
 def recall_table(measured: HeadEvaluation, learnt: Mapping[str, int]) -> Table:
@@ -158,15 +173,6 @@ def recall_table(measured: HeadEvaluation, learnt: Mapping[str, int]) -> Table:
         cells += [percent(measured.recall[name][which]) for which in ("sensitivity", "specificity")]
         rows.append(Row(name, name, [Cell(text, 0) for text in cells]))
     return Table(["learnt from", "measured on", "sensitivity", "specificity"], rows)
-
-
-def by_table(measured: HeadEvaluation) -> Table:
-    """A row for each value of the column of `--by`, a column for each metric."""
-    names = dict.fromkeys(name for found in measured.by.values() for name in found)
-    rows = []
-    for value, found in measured.by.items():
-        rows.append(Row(value, value, [Cell(number(n, found[n]) if n in found else "–", 0) for n in names]))
-    return Table([TITLES[name] for name in names], rows)
 
 
 def confused(measured: HeadEvaluation, most: int) -> list[tuple[str, str, int]]:

@@ -15,15 +15,15 @@ from selfsight.errors import SelfsightError
 from selfsight.files import read_json
 from selfsight.heads.inspect_evaluation import InspectEvaluation
 from selfsight.heads.inspect_head import InspectHead
-from selfsight.heads.metrics import TITLES, number, percent
+from selfsight.heads.metrics import number, percent
 from selfsight.heads.pictures import in_grey, overlay
 from selfsight.probing.evaluation import Interval
 from selfsight.report import nameless
+from selfsight.report.head_worth import by_table, figures_table
 from selfsight.report.pictures import data_uri
 from selfsight.report.template import render
 from selfsight.report.tested import folder_of, tested_of
 from selfsight.report.verdict import Verdict
-from selfsight.report.worth import Cell, Row, Table
 
 THUMBNAIL = 200  # px
 MOST_TILES = 12
@@ -65,10 +65,12 @@ def build(head: InspectHead, thumbnails: bool = True, names: bool = True) -> tup
             for name, named in (("good", "good parts"), ("defect", "defects"))
             if name in tested.scores
         }
+    known = about.metrics["held_out"]
+    sides = ({"test": tested.metrics} if tested else {}) | ({"known defects": known} if known else {})
     name = str(folder_of(head)) if names else nameless.HEAD
     content: dict[str, object] = {
         "title": folder_of(head).name, "about": about, "verdict": told, "thumbnails": thumbnails, "names": names,
-        "metrics": _metrics(tested, about.metrics["held_out"]), "defects": _defects(tested), "tested": tested,
+        "metrics": figures_table(sides), "defects": by_table(tested.defects if tested else {}), "tested": tested,
         "histogram": histogram(scores, limit_of(held, about.promised)),
         "strips": _strips(head, tested, thumbnails, names),
         "notes": notes if names else nameless.head_notes(notes), "shifts": about.shifts, "tried": about.tried,
@@ -104,25 +106,6 @@ def verdict(head: InspectHead, tested: InspectEvaluation | None) -> Verdict:
         sentence += f", and calls {percent(tested.metrics['false_alarms'])} of {tested.good:,} good parts a defect"
     figures = {"auroc": auroc.value or 0.0, "found": metrics["found"].value or 0.0}
     return Verdict(word, f"{sentence}; promised: {promised}. AUROC {number('auroc', auroc)}.", figures)
-
-
-def _metrics(tested: InspectEvaluation | None, held: dict[str, Interval]) -> Table:
-    sides = ({"test": tested.metrics} if tested else {}) | ({"known defects": held} if held else {})
-    rows = []
-    for name in dict.fromkeys(name for side in sides.values() for name in side):
-        cells = [number(name, side[name]) if name in side else "–" for side in sides.values()]
-        rows.append(Row(name, TITLES[name], [Cell(text, 0) for text in cells]))
-    return Table(list(sides), rows)
-
-
-def _defects(tested: InspectEvaluation | None) -> Table:
-    found = tested.defects if tested else {}
-    names = list(dict.fromkeys(name for side in found.values() for name in side))
-    rows = [
-        Row(kind, kind, [Cell(number(name, side[name]) if name in side else "–", 0) for name in names])
-        for kind, side in found.items()
-    ]
-    return Table([TITLES[name] for name in names], rows)
 
 
 def limit_of(held: np.ndarray, rate: float) -> float:

@@ -27,6 +27,7 @@ from selfsight.training.adaptation import read_adaptation
 from selfsight.training.energy import read_energy
 from selfsight.training.recipe import Recipe
 from selfsight.training.run import Run
+from selfsight.training.settle import decided_by
 
 MOST_SET_ASIDE = 500  # rows of the table; the rest is counted
 WAITING_TOO_MUCH = 0.3  # share of the time; above it faster data gives more than a faster machine
@@ -92,7 +93,7 @@ def _evaluation(run: Run) -> Evaluation | None:
 def _collection(data: dict[str, Any]) -> tuple[Collection | None, list[str]]:
     """(the run's collection, None if it cannot be read; notes about it for the reader)."""
     try:
-        collection = Collection.open(data["collection"])
+        collection = decided_by(Collection.open(data["collection"]), data.get("decided", 0.0))
     except SelfsightError:
         gone = f"the table of items, {data['collection']}, is not there any more"
         return None, [f"The map and the gallery are missing because {gone}."]

@@ -26,7 +26,11 @@ def thumbnails_of(collection: Collection, rows: pa.Table, encoder: Encoder, side
 
     An item that cannot be read is a grey square. Of more than three channels the first three are shown.
     """
-    geometry = encoder.geometry
+    return pictures_of(collection, rows, encoder.geometry, side)
+
+
+def pictures_of(collection: Collection, rows: pa.Table, geometry: Geometry, side: int) -> dict[int, Image.Image]:
+    """As `thumbnails_of`, without an encoder."""
     out = {}
     for number, pixels in decoded(collection, rows, geometry.format, 2 * side, "Thumbnails"):
         unread = Image.new("RGB", (side, side), GREY)

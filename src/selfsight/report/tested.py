@@ -1,4 +1,4 @@
-"""What a page of a head reads from its folder: where it is, and what `evaluate` left there."""
+"""What a page of a head reads from its folder: where it is, what `evaluate` left there, and what it was made from."""
 
 from __future__ import annotations
 
@@ -45,3 +45,16 @@ def tested_of(head: Head, read: Callable[[Mapping[str, object]], M]) -> tuple[M 
     if found.head != head.digest:
         return None, ["The test in evaluation.json is of this head as it was before, and is left out. Measure again"]
     return found, []
+
+
+def traced(head: Head, lineage: Mapping[str, object]) -> list[tuple[str, str]]:
+    """By what a head is told from others, and what was there when it was made, from its lineage.json."""
+    rows = [
+        ("ids", str(lineage.get("ids", ""))),
+        ("labels", str(lineage.get("labels", ""))),
+        ("this head", head.digest),
+    ]
+    rows += [("head before", str(lineage["parent"]))] if lineage.get("parent") else []
+    if isinstance(versions := lineage.get("versions"), dict):
+        rows.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
+    return rows

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from selfsight.console import console
 from selfsight.data.batches import check_share
 from selfsight.data.canvases import measure_format
 from selfsight.data.collection import Collection
@@ -58,12 +59,14 @@ class Settled:
     format: of its pixels.
     first_step: step at which the budget begins: 0, or the end of the run that `--extend` continues.
     first_seconds: active seconds at that step.
+    decided: up to when decisions about the items count.
     """
 
     recipe: Recipe
     format: PixelFormat
     first_step: int = 0
     first_seconds: float = 0.0
+    decided: float = 0.0
 
 
 def asked_of(choices: Mapping[str, object]) -> dict[str, object]:
@@ -159,8 +162,10 @@ def settle(
     if recipe_file:
         wanted["recipe_digest"] = _digest(_given(recipe_file)[0])
     wanted |= {"extend": True} if extend else {}
+    items = as_begun(run, items)
     data: dict[str, object] = {"source": str(source), "collection": str(items.path), "version": items.version}
     data |= {"items": len(items.usable), "id_hash": items.id_hash(), "processes": processes}
+    data |= {"decided": items.decided}
     note("run", run.path, items.path)
     if run.begun:
         if not run.recipe_file.exists():
@@ -171,7 +176,28 @@ def settle(
     recipe, format = choose(asked, recipe_file, items, processes)
     run.clear()
     run.write_recipe(wanted, recipe, data | {"format": plain(asdict(format))})
-    return Settled(recipe, format)
+    return Settled(recipe, format, decided=items.decided)
+
+
+def as_begun(run: Run, items: Collection) -> Collection:
+    """`items` with the decisions that were made before the run was begun: what it learns from does not change under it.
+    A run of an older version knew of none."""
+    if not run.begun or not run.recipe_file.exists():
+        return items
+    pinned = run.read_recipe()[2]
+    before = decided_by(items, pinned.get("decided", 0.0))
+    if before.id_hash() != items.id_hash() and before.id_hash() == pinned["id_hash"]:
+        console().print(
+            f"Items were dropped or taken back since {run.path} was begun; it goes on with those that it had. "
+            "Give another -o to learn from those of now.",
+            soft_wrap=True,
+        )
+    return before
+
+
+def decided_by(items: Collection, time: float) -> Collection:
+    """`items` with the decisions that were made up to this time."""
+    return items.deciding(lambda decision: decision.time <= time)
 
 
 def _digest(given: Mapping[str, object]) -> str:
@@ -186,7 +212,7 @@ def settled_before(run: Run) -> Settled:
     _, recipe, data = Run.open(run.path).read_recipe()
     kept, begin = data["format"], data.get("begin", {})
     format = PixelFormat(kept["mode"], kept["depth"], tuple(kept["window"]))
-    return Settled(recipe, format, begin.get("step", 0), begin.get("seconds", 0.0))
+    return Settled(recipe, format, begin.get("step", 0), begin.get("seconds", 0.0), data.get("decided", 0.0))
 
 
 def differing(before: Mapping[str, object], now: Mapping[str, object], apart: Set[str] = frozenset()) -> list[str]:

@@ -17,8 +17,8 @@ from typing import Any
 
 # In the order of `selfsight --help`; the groups come after them. A trailing underscore is for a keyword of Python.
 VERBS = (
-    *("import_", "objectives", "plan", "pretrain", "compare", "embed", "odd", "select", "label", "evaluate"),
-    *("label_curve", "predict", "report", "demo"),
+    *("import_", "objectives", "plan", "pretrain", "compare", "embed", "odd", "find", "curate", "select", "label"),
+    *("discover", "evaluate", "label_curve", "predict", "export", "serve", "adapt", "report", "demo"),
     *("runs", "cache", "forget"),
 )
 SHORT = {"out": "-o"}  # short names of options, the same for every verb that has the option
@@ -26,16 +26,17 @@ SHORT = {"out": "-o"}  # short names of options, the same for every verb that ha
 MOST_TOGETHER = 7
 HEADINGS = {
     "Data": ("columns", "include", "exclude", "root", "blank", "rate", "strict", "canvases", "collection", "train",
-             "test", "data", "split_by", "probe"),
+             "test", "data", "split_by", "probe", "stream"),
     "Encoder": ("model", "head", "encoder", "weights", "size", "rule", "tokens"),
     "Training": ("method", "objective", "views", "positives", "batch_size", "accumulate", "optimiser", "learning_rate",
                  "weight_decay", "recipe", "seed"),
     "Budget": ("budget", "minutes", "epochs", "steps", "extend"),
-    "Labels": ("labels", "ask", "kind", "by", "export", "self_train", "miss_rate", "positive", "costs", "coverage",
-               "normal", "roi", "masks", "false_alarms"),
-    "Measuring": ("beside", "shots", "seeds", "arms", "scratch_shots"),
-    "Machine": ("device", "port", "energy"),
-    "Output": ("out", "track", "json", "yes"),
+    "Labels": ("labels", "ask", "kind", "classes", "by", "export", "self_train", "miss_rate", "positive", "costs",
+               "coverage", "normal", "roi", "masks", "false_alarms"),
+    "Measuring": ("beside", "shots", "seeds", "arms", "scratch_shots", "window"),
+    "Machine": ("device", "port", "host", "energy"),
+    "Access": ("token_file", "tls_cert", "tls_key", "commercial"),
+    "Output": ("out", "track", "state", "log_names", "json", "yes"),
 }  # fmt: skip
 # A command line of each verb that works, for those who left something out.
 EXAMPLES = {
@@ -48,16 +49,23 @@ EXAMPLES = {
     "evaluate": "selfsight evaluate runs/first --train labelled/train --test labelled/test",
     "label_curve": "selfsight label-curve runs/first --train labelled/train --test labelled/test -o curve/",
     "predict": "selfsight predict new/ --head heads/first -o predictions.parquet",
+    "export": "selfsight export heads/first -o first.onnx",
+    "serve": "selfsight serve heads/first --port 8080 --token-file token",
+    "adapt": "selfsight adapt heads/first --stream line/ -o heads/first-adapted",
     "report": "selfsight report runs/first",
     "demo": "selfsight demo",
     "runs": "selfsight runs list runs/",
     "cache": "selfsight cache list",
     "odd": "selfsight odd photos/ --model runs/first -o odd/",
+    "find": "selfsight find photos/ --model runs/first --like photos/one.jpg -o found/",
+    "curate": "selfsight curate photos/ --model runs/first -o report/",
+    "discover": "selfsight discover photos/ --model runs/first -o found/",
     "select": "selfsight select photos/ --model runs/first --budget 50 -o ask.csv",
     "label": "selfsight label photos/ --model runs/first",
     "forget": "selfsight forget photos.lance a.jpg",
     "segment": "selfsight train segment cells.lance --model runs/cells -o heads/cells",
     "classify": "selfsight train classify photos/ --model runs/first -o heads/first",
+    "detect": "selfsight train detect blood.lance --model runs/blood -o heads/blood --shots 5",
     "inspect": "selfsight train inspect parts/good --model runs/first -o heads/inspect",
 }
 

@@ -63,7 +63,9 @@ class Comparison(Result):
 
 
 @overload
-def compare(*runs: str, test: str, labels: str | None = None, device: str | None = None) -> HeadComparison: ...
+def compare(
+    *runs: str, test: str, labels: str | None = None, masks: str | None = None, device: str | None = None
+) -> HeadComparison: ...
 @overload
 def compare(
     *runs: str, images: str | None = None, probe: str | None = None, device: str | None = None
@@ -75,6 +77,7 @@ def compare(
     probe: str | None = None,
     test: str | None = None,
     labels: str | None = None,
+    masks: str | None = None,
     device: str | None = None,
 ) -> Comparison | HeadComparison:
     """Rank runs and checkpoints by four criteria that need no labels, all on the same images and the same views.
@@ -85,8 +88,8 @@ def compare(
     nearest images two views have in common. With --probe the k-NN accuracy on labelled images is beside them, and how
     well each criterion would have ranked (Spearman's rank correlation). All of features before whitening.
 
-    Two heads of the same classes answer for the items of --test, and each metric's difference is given with its paired
-    95 % interval.
+    Two heads of one task, classifications and segmentations of the same classes, answer for the items of --test, and
+    each metric's difference is given with its paired 95 % interval.
 
     Parameters
     ----------
@@ -100,7 +103,10 @@ def compare(
     test
         Of heads: labelled items that neither has learnt from.
     labels
-        Of heads: a CSV or Parquet with the columns label and path or id, instead of the labels that --test has.
+        Of heads: a CSV or Parquet with the columns label and path or id, instead of the labels that --test has. Of
+        segmentations: a COCO file, or a folder of masks or LabelMe files.
+    masks
+        Of heads that say where: a folder of masks, each called like its image.
     device
         Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
     """
@@ -109,19 +115,24 @@ def compare(
     if len(runs) < 2:
         raise SelfsightError("Give two or more runs to compare: selfsight compare runs/first runs/second")
     if any(head_folder(run) for run in runs):
-        return _heads(runs, {"--images": images, "--probe": probe}, test, labels)
-    if test is not None or labels is not None:
-        raise SelfsightError(f"--{'labels' if test is None else 'test'} is for heads, and {runs[0]} is not one.")
+        return _heads(runs, {"--images": images, "--probe": probe}, test, labels, masks)
+    for option, value in {"test": test, "labels": labels, "masks": masks}.items():
+        if value is not None:
+            raise SelfsightError(f"--{option} is for heads, and {runs[0]} is not one.")
     return _runs(runs, images, probe)
 
 
 def _heads(
-    heads: tuple[str, ...], of_runs: dict[str, str | None], test: str | None, labels: str | None
+    heads: tuple[str, ...], of_runs: dict[str, str | None], test: str | None, labels: str | None, masks: str | None
 ) -> HeadComparison:
     from selfsight.data.importers import open_source
     from selfsight.data.labels import Labels
-    from selfsight.heads.comparison import alike, compare_heads
+    from selfsight.heads.classify_head import ClassifyHead
+    from selfsight.heads.comparison import check_alike, compare_heads
+    from selfsight.heads.comparison_where import compare_inspections, compare_segmentations
     from selfsight.heads.head import load_head
+    from selfsight.heads.inspect_head import InspectHead
+    from selfsight.heads.segment_head import SegmentHead
     from selfsight.machine import best_device
 
     if len(heads) != 2:
@@ -129,13 +140,33 @@ def _heads(
     if refused := [name for name, value in of_runs.items() if value is not None]:
         raise SelfsightError(f"{refused[0]} is for runs: heads are compared on labelled items. Give --test.")
     names = (heads[0], heads[1])
-    pair = alike((load_head(heads[0]), load_head(heads[1])), names)
+    one, other = load_head(heads[0]), load_head(heads[1])
+    if one.about.task != other.about.task:
+        raise SelfsightError(
+            f"{names[0]} is a head of the task {one.about.task}, {names[1]} of {other.about.task}. Compare heads of "
+            "one task."
+        )
+    if isinstance(one, ClassifyHead) and isinstance(other, ClassifyHead):
+        check_alike((one, other), names)
+        if masks is not None:
+            raise SelfsightError("--masks is for heads that say where, and these name classes. Leave it out.")
+    if labels is not None and masks is not None and isinstance(one, SegmentHead):
+        raise SelfsightError("--labels and --masks both name the true masks. Give one of them.")
     if test is None:
         raise SelfsightError("--test is missing: labelled items that neither head has learnt from. --test FOLDER")
-    for head in pair:
+    for head in (one, other):
         head.module.to(best_device())
     items = open_source(test)
-    return compare_heads(pair, names, items, Labels.of(items, path=labels, kind=pair[0].about.kind))
+    if isinstance(one, InspectHead) and isinstance(other, InspectHead):
+        return compare_inspections((one, other), names, items, labels, masks)
+    if isinstance(one, SegmentHead) and isinstance(other, SegmentHead):
+        return compare_segmentations((one, other), names, items, labels or masks)
+    if not isinstance(one, ClassifyHead) or not isinstance(other, ClassifyHead):
+        raise SelfsightError(
+            f"Heads of the task {one.about.task} are not compared. Measure each: selfsight evaluate {names[0]} --test "
+            "LABELLED"
+        )
+    return compare_heads((one, other), names, items, Labels.of(items, path=labels, kind=one.about.kind))
 
 
 def _runs(runs: tuple[str, ...], images: str | None, probe: str | None) -> Comparison:

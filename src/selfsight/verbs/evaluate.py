@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast, overload
 
 from selfsight.errors import SelfsightError
-from selfsight.probing.evaluation import OWN, About, Evaluation
+from selfsight.probing.evaluation import OWN, About, Evaluation, Interval
 from selfsight.probing.shots import parse_shots, short_of
 from selfsight.verbs.arguments import checked
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from selfsight.data.pixels import PixelFormat
     from selfsight.data.splits import Side
     from selfsight.encoders.encoder import Encoder
+    from selfsight.heads.detect_evaluation import DetectEvaluation
     from selfsight.heads.evaluation import HeadEvaluation
     from selfsight.heads.head import Head
     from selfsight.heads.inspect_evaluation import InspectEvaluation
@@ -38,7 +39,7 @@ WORST = 10  # classes of a head that are
 def evaluate(
     model: str | Head, *, test: str, labels: str | None = None, masks: str | None = None, by: str | None = None,
     out: str | None = None, device: str | None = None,
-) -> HeadEvaluation | InspectEvaluation | SegmentEvaluation: ...  # fmt: skip
+) -> DetectEvaluation | HeadEvaluation | InspectEvaluation | SegmentEvaluation: ...  # fmt: skip
 @overload
 def evaluate(
     model: str | Encoder, *, train: str, test: str, beside: str | Encoder | Sequence[str | Encoder] | None = None,
@@ -65,7 +66,7 @@ def evaluate(
     by: str | None = None,
     out: str | None = None,
     device: str | None = None,
-) -> Evaluation | HeadEvaluation | InspectEvaluation | SegmentEvaluation:
+) -> Evaluation | DetectEvaluation | HeadEvaluation | InspectEvaluation | SegmentEvaluation:
     """Measure an encoder with labels: k-NN, linear and few-shot accuracy, beside controls. Or measure a head.
 
     A head has learnt already, so it takes --test alone, with --labels, --masks and --by, and gives its metrics with
@@ -99,7 +100,8 @@ def evaluate(
         Random draws of the labels for each few-shot figure; mean and spread are given.
     labels
         Of a head: a CSV or Parquet with the columns label and path or id, instead of the labels that --test has. Of a
-        segmentation: a COCO file, or a folder of masks or LabelMe files.
+        segmentation: a COCO file, or a folder of masks or LabelMe files. Of a detector: a COCO file, or a folder of
+        VOC, YOLO or LabelMe files.
     masks
         Of a head that says where: a folder of masks, each called like its image, such as crack/01.png for crack/01.jpg.
         0 is background.
@@ -169,7 +171,7 @@ def evaluate(
 
 def _of_head(
     head: Head, test: str | None, asked: tuple[str | None, str | None, str | None], out: str | None, own: Path | None
-) -> HeadEvaluation | InspectEvaluation | SegmentEvaluation:
+) -> DetectEvaluation | HeadEvaluation | InspectEvaluation | SegmentEvaluation:
     """The figures of a head, written with their pictures to the folder `out`, or to the head's `own`. asked: labels, by
     and masks, see `Head.evaluate`."""
     import json
@@ -186,7 +188,9 @@ def _of_head(
     items = open_source(test)
     if out is not None:
         check_outside(out, items.about.location)
-    result = cast("HeadEvaluation | InspectEvaluation | SegmentEvaluation", head.evaluate(items, *asked))
+    result = cast(
+        "DetectEvaluation | HeadEvaluation | InspectEvaluation | SegmentEvaluation", head.evaluate(items, *asked)
+    )
     if (folder := Path(out) if out else own) is not None:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "evaluation.json", json.dumps(result.to_dict(), indent=2))
@@ -314,7 +318,7 @@ def _kept(result: Evaluation, folder: Path) -> Evaluation:
 def _show_head(result: HeadEvaluation) -> None:
     """Print the figures of a head, by value of the column where one was given, and its surest mistakes."""
     from selfsight.console import results, table
-    from selfsight.heads.metrics import TITLES, number, shown
+    from selfsight.heads.metrics import number, shown
 
     console = results(soft_wrap=True)
     table((f"on {result.items:,} items", "value [95 % interval]"), shown(result.metrics))
@@ -325,12 +329,7 @@ def _show_head(result: HeadEvaluation) -> None:
         ]
         heading = "class" if len(rows) == len(result.recall) else f"worst {WORST} of {len(result.recall)} classes"
         table((heading, "sensitivity", "specificity"), rows)
-    if result.by:
-        names = list(next(iter(result.by.values())))
-        rows = [
-            (value, *(number(n, found[n]) if n in found else "–" for n in names)) for value, found in result.by.items()
-        ]
-        table(("by", *(TITLES[name] for name in names)), rows)
+    _show_parts("by", result.by)
     for each in result.mistakes[:LOWEST]:
         sure = "" if each.probability is None else f" ({100 * each.probability:.0f} %)"
         console.print(f"Mistake: {each.uri} is {each.truth}, the answer is {each.answer}{sure}")
@@ -341,15 +340,12 @@ def _show_head(result: HeadEvaluation) -> None:
 def _show_inspection(result: InspectEvaluation) -> None:
     """Print the figures of an inspection, by kind of defect, and what it was nearest to being wrong about."""
     from selfsight.console import results, table
-    from selfsight.heads.metrics import TITLES, number, shown
+    from selfsight.heads.metrics import shown
 
     console = results(soft_wrap=True)
     table((f"on {result.items:,} parts, {result.good:,} good", "value [95 % interval]"), shown(result.metrics))
-    for heading, parts in (("defect", result.defects), ("by", result.by)):
-        if parts:
-            names = list(dict.fromkeys(name for found in parts.values() for name in found))
-            rows = [(v, *(number(n, found[n]) if n in found else "–" for n in names)) for v, found in parts.items()]
-            table((heading, *(TITLES[name] for name in names)), rows)
+    _show_parts("defect", result.defects)
+    _show_parts("by", result.by)
     for each in result.missed[:LOWEST]:
         console.print(f"Most normal of the defects: {each.uri} ({each.label}, p {each.p:.3f})")
     for each in result.alarms[:LOWEST]:
@@ -361,30 +357,63 @@ def _show_inspection(result: InspectEvaluation) -> None:
 def _show_segmentation(result: SegmentEvaluation) -> None:
     """Print the figures of a segmentation, by class, and the pictures that it is worst at."""
     from selfsight.console import results, table
-    from selfsight.heads.metrics import TITLES, number, plainly, shown
+    from selfsight.heads.metrics import plainly, shown
 
     console = results(soft_wrap=True)
     table((f"on {result.items:,} pictures", "value [95 % interval]"), shown(result.metrics))
     table(("class", "intersection over union"), [(name, plainly(found)) for name, found in result.classes.items()])
-    if result.by:
-        names = list(dict.fromkeys(name for found in result.by.values() for name in found))
-        rows = [(v, *(number(n, found[n]) if n in found else "–" for n in names)) for v, found in result.by.items()]
-        table(("by", *(TITLES[name] for name in names)), rows)
+    _show_parts("by", result.by)
     for each in result.worst[:LOWEST]:
         console.print(f"Worst: {each.uri} ({each.miou:.3f})")
     for note in result.notes:
         console.print(f"Note: {note}.")
 
 
-def show(result: Evaluation | HeadEvaluation | InspectEvaluation | SegmentEvaluation) -> None:
+def _show_detection(result: DetectEvaluation) -> None:
+    """Print the figures of a detector, by class, and the pictures with the most mistakes."""
+    from selfsight.console import results, table
+    from selfsight.heads.metrics import percent, plainly, shown
+
+    console = results(soft_wrap=True)
+    table((f"on {result.items:,} pictures", "value [95 % interval]"), shown(result.metrics))
+    head = ("class", "boxes", "AP50", "count off by", "within interval", "false alarms")
+    told = []
+    for name, one in result.counts.items():
+        inside, alarms = (percent(each) if each else "–" for each in (one.inside, one.alarms))
+        many, share = f"{result.boxes[name]:,}", f"{alarms} of {one.without:,}" if one.alarms else alarms
+        told.append((name, many, plainly(result.classes[name]), plainly(one.error), inside, share))
+    table(head, told)
+    _show_parts("by", result.by)
+    for each in result.worst[:LOWEST]:
+        console.print(
+            f"Worst: {each.uri} ({each.missed} of {each.objects} missed, {each.false} told that are not there)"
+        )
+    for note in result.notes:
+        console.print(f"Note: {note}.")
+
+
+def _show_parts(heading: str, parts: dict[str, dict[str, Interval]]) -> None:
+    """A row for each of the parts, of which there may be none."""
+    from selfsight.console import table
+    from selfsight.report.head_worth import by_table
+
+    found = by_table(parts)
+    if found.rows:
+        table((heading, *found.columns), [(row.title, *(cell.text for cell in row.cells)) for row in found.rows])
+
+
+def show(result: Evaluation | DetectEvaluation | HeadEvaluation | InspectEvaluation | SegmentEvaluation) -> None:
     """Print the verdict, the accuracies, what pretraining bought and whether there are enough labels."""
     if isinstance(result, Evaluation):
         return _show_encoder(result)
+    from selfsight.heads.detect_evaluation import DetectEvaluation
     from selfsight.heads.inspect_evaluation import InspectEvaluation
     from selfsight.heads.segment_evaluation import SegmentEvaluation
 
     if isinstance(result, SegmentEvaluation):
         return _show_segmentation(result)
+    if isinstance(result, DetectEvaluation):
+        return _show_detection(result)
     return _show_inspection(result) if isinstance(result, InspectEvaluation) else _show_head(result)
 
 

@@ -30,8 +30,9 @@ class Elsewhere:
     """Where forgotten items still are, or may be.
 
     kind: "collection"; "features", a table that `embed -o` or `predict -o` wrote; "labels", one that `label --export`
-    wrote; "pictures", what `odd -o` or `report -o` drew; "run", which may have learnt from them; or "head", which has:
-    their rows and features were removed from it, and it is to be trained again.
+    wrote; "pictures", what `odd -o` or `report -o` drew; "run", which may have learnt from them; "walk", a head that
+    was adapted along them, whose state and page were removed; or "head", which has learnt from them: their rows and
+    features were removed from it, and it is to be trained again.
     path: of it.
     items: of a collection, the items with their ids or with the same content.
     """
@@ -224,14 +225,17 @@ def _elsewhere(tables: list[Path], gone: dict[str, str], contents: set[str]) -> 
 
 
 def _heads(ids: set[str], contents: set[str]) -> list[Elsewhere]:
-    """The known heads that held any of the items and have learnt from them. Their rows are removed."""
+    """The known heads that held any of the items and have learnt from them, whose rows are removed; and those that
+    `adapt` led past them, whose state and page are removed."""
     from selfsight.data.written import written
+    from selfsight.deploy.stream import forget_walk
     from selfsight.heads.head import forget_in
 
     folders = {file.parent.resolve() for way in ("*", "*/*", "heads/*/*") for file in Path().glob(f"{way}/head.json")}
     folders |= {Path(line.path) for line in written("head")}
     folders |= {found for path in folders if (found := path.with_name(f"{path.name}.before")).is_dir()}
-    return [Elsewhere("head", str(path)) for path in sorted(folders) if forget_in(path, ids, contents)]
+    walks = [Elsewhere("walk", str(path)) for path in sorted(folders) if forget_walk(path, ids)]
+    return walks + [Elsewhere("head", str(path)) for path in sorted(folders) if forget_in(path, ids, contents)]
 
 
 def _runs(beside: Path) -> list[tuple[str, Path]]:
@@ -270,6 +274,8 @@ def show(result: Forgotten) -> None:
             )
         elif other.kind == "pictures":
             print(f"{other.path} may show them: delete it, or make it again.")
+        elif other.kind == "walk":
+            print(f"{other.path} was adapted along them: its state and its page are removed; adapt begins anew.")
         elif other.kind == "head":
             print(f"{other.path} has learnt from them: their rows are removed; train it again, or delete it.")
         else:

@@ -171,7 +171,7 @@ def _copy(source: str, out: Path, options: Options, strict: bool) -> Collection:
     """The rows of another collection that are wanted, as a collection of the same source."""
     import pyarrow.compute as pc
 
-    from selfsight.data.collection import Collection
+    from selfsight.data.collection import DROPPED, Collection
     from selfsight.data.importers import check_outside, open_source
 
     if options.columns:
@@ -182,7 +182,7 @@ def _copy(source: str, out: Path, options: Options, strict: bool) -> Collection:
     if out.resolve() == items.path.resolve():
         raise SelfsightError(f"{out} is the collection itself. Give another -o.")
     check_outside(str(out), items.about.location)
-    rows = items.table
+    rows = items.table.filter(pc.not_equal(items.table["reason"], DROPPED))  # decisions stay with their collection
     rows = rows.filter([options.wanted(uri) for uri in rows["uri"].to_pylist()])
     if not pc.any(pc.equal(rows["status"], "ok")).as_py():
         raise DataError(f"No readable item of {source} matches --include and --exclude.")

@@ -7,21 +7,23 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from selfsight.errors import DataError, MachineError, SelfsightError, in_words
 from selfsight.results import Result, counted
 from selfsight.verbs.arguments import checked
+from selfsight.verbs.label_heads import boxes_of, masks_of, of_head
 
 if TYPE_CHECKING:
-    from selfsight.data.annotations.outlines import MaskValue
     from selfsight.data.collection import Collection
     from selfsight.encoders.encoder import Encoder
     from selfsight.heads.head import Head
     from selfsight.pages.answers import Agreement, Answers
+    from selfsight.pages.marked import Marked
     from selfsight.pages.neighbours import Suggest
     from selfsight.pages.server import Server
 
+DRAWN = {"mask": "masks", "box": "boxes"}  # kinds that are drawn on the picture
 COLUMNS = ("id", "path", "label", "by", "time")  # of the file that --export writes
 
 
@@ -63,7 +65,8 @@ def label(
     model: str | Encoder | None = None,
     head: str | Head | None = None,
     ask: str | None = None,
-    kind: Literal["class", "classes", "grade", "mask"] = "class",
+    kind: Literal["class", "classes", "grade", "mask", "box"] = "class",
+    classes: str | None = None,
     by: str = "local",
     export: str | None = None,
     port: int | None = None,
@@ -85,16 +88,23 @@ def label(
         more labels change little.
     head
         A head, to suggest the labels that it would give, in place of the most similar images. For masks one of
-        `train segment`, whose guess is shown to be corrected.
+        `train segment`, whose guess is shown to be corrected; for boxes one of `train detect`, whose objects are shown
+        to be accepted, one by one or all.
     ask
         A CSV or Parquet of the items to label, in this order, with a column id or path. All images if not given.
     kind
-        class: one per image. classes: several. grade: one of ordered classes. mask: pixels, painted with a brush.
+        class: one per image. classes: several. grade: one of ordered classes. mask: pixels, painted with a brush. box:
+        around each object, drawn with the mouse.
+    classes
+        Names, a,b, that have keys from the start; others can be made on the page. With a head of boxes its guesses of
+        these alone are shown.
     by
         Who answers. Two people who label the same images see how far they agree, and settle where they do not.
     export
         Write every label to this .csv and open no page: id, path, label, by, time. `--labels` takes it. Masks go to a
-        COCO file, .json, which `train segment --labels` takes.
+        COCO file, .json, or to a folder whose name says its format: labelme (polygons), voc or yolo (boxes of objects),
+        masks (pictures of class numbers). Boxes go to .json, voc or
+        yolo. `--labels` takes each.
     port
         Of the page; a free one if not given.
     device
@@ -102,17 +112,19 @@ def label(
     """
     from selfsight.console import console
     from selfsight.data.importers import check_outside, open_source
-    from selfsight.pages.answers import Answers
+    from selfsight.pages.answers import Answers, checked_name
 
-    suffix, what = (".json", "Masks") if kind == "mask" else (".csv", "Labels")
-    if export is not None and Path(export).suffix.lower() != suffix:
-        raise SelfsightError(f"{what} are written as {suffix}, not as {export!r}. For example: --export labels{suffix}")
+    if export is not None:
+        check_export(Path(export), kind)
     if head is not None and model is not None:
         raise SelfsightError("--head and --model both suggest labels. Give one of them.")
     items = open_source(source)
-    if kind == "mask":
-        return _masks(source, items, model, head, ask, by, export, port)
-    answers = Answers(items, by, kind)
+    named = [checked_name(name, "class") for name in classes.split(",")] if classes is not None else []
+    if kind == "mask" or kind == "box":
+        if model is not None:
+            raise SelfsightError(f"--model suggests classes, not {DRAWN[kind]}. Train a head, and give it: --head HEAD")
+        return _drawn(source, items, kind, head, named, ask, by, export, port)
+    answers = Answers(items, by, kind, named)
     order = _order(items, answers.ids, answers.labels, ask)
     if answers.damaged:
         console().print(_damaged(answers.damaged), soft_wrap=True)
@@ -128,94 +140,131 @@ def label(
     )  # fmt: skip
 
 
-def _masks(
-    source: str, items: Collection, model: str | Encoder | None, head: str | Head | None, ask: str | None, by: str,
-    export: str | None, port: int | None,
+def _drawn(
+    source: str, items: Collection, kind: Literal["mask", "box"], head: str | Head | None, classes: Sequence[str],
+    ask: str | None, by: str, export: str | None, port: int | None,
 ) -> Labelling:  # fmt: skip
-    """Let masks be painted until Ctrl-C, or write them all to a COCO file."""
+    """Let masks or boxes be drawn until Ctrl-C, or write them all to files."""
     from selfsight.console import console
     from selfsight.data.importers import check_outside
+    from selfsight.pages.drawn import Drawn
     from selfsight.pages.painted import Painted
 
-    if model is not None:
-        raise SelfsightError("--model suggests classes, not masks. Train a head, and give it: --head heads/cells")
-    painted = Painted(items, by)
-    order = _order(items, painted.ids, painted.masked, ask)
-    if painted.damaged:
-        console().print(_damaged(painted.damaged), soft_wrap=True)
+    guess: Callable[[str], Any] | None = None
+    if head is not None and export is None:
+        if kind == "mask":
+            guess = masks_of(items, head)
+        else:
+            guess, classes = boxes_of(items, head, classes)
+    marked = Painted(items, by, classes) if kind == "mask" else Drawn(items, by, classes)
+    order = _order(items, marked.ids, marked.marked, ask)
+    if marked.damaged:
+        console().print(_damaged(marked.damaged), soft_wrap=True)
     if export is None:
-        try:
-            from selfsight.pages.paint import MOST_BYTES, painting
-            from selfsight.pages.server import Server
-        except ModuleNotFoundError as missing:
-            raise MachineError(f"Pages need {missing.name}: pip install 'selfsight[serve]'") from None
-        from selfsight.pages.pictures import Pictures
-
-        guess = None if head is None else guess_of(items, head)
-        app = painting(painted, Pictures(items), order, items.about.location, guess)
-        _run(Server(app, port, MOST_BYTES), "Paint masks of", len(order))
+        _serve_drawn(items, marked, order, guess, port)
     else:
         check_outside(export, items.about.location)
-        _write_masks(Path(export), items)
-    masked = painted.masked
+        (_write_masks if kind == "mask" else _write_boxes)(Path(export), items)
+    there = marked.marked
     return Labelling(
-        source, painted.given, sum(item in masked for item in order), len(order), painted.counts,
-        damaged=painted.damaged, journal=str(items.decisions.folder), exported=export, kind="mask",
+        source, marked.given, sum(item in there for item in order), len(order), marked.counts,
+        damaged=marked.damaged, journal=str(items.decisions.folder), exported=export, kind=kind,
     )  # fmt: skip
 
 
-def guess_of(items: Collection, head: str | Head) -> Callable[[str], MaskValue | None]:
-    """What a head of `train segment` makes of an item. Raises `SelfsightError` for another head."""
-    import numpy as np
+def check_export(out: Path, kind: str) -> None:
+    """Raise `SelfsightError` for a name under which labels of this kind are not written, and for a folder that holds
+    something that --export did not write."""
+    from selfsight.data.annotations.folders import FOLDERS, OF_BOXES
+    from selfsight.data.written import written
 
-    from selfsight.data.annotations.rle import encode
-    from selfsight.heads.head import Head, load_head
-    from selfsight.heads.segment_head import SegmentHead
-    from selfsight.machine import best_device
+    if kind not in DRAWN:
+        if out.suffix.lower() != ".csv":
+            raise SelfsightError(f"Labels are written as .csv, not as '{out}'. For example: --export labels.csv")
+        return
+    folders, what = (FOLDERS, "masks") if kind == "mask" else (OF_BOXES, "boxes")
+    if out.suffix.lower() != ".json" and out.name not in folders:
+        called = " or ".join(filter(None, [", ".join(folders[:-1]), folders[-1]]))
+        raise SelfsightError(
+            f"{what.capitalize()} are written as .json, or into a folder called {called}, not as '{out}'. For example: "
+            f"--export {what}.json"
+        )
+    ours = str(out.resolve()) in {one.path for one in written("pictures")}
+    if out.name in folders and out.exists() and not ours and (out.is_file() or any(out.iterdir())):
+        raise SelfsightError(f"{out} is there already and holds something else. Give --export another place.")
 
-    opened = head if isinstance(head, Head) else load_head(head)
-    if not isinstance(opened, SegmentHead):
-        raise SelfsightError(f"{opened.path} says no masks. Give a head of selfsight train segment, or none.")
-    opened.module.to(best_device())
-    places = {item: place for place, item in enumerate(items.usable["id"].to_pylist())}
 
-    def guess(item: str) -> MaskValue | None:
-        for found in opened.segment(items, items.usable.take([places[item]]), {}):
-            classes = opened.about.classes
-            if opened.about.told_apart:
-                told: MaskValue = {}
-                for number, thing in enumerate(found.things, 1):
-                    told.setdefault(classes[thing.label], []).append(dict(encode(found.objects == number)))
-                return told
-            there = [place for place in np.unique(found.mask).tolist() if place > 0]
-            return {classes[place]: dict(encode(found.mask == place)) for place in there}
-        return None
+def _serve_drawn(
+    items: Collection, marked: Marked, order: list[str], guess: Callable[[str], Any] | None, port: int | None
+) -> None:
+    """Show the page of masks or boxes until Ctrl-C."""
+    try:
+        from selfsight.pages import draw, paint
+        from selfsight.pages.server import Server
+    except ModuleNotFoundError as missing:
+        raise MachineError(f"Pages need {missing.name}: pip install 'selfsight[serve]'") from None
+    from selfsight.pages.drawn import Drawn
+    from selfsight.pages.painted import Painted
+    from selfsight.pages.pictures import Pictures
 
-    return guess
+    pictures, where = Pictures(items), items.about.location
+    if isinstance(marked, Painted):
+        app = paint.painting(marked, pictures, order, where, guess)
+        _run(Server(app, port, paint.MOST_BYTES), "Paint masks of", len(order))
+    elif isinstance(marked, Drawn):
+        app = draw.drawing(marked, pictures, order, where, guess)
+        _run(Server(app, port, draw.MOST_BYTES), "Draw boxes on", len(order))
+
+
+def _write_boxes(out: Path, items: Collection) -> None:
+    """Write every box to a COCO file, or to a folder of the format that its name says."""
+    from selfsight.curation.cleaned import write_boxes
+    from selfsight.data.labels import Labels
+    from selfsight.data.written import note
+
+    boxes = Labels.of(items, kind="boxes")
+    if boxes.kind == "none":
+        raise DataError(f"No item of {boxes.location} has a box. Draw some: selfsight label SOURCE --kind box")
+    write_boxes(boxes.labelled(), out)
+    note("pictures", out, items.path)
 
 
 def _write_masks(out: Path, items: Collection) -> None:
-    """Write every mask to a COCO file."""
+    """Write every mask to a COCO file, or to a folder of the format that its name says."""
     from selfsight.console import console
-    from selfsight.data.annotations.coco import write
+    from selfsight.data.annotations import coco
+    from selfsight.data.annotations.folders import FOLDERS, OF_BOXES, in_files, names_of
     from selfsight.data.annotations.outlines import BACKGROUND, Outline, Outlines, is_polygons
     from selfsight.data.labels import Labels
-    from selfsight.data.masks import Masks
+    from selfsight.data.masks import Masks, numbers_of
     from selfsight.data.written import note
     from selfsight.files import write_whole
 
     masks = Masks.of(items, Labels.of(items, kind="masks"))
-    images: dict[str, Outlines] = {}
+    images: list[Outlines] = []
     for row, value in zip(masks.labels.rows.to_pylist(), masks.values, strict=True):
         several = {name: [of] if isinstance(of, dict) or is_polygons(of) else of for name, of in value.items()}
         objects = [Outline(name, region) for name, regions in several.items() for region in regions]
-        name = row["uri"] if row["page"] is None else f"{row['uri']}.{row['page']}"
-        images[name] = Outlines(tuple(objects), (row["width"], row["height"]))
-    write_whole(out, write(images, [name for name in masks.names if name != BACKGROUND]))
-    note("labels", out, items.path)
+        images.append(Outlines(tuple(objects), (row["width"], row["height"])))
+    uris, pages = (masks.labels.rows[name].to_pylist() for name in ("uri", "page"))
+    if out.name in FOLDERS:
+        if out.name in OF_BOXES and not masks.told_apart:
+            raise SelfsightError(
+                f"These masks do not tell objects apart, so there is no box of one for {out}. Write them as .json, or "
+                "into a folder called labelme or masks."
+            )
+        named = dict(zip(names_of(uris, pages), images, strict=True))
+        for file, data in in_files(out.name, named, masks.names, numbers_of(masks.names)).items():
+            (out / file).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(out / file, data)
+    else:
+        called = [uri if page is None else f"{uri}.{page}" for uri, page in zip(uris, pages, strict=True)]
+        classes = [name for name in masks.names if name != BACKGROUND]
+        write_whole(out, coco.write(dict(zip(called, images, strict=True)), classes))
+    note("pictures", out, items.path)
     for one in masks.aside:
         console().print(f"Left out: {one.where}: {one.reason}.", soft_wrap=True)
-    if not masks.told_apart:
+    if not masks.told_apart and out.name != "masks":
         console().print(
             "These masks do not tell objects apart: train segment --labels with --no-objects.", soft_wrap=True
         )
@@ -258,30 +307,6 @@ def _neighbours(items: Collection, answers: Answers, model: str | Encoder) -> Su
 
     rows, features, _ = pooled(encoder_of(model, measure_format(items)), items)
     return Neighbours(rows["id"].to_pylist(), features, answers)
-
-
-def of_head(items: Collection, head: str | Head) -> Suggest:
-    """What a head says of the items. Raises `SelfsightError` for a head of numbers."""
-    from selfsight.encoders.features import pooled
-    from selfsight.heads.classify_head import ClassifyHead
-    from selfsight.heads.head import Head, load_head
-    from selfsight.machine import best_device
-
-    opened = head if isinstance(head, Head) else load_head(head)
-    if not isinstance(opened, ClassifyHead) or not opened.about.classes:
-        of = "numbers" if isinstance(opened, ClassifyHead) else opened.gives
-        raise SelfsightError(f"{opened.path} is a head of {of}, and the page asks for classes. Give another --head.")
-    opened.module.to(best_device())
-    rows, features, _ = pooled(opened.encoder, items)
-    probabilities = opened.tensors(features)["probabilities"]
-    places = {item: place for place, item in enumerate(rows["id"].to_pylist())}
-
-    def suggest(ids: Sequence[str]) -> dict[str, list[tuple[str, float]]]:
-        known = [item for item in ids if item in places]
-        said = {item: zip(opened.about.classes, probabilities[places[item]].tolist(), strict=True) for item in known}
-        return {item: sorted(pairs, key=lambda pair: -pair[1]) for item, pairs in said.items()}
-
-    return suggest
 
 
 def _order(items: Collection, ids: Sequence[str], known: Container[str], ask: str | None) -> list[str]:
@@ -352,11 +377,15 @@ def show(result: Labelling) -> None:
     from selfsight.data.cache import cache_folder
 
     console = results(soft_wrap=True)
-    thing = "mask" if result.kind == "mask" else "label"
+    thing = {"mask": "a mask", "box": "boxes"}.get(result.kind, "a label")
     if result.exported is None:
-        console.print(f"{result.given:,} {thing}{'' if result.given == 1 else 's'} given.")
+        plural = "" if result.given == 1 else "s"
+        given = {"mask": f"mask{plural} given", "box": f"item{plural} answered"}.get(
+            result.kind, f"label{plural} given"
+        )
+        console.print(f"{result.given:,} {given}.")
     classes = f" ({counted({name: n for name, n in result.classes.items() if n})})" if result.labelled else ""
-    console.print(f"{result.labelled:,} of {result.items:,} items have a {thing}{classes}.")
+    console.print(f"{result.labelled:,} of {result.items:,} items have {thing}{classes}.")
     for each in result.agreement:
         kappa = "" if each.kappa is None else f", kappa {each.kappa:.2f}"
         pair = f"{each.first} and {each.second}"
@@ -370,5 +399,6 @@ def show(result: Labelling) -> None:
     console.print(f"They are in {result.journal}")
     if Path(result.journal).is_relative_to(cache_folder()):
         console.print("That is in the cache folder, and selfsight cache clear keeps it.")
-    how = "--kind mask --export masks.json" if result.kind == "mask" else "--export labels.csv"
+    drawn = DRAWN.get(result.kind)
+    how = f"--kind {result.kind} --export {drawn}.json" if drawn else "--export labels.csv"
     console.print(f"To write them to a file: selfsight label {quote(result.source)} {how}")

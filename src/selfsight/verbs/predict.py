@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from selfsight.errors import SelfsightError
 from selfsight.results import Result, counted
@@ -15,7 +14,6 @@ from selfsight.verbs.arguments import checked
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from selfsight.heads.classify_head import ClassifyHead
     from selfsight.heads.head import Head
 
 PRINTED = 10
@@ -64,6 +62,10 @@ def predict(
     Of an inspection: score (higher is more abnormal), p (the share of good parts that score as high), defect (p is at
     most the rate of false alarms that the head promises) and map (its picture's path in the folder).
 
+    Of a detector: objects, each with label, score (the probability that it is there) and box, and counts, each with
+    label, count, low and high, between which the true count lies as often as the head promises. The folder also gets
+    objects.csv, a row an object, and counts.csv, a row a picture.
+
     Of a segmentation: score (how sure it is of a pixel, the mean), mask (its path in the folder) and objects, each with
     label, score, box, area, centroid (x, y), intensity (mean grey, 0 to 1) and run lengths (COCO). The folder also gets
     objects.csv, a row an object, and counts.csv, a row a picture; where the head tells objects apart, objects/ has
@@ -72,7 +74,8 @@ def predict(
     Parameters
     ----------
     source
-        Folder of images, or any other source that `selfsight import --help` names.
+        Folder of images, or any other source that `selfsight import --help` names. With --watch also a camera,
+        /dev/video0 or rtsp://user:password@camera/1, of which a frame a second is taken.
     head
         A head, made by `selfsight train`.
     out
@@ -81,8 +84,8 @@ def predict(
     pixel_size
         Side of a pixel, such as 0.5um or 0.02mm: objects.csv and counts.csv then give areas and places in it too.
     coco
-        File for a COCO JSON of what a segmentation finds: run lengths, box, score and class of each object; where it
-        does not tell objects apart, one region for each class in a picture.
+        File for a COCO JSON of the objects that a detector or a segmentation finds: box, score and class of each, and
+        its run lengths; where these are not told apart, one region for each class in a picture.
     watch
         Go on as files arrive, until Ctrl-C, and append to a .jsonl or .lance. A file is taken once its size stood still
         for a second; one that cannot be read is tried until it is a minute old. Started again, it skips the items that
@@ -93,13 +96,14 @@ def predict(
     from selfsight.data.importers import check_outside, open_source
     from selfsight.data.written import note
     from selfsight.files import write_whole
-    from selfsight.heads import watching
+    from selfsight.heads import streaming, watching
+    from selfsight.heads.detect_voice import DetectAbout
     from selfsight.heads.head import Head, load_head
     from selfsight.heads.outlined import check_outlines, coco_of
     from selfsight.heads.pictures import JOURNAL, is_folder
     from selfsight.heads.predictions import FORMATS, check_format, save_predictions
-    from selfsight.heads.segment_head import SegmentAbout
-    from selfsight.heads.segment_pictures import counts_csv, objects_csv, parse_pixel_size
+    from selfsight.heads.segment_pictures import parse_pixel_size
+    from selfsight.heads.segment_voice import SegmentAbout
     from selfsight.machine import best_device
 
     side = parse_pixel_size(pixel_size)
@@ -116,16 +120,18 @@ def predict(
     if coco is not None:
         check_outlines(opened, folder)
     opened.module.to(best_device())
+    if watch and out is not None and streaming.is_stream(source):
+        return _stream(opened, source, Path(out))
     if watch and out is not None:
         check_outside(out, source)
-        return _watch(watching.check_watches(opened), source, Path(out))
+        return _watch(opened, source, Path(out))
     items = open_source(source)
     if out is not None:
         check_outside(out, items.about.location)
     if coco is not None:
         check_outside(coco, items.about.location, "--coco")
     result = replace(_counted(opened.predict(items, folder)), coco=coco)
-    if coco is not None and isinstance(opened.about, SegmentAbout):
+    if coco is not None and isinstance(opened.about, SegmentAbout | DetectAbout):
         Path(coco).parent.mkdir(parents=True, exist_ok=True)
         write_whole(Path(coco), coco_of(result.table, items.usable, opened.about, folder))
         note("pictures", Path(coco), items.path)
@@ -135,17 +141,15 @@ def predict(
         save_predictions(result.table, out)
     else:
         save_predictions(result.table, folder / "predictions.parquet")
-        if "objects" in result.table.column_names:
-            write_whole(folder / "objects.csv", objects_csv(result.table, *side))
-            names = getattr(opened.about, "classes", [])[1:]
-            write_whole(folder / "counts.csv", counts_csv(result.table, names, *side))
+        for name, content in opened.tables(result.table, items.usable, *side).items():
+            write_whole(folder / name, content)
         (folder / JOURNAL).unlink(missing_ok=True)
         note("pictures", folder, items.path)
     note("features", Path(out) if folder is None else folder / "predictions.parquet", items.path)
     return replace(result, file=out)
 
 
-def _watch(head: ClassifyHead, source: str, out: Path) -> Predictions:
+def _watch(head: Head, source: str, out: Path) -> Predictions:
     """Predict until Ctrl-C; returns how many items got which label, with the table of the last of them."""
     from collections import Counter
 
@@ -154,16 +158,14 @@ def _watch(head: ClassifyHead, source: str, out: Path) -> Predictions:
     from selfsight.console import console
     from selfsight.data.importers import open_source
     from selfsight.data.written import note
+    from selfsight.heads.predictions import said
     from selfsight.heads.watching import watched
 
     console().print(f"Watching {source}; Ctrl-C ends it.", soft_wrap=True)
     result = _counted(pa.table({"id": pa.array([], pa.string())}))
     try:
         for table in watched(head, source, out):
-            if len(table) and not result.items + result.set_aside:  # the first
-                note("features", out, open_source(source, as_is=True).path)
-            for row in table.to_pylist():
-                console().print(f"{said(row)}  {row['uri']}", soft_wrap=True)
+            first = len(table) and not result.items + result.set_aside
             more = _counted(table)
             result = replace(
                 more,
@@ -173,25 +175,37 @@ def _watch(head: ClassifyHead, source: str, out: Path) -> Predictions:
                 labels=dict(Counter(result.labels) + Counter(more.labels)),
                 left_open=result.left_open + more.left_open,
             )
+            for row in table.to_pylist():
+                console().print(f"{said(row)}  {row['uri']}", soft_wrap=True)
+            if first:
+                note("features", out, open_source(source, as_is=True).path)
     except KeyboardInterrupt:  # the way to end it
         console().print("Stopped; every row is in the file.")
     return replace(result, file=str(out))
 
 
-def said(row: Mapping[str, object]) -> str:
-    """The answer of a row of predictions in a few words, or why there is none."""
-    if row.get("reason"):
-        return str(row["reason"])
-    if "defect" in row:
-        where = f"  {row['map']}" if row.get("map") else ""
-        return f"{'defect' if row['defect'] else 'good'}  {row['score']:.3f}  p {row['p']:.3f}{where}"
-    if "objects" in row:
-        return f"{len(cast('list[object]', row['objects'])):,} objects" + (f"  {row['mask']}" if row["mask"] else "")
-    if "value" in row:
-        return f"{row['value']:.4g} [{row['low']:.4g}, {row['high']:.4g}]"
-    named = row["label"] if "label" in row else "|".join(cast("list[str]", row["labels"])) or "(none)"
-    score = row.get("score")
-    return f"{named}" if score is None else f"{named}  {100 * cast(float, score):.0f} %"
+def _stream(head: Head, source: str, out: Path) -> Predictions:
+    """Predict the frames of a camera until Ctrl-C; returns how many got which label, with the last of them."""
+    from collections import Counter
+
+    import pyarrow as pa
+
+    from selfsight.console import console
+    from selfsight.heads.predictions import decision, said
+    from selfsight.heads.streaming import streamed, without_password
+
+    console().print(f"Watching {without_password(source)}; Ctrl-C ends it.", soft_wrap=True)
+    labels, reasons, last, left = Counter[str](), Counter[str](), [], 0
+    try:
+        for row in streamed(head, source, out):
+            console().print(f"{said(row)}  {row['uri'].rpartition('#')[2]}", soft_wrap=True)
+            (reasons if row["reason"] else labels)[row["reason"] or decision(row)] += 1
+            left += bool(row.get("abstain"))
+            last = [row]
+    except KeyboardInterrupt:  # the way to end it
+        console().print("Stopped; every row is in the file.")
+    table, bad = pa.Table.from_pylist(last), sum(reasons.values())
+    return Predictions(table, sum(labels.values()), bad, dict(reasons), dict(labels), left, str(out))
 
 
 def _counted(table: pa.Table) -> Predictions:
@@ -219,6 +233,7 @@ def _counts(columns: list[str]) -> str:
 def show(result: Predictions) -> None:
     """Print how many items got which label, and the first rows or where they are."""
     from selfsight.console import results, table
+    from selfsight.heads.predictions import said
 
     console = results(soft_wrap=True)
     console.print(f"{result.items:,} items predicted.")
@@ -232,9 +247,9 @@ def show(result: Predictions) -> None:
             f"{result.left_open:,} are left open: several classes are likely, or nothing like them was learnt."
         )
     if result.set_aside:
-        console.print(f"{result.set_aside:,} cannot be read ({counted(result.reasons)}).")
+        console.print(f"{result.set_aside:,} have no prediction ({counted(result.reasons)}).")
     if result.coco is not None:
-        console.print(f"Outlines written to {shlex.quote(result.coco)}.")
+        console.print(f"Objects written to {shlex.quote(result.coco)}.")
     if result.file is not None:
         console.print(f"Written to {shlex.quote(result.file)}.")
         return

@@ -126,7 +126,7 @@ def pretrain(
     from selfsight.training.energy import Energy, check_energy
     from selfsight.training.run import Run
     from selfsight.training.session import Session
-    from selfsight.training.settle import asked_of, check_enough, check_weights, settle, settled_before
+    from selfsight.training.settle import asked_of, check_enough, check_weights, decided_by, settle, settled_before
     from selfsight.training.trackers import check
 
     recipe, collection = choices.pop("recipe", None), choices.pop("collection", None)
@@ -155,7 +155,7 @@ def pretrain(
                 settled = settled_before(run)
             if accelerator.is_main_process:
                 _name_weights(run, settled)
-            held = _hold(settled, items, strict)
+            held = _hold(settled, decided_by(items, settled.decided), strict)
         with Energy(run, energy and accelerator.is_main_process):
             session = Session(run, settled, held, accelerator, started, watched)
             done = session.train(trackers)

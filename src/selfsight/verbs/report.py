@@ -65,10 +65,11 @@ def report(
     from selfsight.errors import MachineError, SelfsightError
     from selfsight.files import write_whole
     from selfsight.heads.classify_head import ClassifyHead
+    from selfsight.heads.detect_head import DetectHead
     from selfsight.heads.head import head_folder, load_head
     from selfsight.heads.inspect_head import InspectHead
     from selfsight.heads.segment_head import SegmentHead
-    from selfsight.report import head_page, inspect_page, page, segment_page
+    from selfsight.report import detect_page, head_page, inspect_page, page, segment_page
     from selfsight.training.run import Run
 
     of_run = Run.open(run) if head_folder(run) is None else None
@@ -83,7 +84,9 @@ def report(
         shown = [str(of_run.read_recipe()[2]["collection"])]
     else:
         head = load_head(run)
-        if isinstance(head, InspectHead):
+        if isinstance(head, DetectHead):
+            (html, verdict, items), shown = detect_page.build(head, *told), detect_page.collections(head)
+        elif isinstance(head, InspectHead):
             (html, verdict, items), shown = inspect_page.build(head, *told), inspect_page.collections(head)
         elif isinstance(head, SegmentHead):
             (html, verdict, items), shown = segment_page.build(head, *told), segment_page.collections(head)

@@ -116,6 +116,8 @@ def runs(action: Literal["list", "remove"] = "list", *paths: str) -> Runs:
         return _found([Path(path) for path in paths] or [Path(name) for name in HOMES if Path(name).is_dir()])
     if not paths:
         raise SelfsightError("Say which run or head to remove: selfsight runs remove runs/first")
+    from selfsight.data.manifest import walk_of
+
     opened, heads = _opened(paths)
     described, described_heads = [_describe(run.path) for run in opened], [_describe_head(head) for head in heads]
     with ExitStack() as claims:
@@ -123,6 +125,9 @@ def runs(action: Literal["list", "remove"] = "list", *paths: str) -> Runs:
             claims.enter_context(run.claimed())
         for path in [*(run.path for run in opened), *heads]:
             shutil.rmtree(path)
+    for path in heads:
+        if (walk_of(path) / "state.safetensors").exists():  # where adapt led it along a stream
+            shutil.rmtree(walk_of(path))
     return Runs(removed=described, removed_heads=described_heads or None)
 
 
@@ -199,7 +204,7 @@ def _describe(path: Path) -> Described:
 
 def _describe_head(path: Path) -> DescribedHead:
     from selfsight.files import bytes_in, read_json
-    from selfsight.heads.classify_head import ClassifyAbout
+    from selfsight.heads.classify_voice import ClassifyAbout
     from selfsight.heads.tasks import read_about
 
     size = bytes_in(path)

@@ -57,9 +57,10 @@ class Selection(Result):
     reasons: why, with the number of items for each.
     file: the CSV that was written; `label --ask` takes it.
     sheet: the PNG that shows the first 96.
+    notes: what a user must know of the labels.
     """
 
-    if_any: ClassVar = ("file", "sheet")
+    if_any: ClassVar = ("file", "sheet", "notes")
     source: str
     items: list[SelectedItem]
     method: str
@@ -69,6 +70,7 @@ class Selection(Result):
     reasons: dict[str, int]
     file: str | None = None
     sheet: str | None = None
+    notes: list[str] | None = None
 
 
 @checked
@@ -127,6 +129,7 @@ def select(
     items = open_source(source)
     if out is not None:
         check_outside(out, items.about.location)
+        check_sheet(Path(out))
     given = Labels.of(items, path=labels, kind="classes", folders=False)
     encoder = encoder_of(model, measure_format(items))
     rows, features, bad = pooled(encoder, items)
@@ -143,8 +146,21 @@ def select(
         for rank, (row, share) in enumerate(zip(picked.to_pylist(), shares, strict=True), start=1)
     ]
     reasons = items.reasons(bad.values())
-    result = Selection(source, selected, method, known, len(rows) - known, sum(reasons.values()), reasons)
+    notes = [given.doubt] if given.doubt else None
+    result = Selection(source, selected, method, known, len(rows) - known, sum(reasons.values()), reasons, notes=notes)
     return result if out is None else _written(result, items, picked, encoder, Path(out))
+
+
+def check_sheet(out: Path) -> None:
+    """Raise `SelfsightError` if the sheet beside the table `out` would take the place of a file that is no sheet of
+    ours."""
+    from selfsight.data.written import written
+
+    sheet = out.with_suffix(".png")
+    if sheet.exists() and str(sheet.resolve()) not in {one.path for one in written("pictures")}:
+        raise SelfsightError(
+            f"{sheet} is there already, and the sheet of {out} would take its place. Give another -o, or move it away."
+        )
 
 
 def _pool(encoder: Encoder, items: Collection, rows: pa.Table, features: np.ndarray, given: Labels):  # type: ignore[no-untyped-def]
@@ -202,6 +218,8 @@ def show(result: Selection) -> None:
         console.print(f"{each.rank:>4}  {each.path}{page}  (stands for {each.stands_for:,})")
     if result.set_aside:
         console.print(f"{result.set_aside:,} items set aside ({counted(result.reasons)}).")
+    for note in result.notes or ():
+        console.print(f"Note: {note}.")
     if result.file is None:
         console.print("No file was written. Give one: -o ask.csv")
         return

@@ -149,6 +149,55 @@ def test_a_mask_that_two_images_could_have_is_given_to_neither(tmp_path: Path):
     assert "1.png" in labels.doubt
 
 
+def test_what_is_named_exactly_is_not_taken_by_another_suffix(tmp_path: Path):
+    """A COCO file means a.png, not a.jpg; a mask a.png is that of the image a.png."""
+    pictures(tmp_path / "photos", "a.png", "a.jpg", "s/b.png", "s/b.jpg")
+    items = opened(tmp_path / "photos", tmp_path)
+    cell = Outlines((Outline("cell", POLYGON, BOX),), SIZE)
+    (tmp_path / "one.json").write_bytes(coco.write({"a.png": cell, "b.jpg": cell}))
+    labels = Labels.of(items, path=str(tmp_path / "one.json"), kind="masks")
+    assert {uri for uri, value in by_uri(labels).items() if value} == {"a.png", "s/b.jpg"} and not labels.doubt
+    (tmp_path / "masks" / "s").mkdir(parents=True)
+    for name in ("a.png", "s/b.jpg.png", "s/b.png.png"):  # as `predict` calls masks of images that differ in suffix
+        (tmp_path / "masks" / name).write_bytes(write_mask(np.eye(*SIZE[::-1], dtype=np.int32)))
+    labels = Labels.of(items, path=str(tmp_path / "masks"), kind="masks")
+    assert {uri for uri, value in by_uri(labels).items() if value} == {"a.png", "s/b.jpg", "s/b.png"}
+
+
+def test_pages_of_a_file_are_named_by_their_numbers(tmp_path: Path):
+    (tmp_path / "photos").mkdir()
+    first, *rest = (Image.fromarray(np.full(SIZE[::-1], 40 * n, np.uint8)) for n in range(3))
+    first.save(tmp_path / "photos" / "stack.tif", save_all=True, append_images=rest)
+    items = opened(tmp_path / "photos", tmp_path)
+    assert items.usable["page"].to_pylist().count(None) == 0 and len(items.usable) == 3
+    cell = Outlines((Outline("cell", POLYGON, BOX),), SIZE)
+    (tmp_path / "one.json").write_bytes(coco.write({"stack.tif.0": cell, "stack.tif.2": cell, "stack.tif": cell}))
+    labels = Labels.of(items, path=str(tmp_path / "one.json"), kind="masks")
+    of_page = dict(zip(items.usable["page"].to_pylist(), labels.values, strict=True))
+    assert {page for page, value in of_page.items() if value} == {0, 2}
+    assert "stack.tif" in labels.doubt
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "stack.1.png").write_bytes(write_mask(np.eye(*SIZE[::-1], dtype=np.int32)))
+    labels = Labels.of(items, path=str(tmp_path / "masks"), kind="masks")
+    of_page = dict(zip(items.usable["page"].to_pylist(), labels.values, strict=True))
+    assert {page for page, value in of_page.items() if value} == {1}
+
+
+def test_what_could_be_of_several_images_is_counted_and_named(tmp_path: Path):
+    pictures(tmp_path / "photos", "a/1.jpg", "b/1.jpg", "2.jpg", "3.jpg")
+    items = opened(tmp_path / "photos", tmp_path)
+    (tmp_path / "masks").mkdir()
+    for name in ("1.png", "2.png", "2_mask.png", "3.png"):
+        (tmp_path / "masks" / name).write_bytes(write_mask(np.eye(*SIZE[::-1], dtype=np.int32)))
+    labels = Labels.of(items, path=str(tmp_path / "masks"), kind="masks")
+    assert {uri for uri, value in by_uri(labels).items() if value} == {"3.jpg"}
+    twice = "one of several files for the same image"
+    assert {one.where: one.reason for one in labels.aside} == {
+        "1.png": "several images are called so", "2.png": twice, "2_mask.png": twice
+    }  # fmt: skip
+    assert "3 annotations are set aside" in labels.doubt and "belong" not in labels.doubt
+
+
 def test_objects_of_voc_keep_their_identity(tmp_path: Path):
     pictures(tmp_path / "JPEGImages", "1.jpg")
     items = opened(tmp_path / "JPEGImages", tmp_path)
@@ -183,7 +232,7 @@ def test_what_cannot_be_used_is_named_and_what_is_nothing_refused(tmp_path: Path
     assert [(one.where, one.reason) for one in labels.aside] == [("1.txt", "an unknown class 4")]
     for path, kind, error in (
         (tmp_path / "photos", "boxes", "holds no file of boxes"),
-        (tmp_path / "nowhere", "masks", "holds no masks. Give a COCO file"),
+        (tmp_path / "nowhere", "masks", "does not exist. Give a COCO file"),
         (tmp_path / "photos", "masks", "holds no file of masks"),
     ):
         with pytest.raises(SelfsightError, match=error):

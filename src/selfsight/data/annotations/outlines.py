@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+from scipy.ndimage import find_objects
 
 from selfsight.data.annotations.masks import IGNORE
-from selfsight.data.annotations.polygons import crosses_itself, filled
-from selfsight.data.annotations.rle import Runs, decode, encode
+from selfsight.data.annotations.polygons import crosses_itself, filled_part
+from selfsight.data.annotations.rle import Part, Runs, decode, decode_part, encode, encode_part, lengths
 from selfsight.data.boxes import OUTSIDE, Box, Boxes, turned
 from selfsight.data.orientation import is_unturned, upright
 
@@ -23,6 +24,10 @@ Region: TypeAlias = Runs | list[list[float]]
 MaskValue: TypeAlias = dict[str, Any]  # {class: region or list of regions}
 BACKGROUND = "background"
 IGNORED = "ignore"  # the class of pixels that are left out
+
+
+class Numbered(dict[str, Any]):
+    """A `MaskValue` of a file of numbers: nobody named its classes, so the numbers may be those of objects."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ def problem_of(region: Region, size: tuple[float, float]) -> str:
     """Why a region cannot be one of an image of this (width, height); "" if it can."""
     if isinstance(region, Mapping):
         try:
-            height, width = decode(region).shape
+            height, width, _ = lengths(region)
         except ValueError as error:
             return str(error)
         return "" if (width, height) == size else f"a mask of {width} x {height}, which does not fit its image"
@@ -142,12 +147,19 @@ def problem_of_box(box: Box, size: tuple[float, float]) -> str:
 
 def pixels_of(region: Region, height: int, width: int) -> np.ndarray:
     """[H, W] bool. Raises `ValueError` for run lengths of another size."""
-    if isinstance(region, Mapping):
-        mask = decode(region)
-        if mask.shape != (height, width):
-            raise ValueError(f"a mask of {mask.shape[1]} x {mask.shape[0]} for an image of {width} x {height}")
-        return mask
-    return filled([np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in region], height, width)
+    inside = np.zeros((height, width), bool)
+    part = part_of(region, height, width)
+    inside[part.place] = part.mask
+    return inside
+
+
+def part_of(region: Region, height: int, width: int) -> Part:
+    """The same, without the mask of the whole image."""
+    if not isinstance(region, Mapping):
+        return filled_part([np.asarray(one, dtype=np.float64).reshape(-1, 2) for one in region], height, width)
+    if (size := lengths(region)[:2]) != (height, width):
+        raise ValueError(f"a mask of {size[1]} x {size[0]} for an image of {width} x {height}")
+    return decode_part(region)
 
 
 def drawn(value: MaskValue, names: Sequence[str], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -159,20 +171,20 @@ def drawn(value: MaskValue, names: Sequence[str], height: int, width: int) -> tu
     is not among `names`.
     """
     places = {name: place for place, name in enumerate(names)} | {IGNORED: IGNORE, BACKGROUND: 0}
-    painted: list[tuple[int, int, int, np.ndarray]] = []
+    painted: list[tuple[int, int, int, Part]] = []  # no mask of the whole image for each: there may be thousands
     number = 0
     for label, regions in value.items():
         several = isinstance(regions, list) and not is_polygons(regions)
         told = several and label not in (IGNORED, BACKGROUND)
         for region in regions if several else [regions]:
-            mask = pixels_of(region, height, width)
+            part = part_of(region, height, width)
             number += told
-            painted.append((int(mask.sum()), number if told else 0, places[label], mask))
+            painted.append((int(part.mask.sum()), number if told else 0, places[label], part))
     classes = np.full((height, width), IGNORE if BACKGROUND in value else 0, dtype=np.int32)
     objects = np.zeros((height, width), dtype=np.int32)
-    for _, this, place, mask in sorted(painted, key=lambda one: -one[0]):
-        classes[mask] = place
-        objects[mask] = this
+    for _, this, place, part in sorted(painted, key=lambda one: -one[0]):
+        classes[part.place][part.mask] = place
+        objects[part.place][part.mask] = this
     return classes, objects
 
 
@@ -182,10 +194,18 @@ def tells_apart(value: MaskValue) -> bool:
     return any(isinstance(regions, list) and not is_polygons(regions) for regions in objects)
 
 
-def value_of(ids: np.ndarray) -> MaskValue:
+def value_of(ids: np.ndarray) -> Numbered:
     """The mask that class numbers [H, W] make, each value a class of its own, 0 the background."""
-    found: MaskValue = {str(n): encode(ids == n) for n in np.unique(ids).tolist() if n > 0}
-    return found | ({IGNORED: encode(ids == IGNORE)} if (ids == IGNORE).any() else {})
+    numbers, places = np.unique(ids, return_inverse=True)
+    places = places.reshape(ids.shape) + 1
+    found = Numbered()
+    for number, (place, around) in zip(numbers.tolist(), enumerate(find_objects(places), 1), strict=True):
+        if number > 0:
+            rows, columns = around
+            found[str(number)] = encode_part(places[around] == place, rows.start, columns.start, *ids.shape)
+    if (ids == IGNORE).any():
+        found[IGNORED] = encode(ids == IGNORE)
+    return found
 
 
 def is_polygons(regions: Sequence[object]) -> bool:
@@ -218,8 +238,8 @@ def _upright(region: Region, size: tuple[float, float], width: int, height: int,
 def _around(outline: Outline) -> Box:
     """The box around a region; of one without pixels an empty one."""
     if isinstance(outline.region, Mapping):
-        y, x = np.nonzero(decode(outline.region))
-        edges = [x.min(), y.min(), x.max() + 1, y.max() + 1] if len(x) else [0, 0, 0, 0]
+        rows, columns = decode_part(outline.region).place
+        edges = [columns.start, rows.start, columns.stop, rows.stop]
     else:
         points = np.concatenate([np.asarray(part, np.float64).reshape(-1, 2) for part in outline.region or [[0, 0]]])
         edges = [*points.min(axis=0), *points.max(axis=0)]

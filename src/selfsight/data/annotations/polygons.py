@@ -10,31 +10,49 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from selfsight.data.annotations.rle import Part
+
 _PAIRS = 4_000_000  # of edges compared at a time
 
 
 def filled(polygons: Iterable[np.ndarray], height: int, width: int) -> np.ndarray:
     """[H, W] bool, the pixels in any of the polygons, each [N, 2] (x, y)."""
     inside = np.zeros((height, width), dtype=bool)
-    for polygon in polygons:
-        inside |= _filled(np.asarray(polygon, dtype=np.float64), height, width)
+    part = filled_part(polygons, height, width)
+    inside[part.place] = part.mask
     return inside
 
 
-def _filled(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The pixels from whose centre a line to the left crosses the polygon an odd number of times."""
-    turns = np.zeros((height, width + 1), dtype=np.int32)
+def filled_part(polygons: Iterable[np.ndarray], height: int, width: int) -> Part:
+    """The pixels in any of the polygons, without the mask of the whole image."""
+    every = [np.asarray(polygon, dtype=np.float64) for polygon in polygons]
+    if not sum(map(len, every)):
+        return Part(np.zeros((0, 0), bool), 0, 0)
+    points = np.concatenate(every)
+    x0, y0 = np.floor(points.min(0)).clip(0, (width, height)).astype(int).tolist()
+    x1, y1 = np.ceil(points.max(0)).clip(0, (width, height)).astype(int).tolist()
+    inside = np.zeros((y1 - y0, x1 - x0), dtype=bool)
+    for polygon in every:
+        inside |= _filled(polygon, (y0, y1), (x0, x1))
+    return Part(inside, y0, x0)
+
+
+def _filled(points: np.ndarray, down: tuple[int, int], across: tuple[int, int]) -> np.ndarray:
+    """The pixels of some rows and columns from whose centre a line to the left crosses the polygon an odd number of
+    times."""
+    (top, height), (left, width) = down, across
+    turns = np.zeros((height - top, width - left + 1), dtype=np.int32)
     for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
         if y0 == y1:
             continue
         if y0 > y1:  # the same edge gives the same numbers in both directions
             x0, y0, x1, y1 = x1, y1, x0, y0
         first, last = (int(np.ceil(np.clip(y, -1, height + 1) - 0.5)) for y in (y0, y1))
-        rows = np.arange(max(first, 0), min(last, height))
+        rows = np.arange(max(first, top), min(last, height))
         x = x0 + (rows + 0.5 - y0) * ((x1 - x0) / (y1 - y0))
         columns = np.ceil(np.clip(x, 0, width + 1) - 0.5).astype(np.int64)
-        np.add.at(turns, (rows, columns.clip(0, width)), 1)
-    odd: np.ndarray = np.cumsum(turns[:, :width], axis=1) % 2 == 1
+        np.add.at(turns, (rows - top, columns.clip(left, width) - left), 1)
+    odd: np.ndarray = np.cumsum(turns[:, :-1], axis=1) % 2 == 1
     return odd
 
 

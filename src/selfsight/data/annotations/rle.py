@@ -7,7 +7,7 @@ bits. Format: pycocotools, `maskApi.c`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict, cast
+from typing import NamedTuple, TypedDict, cast
 
 import numpy as np
 
@@ -38,8 +38,47 @@ def encode_part(part: np.ndarray, y0: int, x0: int, height: int, width: int) -> 
     return {"size": [height, width], "counts": to_text(counts if counts[-1] else counts[:-1])}
 
 
+class Part(NamedTuple):
+    """The pixels of an object, and no more of the image than is around them: mask [h, w] bool, whose upper left pixel
+    is at (y0, x0)."""
+
+    mask: np.ndarray
+    y0: int
+    x0: int
+
+    @property
+    def place(self) -> tuple[slice, slice]:
+        """Where it is in the image."""
+        height, width = self.mask.shape
+        return slice(self.y0, self.y0 + height), slice(self.x0, self.x0 + width)
+
+
 def decode(rle: Mapping[str, object]) -> np.ndarray:
     """The mask [H, W] bool. Raises `ValueError` for lengths that are not those of an image of this size."""
+    height, width, counts = lengths(rle)
+    inside = np.arange(len(counts)) % 2 == 1
+    return np.ascontiguousarray(np.repeat(inside, counts).reshape(width, height).T)
+
+
+def decode_part(rle: Mapping[str, object]) -> Part:
+    """What is inside, without the mask of the whole image. Raises as `decode` does."""
+    height, _, counts = lengths(rle)
+    edges = np.cumsum(counts)
+    starts, ends = edges[:-1:2], edges[1::2]
+    starts, ends = starts[ends > starts], ends[ends > starts]
+    if not len(starts):
+        return Part(np.zeros((0, 0), bool), 0, 0)
+    left, right = int(starts[0]) // height, (int(ends[-1]) - 1) // height + 1
+    steps = np.zeros(height * (right - left) + 1, np.int8)
+    steps[starts - left * height] += 1
+    steps[ends - left * height] -= 1  # where the next one starts at once, nothing changes
+    mask = np.cumsum(steps[:-1], dtype=np.int8).reshape(right - left, height).T > 0
+    rows = np.flatnonzero(mask.any(1))
+    return Part(np.ascontiguousarray(mask[rows[0] : rows[-1] + 1]), int(rows[0]), left)
+
+
+def lengths(rle: Mapping[str, object]) -> tuple[int, int, list[int]]:
+    """(height, width, run lengths). Raises `ValueError` for lengths that are not those of an image of this size."""
     try:
         runs = cast(Runs, rle)
         height, width = (int(side) for side in runs["size"])
@@ -49,8 +88,7 @@ def decode(rle: Mapping[str, object]) -> np.ndarray:
         raise ValueError("run lengths without a size or counts") from None
     if min(height, width) < 1 or min(counts, default=-1) < 0 or sum(counts) != height * width:
         raise ValueError(f"run lengths that do not make up {width} x {height} pixels")
-    inside = np.arange(len(counts)) % 2 == 1
-    return np.ascontiguousarray(np.repeat(inside, counts).reshape(width, height).T)
+    return height, width, counts
 
 
 def area_of(rle: Runs) -> int:

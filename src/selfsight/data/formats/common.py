@@ -8,6 +8,8 @@ import io
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -24,6 +26,7 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 # Pillow warns of odd metadata in files that decode well. `catch_warnings` is not safe in threads, a filter is.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
+_most: ContextVar[int] = ContextVar("most pixels", default=MAX_PIXELS)
 _MAX_BYTES = 2**31
 # Of an animation every frame has to be drawn to reach the last; a small file may ask for years of that.
 _MAX_DRAWN = 10 * MAX_PIXELS
@@ -85,14 +88,24 @@ def read(
         yield broken
 
 
+@contextmanager
+def at_most(pixels: int) -> Iterator[None]:
+    """Within it, in this thread, an image of more pixels is `Unreadable`: for files that come from anybody."""
+    before = _most.set(pixels)
+    try:
+        yield
+    finally:
+        _most.reset(before)
+
+
 def check_size(width: int, height: int) -> None:
-    """Raises `Unreadable` for an image of no pixels or of more than `MAX_PIXELS`."""
+    """Raises `Unreadable` for an image of no pixels or of more than `MAX_PIXELS`, or what `at_most` says."""
     if not (0 <= width < 2**32 and 0 <= height < 2**32):
         raise Unreadable("the sides of the image are damaged")
     if not width * height:
         raise Unreadable(f"an image of {width} x {height} has no pixels")
-    if width * height > MAX_PIXELS:
-        raise Unreadable(f"{width} x {height} is above the limit of {MAX_PIXELS:,} pixels")
+    if width * height > _most.get():
+        raise Unreadable(f"{width} x {height} is above the limit of {_most.get():,} pixels")
 
 
 def jpeg_markers(data: bytes) -> Iterator[tuple[int, int]]:

@@ -1,13 +1,14 @@
 """What `--labels` of boxes and masks names: a COCO file, or a folder of VOC, YOLO or LabelMe files or of masks.
 
-A file belongs to the image of the same path without suffix; where none has it, to the one whose path ends alike.
+A file belongs to the image of the same path, else of the same without suffix; where none has it, to the one whose path
+ends alike. A page of a file is called by the path and its number, `stack.tif.3`.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -44,17 +45,19 @@ def annotated(path: str, kind: Drawn, rows: pa.Table) -> tuple[list[object], tup
     Raises `SelfsightError` for what is nothing of the kind, and where no item is named.
     """
     found, aside = _read(Path(path).expanduser(), path, kind)
-    owner, strange = _matched(list(found), rows["uri"].to_pylist())
-    if found and not owner:
+    names, stems = _named(rows)
+    owner, strange, doubted = _matched(list(found), names, stems, Path(path).expanduser().is_file())
+    aside += doubted
+    if found and not owner and not doubted:
         raise DataError(
             f"{path} names no image of the source: its first is {next(iter(found))}. Files are named as their images."
         )
-    columns = [rows[name].to_pylist() for name in ("uri", "width", "height", "exif_orientation")]
+    columns = [rows[name].to_pylist() for name in ("width", "height", "exif_orientation")]
     values: list[object] = []
-    for place, (uri, width, height, turn) in enumerate(zip(*columns, strict=True)):
+    for place, (width, height, turn) in enumerate(zip(*columns, strict=True)):
         value = None
         if place in owner:
-            value = _upright(found[owner[place]], path, kind, (width, height, turn), uri)
+            value = _upright(found[owner[place]], path, kind, (width, height, turn), names[place])
         if isinstance(value, Aside):
             aside.append(value)
             value = None
@@ -90,8 +93,9 @@ def _read(folder: Path, path: str, kind: Drawn) -> tuple[dict[str, Found], list[
             raise DataError(f"{path} has boxes and no masks. Give one with a segmentation, or a folder of masks.")
         return dict(whole.images), list(whole.aside)
     if not folder.is_dir():
+        lacks = f"holds no {kind}" if folder.exists() else "does not exist"
         raise SelfsightError(
-            f"{path} holds no {kind}. Give a COCO file (.json), or a folder of "
+            f"{path} {lacks}. Give a COCO file (.json), or a folder of "
             f"{'VOC, YOLO or LabelMe files' if kind == 'boxes' else 'masks or LabelMe files'}."
         )
     files = sorted(_files(folder))
@@ -179,39 +183,60 @@ def _pixels(file: Path, width: int, height: int, turn: int | None) -> np.ndarray
 # -- which file is of which image --
 
 
-def _matched(files: list[str], uris: list[str]) -> tuple[dict[int, str], list[str]]:
-    """{place of an image: its file}, and the files of no image."""
+def _named(rows: pa.Table) -> tuple[list[str], list[str]]:
+    """What each item is called, as COCO files of ours call it, `uri` or `uri.PAGE`; and the same without the suffix."""
+    uris = rows["uri"].to_pylist()
+    pages = rows["page"].to_pylist() if "page" in rows.column_names else [None] * len(uris)
+    ends = ["" if page is None else f".{page}" for page in pages]
+    names = [uri + end for uri, end in zip(uris, ends, strict=True)]
+    return names, [stem_of(uri) + end for uri, end in zip(uris, ends, strict=True)]
+
+
+def _matched(
+    files: list[str], names: list[str], stems: list[str], listed: bool
+) -> tuple[dict[int, str], list[str], list[Aside]]:
+    """{place of an item: its file}, the files of no item, and those of which it is not clear which item they are of.
+
+    The whole name counts first, then the end of it, then both without suffixes; what has its file is asked no more.
+    listed: whether the files are names of images, so that their suffixes count too.
+    """
     owner: dict[int, str] = {}
-    places = {uri: place for place, uri in enumerate(uris)}
-    rest = []
-    for file in files:
-        if file in places:
-            owner[places[file]] = file
-        else:
-            rest.append(file)
-    ends = _by_end(files)
-    for place, uri in enumerate(uris):
-        for end in _ends(stem_of(uri)) if place not in owner else ():
-            alike = ends.get(end, [])
-            if len(alike) == 1:
-                owner[place] = alike[0]
-            if alike:
-                break
-    _drop_shared(owner, uris)
+    doubted: dict[str, str] = {}
+    for keyed, keys, loose in ((str, names, listed), (_plain, names, True), (_plain, stems, True)):
+        for ends in (_whole, _ends) if loose else (_whole,):
+            taken = set(owner.values())
+            free = {file: keyed(file) for file in files if file not in taken}
+            owner |= _claimed(free, {n: key for n, key in enumerate(keys) if n not in owner}, ends, doubted)
     taken = set(owner.values())
-    return owner, [file for file in rest if file not in taken]
+    left = [file for file in files if file not in taken]
+    return owner, [f for f in left if f not in doubted], [Aside(f, doubted[f]) for f in left if f in doubted]
 
 
-def _drop_shared(owner: dict[int, str], uris: list[str]) -> None:
-    """Of a file that several images could have, none has it but those whose path is alike the longest."""
-    by_file: dict[str, list[int]] = {}
-    for place, file in owner.items():
-        by_file.setdefault(file, []).append(place)
-    for file, claims in by_file.items():
-        lengths = [_common(_plain(file), stem_of(uris[place])) for place in claims]
-        for place, length in zip(claims, lengths, strict=True):
-            if length < max(lengths) or lengths.count(length) > 1:
-                del owner[place]
+def _claimed(
+    files: dict[str, str], items: dict[int, str], ends: Callable[[str], Iterator[str]], doubted: dict[str, str]
+) -> dict[int, str]:
+    """{place: file} of items and files whose keys have an end in common. Of a file that several items could have, none
+    has it but the one whose key is alike the longest; `doubted` is filled with why the others are not used."""
+    by_end: dict[str, list[str]] = {}
+    for file, key in files.items():
+        for end in ends(key):
+            by_end.setdefault(end, []).append(file)
+    claims: dict[str, list[int]] = {}
+    for place, key in items.items():
+        alike = next((by_end[end] for end in ends(key) if end in by_end), [])
+        if len(alike) == 1:
+            claims.setdefault(alike[0], []).append(place)
+        else:
+            doubted |= dict.fromkeys(alike, "one of several files for the same image")
+    found: dict[int, str] = {}
+    for file, places in claims.items():
+        lengths = [_common(files[file], items[place]) for place in places]
+        best = [place for place, length in zip(places, lengths, strict=True) if length == max(lengths)]
+        if len(best) == 1:
+            found[best[0]] = file
+        else:
+            doubted[file] = "several images are called so"
+    return found
 
 
 def _common(one: str, other: str) -> int:
@@ -225,12 +250,9 @@ def _common(one: str, other: str) -> int:
     return count
 
 
-def _by_end(files: Iterable[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for file in files:
-        for end in _ends(_plain(file)):
-            found.setdefault(end, []).append(file)
-    return found
+def _whole(key: str) -> Iterator[str]:
+    """A path alone."""
+    yield key
 
 
 def _ends(stem: str) -> Iterator[str]:

@@ -446,6 +446,8 @@ class _Parquet(Table):
 
 def open_manifest(path: str) -> BinaryIO:
     """A manifest at its first byte. Raises `SelfsightError` with the reason."""
+    if not os.path.lexists(path):
+        raise DataError(f"{path} does not exist. Check its path.")
     try:
         return open_file(path)
     except Unreadable as reason:

@@ -131,7 +131,6 @@ def classify(
     import pyarrow as pa
 
     from selfsight.data.canvases import measure_format
-    from selfsight.data.importers import check_outside, open_source
     from selfsight.data.labels import Labels
     from selfsight.data.written import note
     from selfsight.encoders.features import pooled_labelled
@@ -140,13 +139,10 @@ def classify(
     from selfsight.heads.classify_head import ClassifyHead, about_of, items_of, state_of
     from selfsight.heads.head import save_head
     from selfsight.heads.lineage import lineage_of
-    from selfsight.heads.succession import before_at, gain_over
+    from selfsight.heads.succession import gain_over, opened
 
     budget = _budget(method, self_train, minutes, steps)
-    folder = Path(out)
-    before = before_at(folder, ClassifyHead)
-    items = open_source(source)
-    check_outside(out, items.about.location)
+    items, folder, before = opened(source, out, ClassifyHead)
     every = Labels.of(items, path=labels, kind=kind)
     encoder = encoder_of(model, measure_format(items))
     taught, features, bad = pooled_labelled(encoder, items, every.labelled(least=2))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from selfsight.errors import DataError
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
     from selfsight.data.labels import Labels
     from selfsight.encoders.encoder import Encoder
-    from selfsight.heads.inspect_head import Suspect
+    from selfsight.heads.inspect_voice import Suspect
     from selfsight.probing.evaluation import Interval
 
 
@@ -103,7 +102,6 @@ def inspect(
         Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
     """
     from selfsight.data.canvases import measure_format
-    from selfsight.data.importers import check_outside, open_source
     from selfsight.data.labels import Labels
     from selfsight.data.masks import roi_of
     from selfsight.data.written import note
@@ -113,13 +111,11 @@ def inspect(
     from selfsight.heads.inspect_head import InspectHead, about_of, items_of, state_of, suspects
     from selfsight.heads.lineage import lineage_of
     from selfsight.heads.parts import parts_of
+    from selfsight.heads.reference import with_features
     from selfsight.heads.shifts import shifted, shifts_said
-    from selfsight.heads.succession import before_at
+    from selfsight.heads.succession import opened
 
-    folder = Path(out)
-    before = before_at(folder, InspectHead)
-    items = open_source(source)
-    check_outside(out, items.about.location)
+    items, folder, before = opened(source, out, InspectHead)
     names = tuple(name.strip() for name in (normal or "").split(",") if name.strip())
     known = Labels.of(items, path=labels)
     parts = parts_of(known, names, labels is not None)
@@ -136,9 +132,11 @@ def inspect(
     notes += [f"{items.uri_of(item)} {reason}" for item, reason in sorted(learnt.bad.items())]
     about = about_of(learnt, names, false_alarms, shifts, looked, notes)
     lineage = lineage_of(items, learnt.good, encoder, model, seed, before)
-    save_head(folder, about, state_of(learnt, looked), learnt.view.encoder, items_of(learnt), lineage)
+    view = learnt.view
+    table = with_features(items_of(learnt), len(learnt.good), view.encoder, items, view.stride, looked)
+    save_head(folder, about, state_of(learnt, looked), view.encoder, table, lineage)
     note("head", folder, items.path)
-    geometry = learnt.view.encoder.geometry
+    geometry = view.encoder.geometry
     return Inspection(
         str(folder), f"{about.method}, {about.setting}", geometry.size, geometry.rule, about.good, about.defects,
         false_alarms, about.promised, learnt.metrics, suspects(learnt), shifts, learnt.tried, before is not None,

@@ -94,21 +94,18 @@ def segment(
         Where to compute: cpu, cuda, cuda:1 or mps; the best there is if not given.
     """
     from selfsight.data.canvases import measure_format
-    from selfsight.data.importers import check_outside, open_source
     from selfsight.data.labels import Labels
     from selfsight.data.masks import Masks, roi_of
     from selfsight.data.written import note
     from selfsight.encoders.weights import encoder_of
     from selfsight.heads.head import save_head
     from selfsight.heads.lineage import lineage_of
+    from selfsight.heads.reference import with_features
     from selfsight.heads.segment import Wish, learn
     from selfsight.heads.segment_head import SegmentHead, about_of, items_of, state_of
-    from selfsight.heads.succession import before_at
+    from selfsight.heads.succession import opened
 
-    folder = Path(out)
-    before = before_at(folder, SegmentHead)
-    items = open_source(source)
-    check_outside(out, items.about.location)
+    items, folder, before = opened(source, out, SegmentHead)
     known = Labels.of(items, path=labels, kind="masks")
     masks = Masks.of(items, known, objects, None if roi is None else roi_of(roi))
     encoder = encoder_of(model, measure_format(items))
@@ -118,9 +115,11 @@ def segment(
     about = about_of(learnt, notes)
     lineage = lineage_of(items, masks.labels, encoder, model, seed, before)
     lineage["masks"] = str(Path(labels).expanduser().resolve()) if labels else ""
-    save_head(folder, about, state_of(learnt), learnt.sight.encoder, items_of(learnt), lineage)
+    sight = learnt.sight
+    table = with_features(items_of(learnt), len(masks), sight.encoder, items, sight.stride, masks.roi)
+    save_head(folder, about, state_of(learnt), sight.encoder, table, lineage)
     note("head", folder, items.path)
-    geometry = learnt.sight.encoder.geometry
+    geometry = sight.encoder.geometry
     return Segmentation(
         str(folder), about.setting, geometry.size, geometry.rule, about.items, about.classes, about.told_apart,
         learnt.metrics, about.tried, about.unusable, before is not None, about.notes,

@@ -1,0 +1,1 @@
+"""What runs where nobody trains: a head or an encoder as one ONNX file, and what computes with it."""
