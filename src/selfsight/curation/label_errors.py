@@ -25,7 +25,7 @@ FOLDS = 5
 STRENGTH = 3.0  # of the classifier: weak, as some of its labels are wrong
 LEARNT = 10_000  # items that a classifier learns from at most, and among which neighbours are looked for
 NEAREST = 3  # items of a class, whose mean distance is that of the class
-PARTS = (0.5, 0.4, 0.3, 0.2)  # of the items of a class, its most typical ones, that wrong labels are counted by
+PARTS = (1.0, 0.5, 0.4, 0.3, 0.2)  # of the items of a class, its most typical ones, that wrong labels are counted by
 FEWEST = 4  # items of a class that tell how doubtful another label of theirs would be
 BLOCK = 2**24  # distances in memory at a time
 
@@ -87,15 +87,16 @@ def _wrong(doubt: np.ndarray, labels: np.ndarray) -> tuple[int, int, int]:
     """(how many labels are wrong, and its interval of 95 %), from the doubts [N, C] of each class.
 
     For each two classes: items of one that look like it tell how doubtful the other would be as their label. So many of
-    those with the other label are at least as doubtful as the upper half of these, or a smaller part, that the ratio is
-    of wrong labels to right ones; of right ones next to none are. Where classes overlap some are, the fewer the smaller
-    the part, so the part that gives the least counts (Blanchard et al., "Semi-Supervised Novelty Detection", JMLR 2010,
-    of the share of a mixture). The interval is that of the counts, for the parts that give the least and the most.
+    those with the other label are at least as doubtful as the most typical part of these, that the ratio is of wrong
+    labels to right ones; of right ones next to none are. Where classes overlap some are, the fewer the smaller the
+    part, but a smaller part counts fewer. So the part is taken whose interval ends lowest (Blanchard et al.,
+    "Semi-Supervised Novelty Detection", JMLR 2010, of the share of a mixture). The interval is that of the counts, for
+    the parts that give the least and, but for the whole, the most.
     """
     classes = doubt.shape[1]
     first, second = np.argsort(doubt, axis=1)[:, :2].T
     members = [np.flatnonzero(labels == kind) for kind in range(classes)]
-    moved, noise = np.zeros((2, len(PARTS), classes, classes))  # per item of a class that has its label: with another
+    hits, worth = np.zeros((2, len(PARTS), classes, classes))  # with another label; a hit, per right item of the class
     for kind, mine in enumerate(members):
         best = np.where(first == kind, second, first)
         for other in np.unique(best[mine]):
@@ -104,16 +105,18 @@ def _wrong(doubt: np.ndarray, labels: np.ndarray) -> tuple[int, int, int]:
                 continue
             known, asked = np.sort(doubt[like, kind] - doubt[like, other]), mine[best[mine] == other]
             odds = doubt[asked, kind] - doubt[asked, other]
-            for row, part in enumerate(PARTS):
-                start = int((1.0 - part) * len(known))
-                above, hits = len(known) - start, (odds >= known[start]).sum()
-                moved[row, other, kind], noise[row, other, kind] = hits / above, hits / above**2
+            starts = [int((1.0 - part) * len(known)) for part in PARTS]
+            hits[:, other, kind] = [(odds >= known[start]).sum() for start in starts]
+            worth[:, other, kind] = [1.0 / (len(known) - start) for start in starts]
     sizes = np.array([len(mine) for mine in members], float)
+    moved = hits * worth
     right = [np.linalg.lstsq(np.eye(classes) + each.T, sizes)[0].clip(0, sizes)[:, None] for each in moved]
-    found = np.array([(many * each).sum() for many, each in zip(right, moved, strict=True)])
-    reach = 2.0 * np.sqrt([(many**2 * each).sum() for many, each in zip(right, noise, strict=True)])
-    least, most = max(0.0, (found - reach).min()), (found + np.maximum(reach, 2.0)).max()
-    return round(min(found.min(), len(labels))), int(least), min(int(np.ceil(most)), len(labels))
+    worth *= right
+    found = (hits * worth).sum((1, 2))
+    reach = 2.0 * np.sqrt((hits * worth**2).sum((1, 2)) + worth.max((1, 2)) ** 2)  # one more may have been hit
+    chosen = found[(found + reach).argmin()]
+    least, most = max(0.0, (found - reach).min()), (found + reach)[1:].max()
+    return round(min(chosen, len(labels))), int(least), min(int(np.ceil(most)), len(labels))
 
 
 def _others(values: np.ndarray) -> np.ndarray:
