@@ -100,7 +100,7 @@ def _wrong(doubt: np.ndarray, labels: np.ndarray) -> tuple[int, int, int]:
     for kind, mine in enumerate(members):
         best = np.where(first == kind, second, first)
         for other in np.unique(best[mine]):
-            like = members[other][best[members[other]] == other]
+            like = members[other][first[members[other]] == other]
             if len(like) < FEWEST:
                 continue
             known, asked = np.sort(doubt[like, kind] - doubt[like, other]), mine[best[mine] == other]
