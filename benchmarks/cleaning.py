@@ -6,9 +6,10 @@
 
 Features are those of package:efficientnet_lite0 as it is, of at most --most training images; test images are all clean,
 and used for nothing else. Two heads: the vote of the 10 nearest, and logistic regression. What they learn from: `clean`
-labels; `flipped` ones; `auto`, without what `curate --auto 0.05` would drop; `estimated`, without as many as `curate`
-thinks are wrong; `relabelled`, these with the label suggested; `known`, without as many as are wrong, which says what
-the ranking alone could do; `chance`, without as many drawn by chance. A row a draw in results/cleaning.jsonl.
+labels; `flipped` ones; `auto`, those that `curate --auto 0.05` leaves, which changes labels; `estimated`, without as
+many as `curate` thinks are wrong; `relabelled`, these with the label suggested; `known`, without as many as are wrong,
+which says what the ranking alone could do; `chance`, without as many drawn by chance. A row a draw in
+results/cleaning.jsonl.
 """
 
 from __future__ import annotations
@@ -68,17 +69,20 @@ def measured(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.nd
     flipped = classes.copy()
     flipped[wrong] = alike[classes[wrong]]
     found = label_errors(units, flipped, [str(kind) for kind in range(len(means))])
-    order, relabelled = found.numbers, flipped.copy()
-    relabelled[order[: found.estimated]] = [int(one) for one in (found.suggested or ())[: found.estimated]]
+    order, likely = found.numbers, np.array([int(one) for one in found.suggested or ()])
+    changed = {"auto": sure(found, LEVEL), "relabelled": np.arange(len(order)) < found.estimated}
     dropped = {
-        "auto": order[sure(found, LEVEL)],
         "estimated": order[: found.estimated],
         "known": order[: len(wrong)],
         "chance": rng.permutation(len(classes))[: len(wrong)],
     }
     row: dict[str, Any] = {"wrong": len(wrong), "said": [found.estimated, found.low, found.high]}
     row["clean"], row["flipped"] = (accuracies(units, each, *test) for each in (classes, flipped))
-    row["relabelled"] = accuracies(units, relabelled, *test)
+    for way, these in changed.items():
+        labels = flipped.copy()
+        labels[order[these]] = likely[these]
+        row[way] = accuracies(units, labels, *test)
+        row[f"{way}_changed"] = [int(these.sum()), int(np.isin(order[these], wrong).sum())]
     for way, gone in dropped.items():
         kept = np.setdiff1d(np.arange(len(classes)), gone)
         row[way] = accuracies(units[kept], flipped[kept], *test)

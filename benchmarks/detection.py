@@ -11,8 +11,8 @@ steel): its training half and its test half. Whole pictures are drawn until each
 statistics of the data; `own`, the encoder of --model; `selftrained`, imagenet that guesses the objects of pictures that
 were not drawn; `finetuned`, imagenet tuned by the boxes, and `scratch`, random weights that learn everything from them,
 for 3 minutes each, after what is learnt with the encoder as it is; `retinanet`, torchvision's RetinaNet on
-efficientnet_lite0 pretrained alike, trained as a whole with all boxes for as many seconds of CPU as `imagenet` took, and
-a minute at least. A row a run in results/detection.jsonl; what has its row is not run again.
+efficientnet_lite0 pretrained alike, trained as a whole with all boxes for as many seconds of CPU as `imagenet` took,
+and a minute at least. A row a run in results/detection.jsonl; what has its row is not run again.
 """
 
 from __future__ import annotations

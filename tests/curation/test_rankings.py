@@ -8,6 +8,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import pdist
 
 from selfsight.curation import off_topic as off
+from selfsight.curation.automatic import sure
 from selfsight.curation.how_many import cut, how_many
 from selfsight.curation.label_errors import doubts, label_errors, worst_regions
 from selfsight.curation.off_topic import lateness, meeting_heights, off_topic
@@ -107,6 +108,24 @@ def test_the_number_is_told_where_wrong_labels_of_a_class_are_all_of_one_other(s
         assert found.low <= len(wrong) <= found.high
     assert np.mean(estimates) == pytest.approx(share * 800, rel=0.3)
     assert label_errors(units, truth, ["a", "b", "c", "d"]).estimated <= 12
+
+
+@pytest.mark.parametrize(("share", "level", "most"), [(0.1, 0.05, 0.2), (0.3, 0.05, 0.2), (0.3, 0.01, 0.95)])
+def test_no_more_right_labels_are_called_wrong_than_stated(share: float, level: float, most: float) -> None:
+    """Kinds overlap: about the level at most, and of the wrong ones `most` are missed."""
+    false, missed = [], []
+    for seed in range(4):
+        units, truth = kinds([200, 200, 200, 200], 0.8, seed)
+        wrong = np.random.default_rng(seed).permutation(800)[: int(share * 800)]
+        said = truth.copy()
+        said[wrong] ^= 1
+        found = label_errors(units, said, ["a", "b", "c", "d"])
+        called = found.numbers[sure(found, level)]
+        hit = np.isin(called, wrong).sum()
+        false.append((len(called) - hit) / (800 - len(wrong)))
+        missed.append(1.0 - hit / len(wrong))
+        assert found.alarms is not None and (np.diff(found.alarms) >= 0).all()
+    assert np.mean(false) <= 1.5 * level and np.mean(missed) <= most
 
 
 def test_half_of_two_classes_exchanged_is_no_error() -> None:

@@ -53,7 +53,9 @@ def sure(ranking: Ranking, level: float) -> np.ndarray:
     within = np.arange(len(ranking.numbers)) < ranking.estimated
     if ranking.kind in ("near_duplicates", *USUAL):  # whose score says how likely each is no sound one
         return np.asarray(within & (ranking.score >= 1.0 - level))
-    if ranking.kind in ("off_topic", "label_errors"):
+    if ranking.alarms is not None:
+        return np.asarray(within & (ranking.alarms <= level))
+    if ranking.kind == "off_topic":
         within[cut(ranking.score, level) :] = False
     return within
 

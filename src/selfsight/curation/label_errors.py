@@ -50,7 +50,9 @@ def label_errors(
     value = doubt[np.arange(len(known)), labels]
     order = np.argsort(-value, kind="stable")
     suggested = tuple(names[present[one]] for one in likeliest[order])
-    return Ranking("label_errors", known[order], expit(value[order] / 4), *_wrong(doubt, labels), suggested)
+    moved, error, estimated, low, high = _wrong(doubt, labels)
+    alarms = _alarms(doubt, labels, value[order], moved * max(0.0, 1.0 - error))
+    return Ranking("label_errors", known[order], expit(value[order] / 4), estimated, low, high, suggested, alarms)
 
 
 def doubts(units: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -79,12 +81,14 @@ def worst_regions(ranking: Ranking, items: np.ndarray) -> tuple[Ranking, np.ndar
     counts = [len(np.unique(owners[:many])) for many in (ranking.estimated, ranking.low, ranking.high)]
     suggested = tuple((ranking.suggested or ())[place] for place in first)
     estimated, low, high = counts
-    items_ = Ranking(ranking.kind, owners[first], ranking.score[first], estimated, low, high, suggested)
+    alarms = None if ranking.alarms is None else ranking.alarms[first]
+    items_ = Ranking(ranking.kind, owners[first], ranking.score[first], estimated, low, high, suggested, alarms)
     return items_, ranking.numbers[first]
 
 
-def _wrong(doubt: np.ndarray, labels: np.ndarray) -> tuple[int, int, int]:
-    """(how many labels are wrong, and its interval of 95 %), from the doubts [N, C] of each class.
+def _wrong(doubt: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float, int, int, int]:
+    """(how many items of each class have the label of each other [C, C], the standard error of their sum as a share of
+    it, how many labels are wrong, and its interval of 95 %), from the doubts [N, C] of each class.
 
     For each two classes: items of one that look like it tell how doubtful the other would be as their label. So many of
     those with the other label are at least as doubtful as the most typical part of these, that the ratio is of wrong
@@ -114,9 +118,26 @@ def _wrong(doubt: np.ndarray, labels: np.ndarray) -> tuple[int, int, int]:
     worth *= right
     found = (hits * worth).sum((1, 2))
     reach = 2.0 * np.sqrt((hits * worth**2).sum((1, 2)) + worth.max((1, 2)) ** 2)  # one more may have been hit
-    chosen = found[(found + reach).argmin()]
+    chosen = (found + reach).argmin()
     least, most = max(0.0, (found - reach).min()), (found + reach)[1:].max()
-    return round(min(chosen, len(labels))), int(least), min(int(np.ceil(most)), len(labels))
+    many, error = min(found[chosen], len(labels)), reach[chosen] / 2.0 / max(found[chosen], 1.0)
+    return (hits * worth)[chosen], error, round(many), int(least), min(int(np.ceil(most)), len(labels))
+
+
+def _alarms(doubt: np.ndarray, labels: np.ndarray, values: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """The share [N] of the items with a right label whose doubt is thought to be at least each of `values` [N], highest
+    first.
+
+    Of all that many the wrong labels are taken away: as many of them are as doubtful as their label would be for the
+    items of their class that look like it. moved: how many items of each class have the label of each other, [C, C].
+    """
+    like = [doubt[(labels == kind) & (doubt.argmin(1) == kind)] for kind in range(doubt.shape[1])]
+    wrong = np.zeros(len(values))
+    for own, said in np.argwhere(moved):
+        known = np.sort(-like[own][:, said])
+        wrong += moved[own, said] * np.searchsorted(known, -values, side="right") / len(known)
+    sound = np.maximum.accumulate(np.arange(1, len(values) + 1) - wrong)
+    return np.asarray(sound.clip(0) / max(1.0, len(values) - moved.sum()))
 
 
 def _others(values: np.ndarray) -> np.ndarray:

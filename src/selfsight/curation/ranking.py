@@ -16,6 +16,8 @@ class Ranking:
     score: [K], from 1, surely at fault, down to 0.
     estimated: how many of the first are thought to be at fault; low, high: its interval of 95 %.
     suggested: [K] the label that each may have in truth, for errors of labels.
+    alarms: [K] the share of sound items that are thought to come no later than each; None where the score tells it, or
+        nothing does.
     """
 
     kind: str
@@ -25,13 +27,15 @@ class Ranking:
     low: int
     high: int
     suggested: tuple[str, ...] | None = None
+    alarms: np.ndarray | None = None
 
     def only(self, kept: np.ndarray) -> Ranking:
         """Those of the K that are `kept` [K]; of the estimated numbers, what was left out is taken away."""
         counts = [many - int((~kept[:many]).sum()) for many in (self.estimated, self.low, self.high)]
         suggested = self.suggested and tuple(name for name, stays in zip(self.suggested, kept, strict=True) if stays)
+        alarms = None if self.alarms is None else self.alarms[kept]
         return replace(self, numbers=self.numbers[kept], score=self.score[kept], estimated=counts[0], low=counts[1],
-                       high=counts[2], suggested=suggested)  # fmt: skip
+                       high=counts[2], suggested=suggested, alarms=alarms)  # fmt: skip
 
     def of(self, places: np.ndarray) -> Ranking:
         """The same of a larger table, in which the items ranked lie at `places` [N]."""
