@@ -8,6 +8,7 @@ import torch
 
 from selfsight.data.boxed import Truth
 from selfsight.data.placements import Placement, tiles
+from selfsight.heads.detect import best_of
 from selfsight.heads.detect_fit import Piece, box_loss, fit_calibration, heat_loss, target_of
 from selfsight.heads.detect_learnt import best_thresholds, count_widths
 from selfsight.heads.detect_metrics import Precisions, precisions
@@ -331,3 +332,11 @@ def test_log_odds_are_of_one_against_all_others() -> None:
     scores = torch.tensor([1.0, 2.0, 0.5, -1.0]).reshape(1, 4, 1, 1)
     p = scores.softmax(1)[0, :2, 0, 0]
     assert torch.allclose(log_odds(scores, 2)[0, :, 0, 0], (p / (1 - p)).log(), atol=1e-5)
+
+
+def test_many_pictures_are_for_the_method_that_learns_from_all_of_them() -> None:
+    even, apart = {"prototypes": 0.860, "centres": 0.855}, {"prototypes": 0.88, "centres": 0.86}
+    assert [best_of(even, many) for many in (False, True)] == ["prototypes", "centres"]
+    assert (
+        best_of(apart, many=True) == "prototypes" and best_of({"prototypes": 0.2, "centres": 0.4}, False) == "centres"
+    )
