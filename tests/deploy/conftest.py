@@ -26,7 +26,7 @@ EXPORTED = ("shades", "parts", "cells")
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """heads/ with colours and shades (classify, on one encoder), parts (inspect), cells and spots (segment; spots does
-    not tell objects apart) and colours-2, another version; new/ with pictures; cache/."""
+    not tell objects apart), boxed (detect) and colours-2, another version; new/ with pictures; cache/."""
     folder = tmp_path_factory.mktemp("serve")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SELFSIGHT_CACHE", str(folder / "cache"))
@@ -49,6 +49,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         spots = {"labels": str(made / "masks"), "objects": False, "out": str(heads / "spots")}
         selfsight.train.segment(str(made / "images"), **spots, **finer)
+        boxed = {"labels": str(made / "cells.json"), "method": "prototypes", "size": 64}
+        selfsight.train.detect(str(made / "images"), out=str(heads / "boxed"), model=str(folder / "finer"), **boxed)
         for name in EXPORTED:  # and these have an export beside them
             head, file = load_head(heads / name), heads / f"{name}.onnx"
             write_graph(head, file, about=as_metadata(about_export(head, inputs_of(head), "fp32")))
@@ -78,7 +80,7 @@ def service(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
     """A service of the heads, in a folder of its own, with the heads beside it."""
     folder = tmp_path_factory.mktemp("service")
     shutil.copytree(place / "heads", folder / "heads")
-    heads = [f"heads/{name}" for name in ("colours", "shades", "parts", "cells", "spots")]
+    heads = [f"heads/{name}" for name in ("colours", "shades", "parts", "cells", "spots", "boxed")]
     with serving(folder, *heads, "--token-file", "token", "--state", "state", OMP_NUM_THREADS="1") as caller:
         caller.folder = folder  # type: ignore[attr-defined]
         yield caller

@@ -28,7 +28,7 @@ from selfsight.data.annotations.rle import decode
 from selfsight.data.decisions import Journal
 from selfsight.data.importers import open_source
 
-HEADS = ("colours", "shades", "parts", "cells", "spots")
+HEADS = ("colours", "shades", "parts", "cells", "spots", "boxed")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def offline(place: Path) -> Any:
         patch.setenv("SELFSIGHT_CACHE", str(place / "cache"))
         rows = {}
         for name in HEADS:
-            out = str(place / "found" / name) if name in ("parts", "cells", "spots") else None
+            out = str(place / "found" / name) if name in ("parts", "cells", "spots", "boxed") else None
             found = selfsight.predict(str(place / "new"), head=str(place / "heads" / name), out=out)
             rows[name] = {row["uri"]: row for row in found.table.to_pylist()}
         return rows
@@ -210,6 +210,13 @@ def test_a_label_for_an_image_is_in_the_journal(service: Any, place: Path) -> No
     told = {"request_id": asked["request_id"], "mask": mask}
     assert service.tell("/v1/heads/cells/feedback", told).json["field"] == "mask"
     assert Journal(service.folder / "state" / "heads" / "cells.lance").read()[0][0].new == mask
+    boxes = [
+        {"label": "cell", "x0": 1, "y0": 2.5, "x1": 20, "y1": 22},
+        {"label": "disc", "x0": 8, "y0": 9, "x1": 30, "y1": 50},
+    ]
+    reply = service.form("/v1/heads/boxed/feedback", [("turned.jpg", data)], {"boxes": json.dumps(boxes)})
+    assert reply.status == 200 and reply.json["field"] == "boxes", reply
+    assert Journal(service.folder / "state" / "heads" / "boxed.lance").read()[0][0].new == boxes
 
 
 @pytest.mark.parametrize(
@@ -223,6 +230,12 @@ def test_a_label_for_an_image_is_in_the_journal(service: Any, place: Path) -> No
         ("cells", {"label": "cell"}, "learns from a mask"),
         ("cells", {"mask": {"cell": {"size": [1, 1], "counts": [1]}}}, "run lengths"),
         ("cells", {"mask": 7}, "run lengths"),
+        ("boxed", {"label": "cell"}, "learns from boxes"),
+        ("boxed", {"boxes": {"label": "cell"}}, "a list of"),
+        ("boxed", {"boxes": [{"label": "cell", "x0": 50, "y0": 2, "x1": 60, "y1": 9}]}, "40 x 40 pixels"),
+        ("boxed", {"boxes": [{"label": "cell", "x0": "1", "y0": 2, "x1": 20, "y1": 9}]}, "a list of"),
+        ("boxed", {"boxes": [{"label": "", "x0": 1, "y0": 2, "x1": 20, "y1": 9}]}, "a list of"),
+        ("boxed", {"boxes": [{"label": "cell", "x0": float("nan"), "y0": 2, "x1": 20, "y1": 9}]}, "a list of"),
         ("colours", {"label": "red", "image": 5}, "images 0 to 0"),
         ("colours", {"label": "red", "image": True}, "images 0 to 0"),
         ("colours", {"label": "red", "by": "a\nb"}, "80 characters"),

@@ -29,6 +29,7 @@ LABEL = {
                         "image": {"type": "integer", "default": 0},
                         "label": {},
                         "mask": {"type": "object"},
+                        "boxes": {"type": "array", "items": {"type": "object"}},
                         "by": {"type": "string", "default": "local"},
                     },
                 }

@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from selfsight.data.annotations.rle import lengths
+from selfsight.data.boxed import within
+from selfsight.data.boxes import Box
 from selfsight.data.decisions import Journal, Value
 from selfsight.deploy.received import Page, Refused
 from selfsight.errors import SelfsightError
 from selfsight.heads.voice import Voice
 
 REMEMBERED = 10_000  # images that are known by the id of their request, and decisions that are known of a head
-MOST_REGIONS = 10_000  # of a mask
+MOST_REGIONS = 10_000  # of a mask, or boxes
+MOST_TEXT = 2_000  # letters of a label
+TEACHES = {"segment": "mask", "detect": "boxes"}  # what a head of a task learns from, if not from a label
+NAMES = {"label": "a label", "mask": "a mask", "boxes": "boxes"}
+EDGES = ("x0", "y0", "x1", "y1")
 
 
 class Known(NamedTuple):
@@ -92,8 +98,8 @@ class Feedback:
         return images
 
     def give(self, name: str, head: Voice, image: Known, told: Mapping[str, object], by: str) -> str:
-        """Write what somebody said of an image; returns the field. It is on disk when this returns. told: its `label`
-        or `mask`. Raises `Refused` for what this head cannot learn from."""
+        """Write what somebody said of an image; returns the field. It is on disk when this returns. told: its `label`,
+        `mask` or `boxes`. Raises `Refused` for what this head cannot learn from."""
         field, value = checked(head, told, image)
         item, content = image.id, image.content_hash
         with self._lock:
@@ -108,24 +114,47 @@ class Feedback:
 
 def checked(head: Voice, told: Mapping[str, object], image: Known) -> tuple[str, Value]:
     """(field, value) of what was said. Raises `Refused` for what has no meaning for the head."""
-    wrong, task = HTTPStatus.UNPROCESSABLE_ENTITY, head.about.task
-    if "mask" in told:
-        if task != "segment":
-            raise Refused(wrong, f"This head is for {task}, and learns from a label.", 'Send {"label": …}.')
-        size, mask = [image.height, image.width], cast(Any, told["mask"])
-        try:
-            regions = [rle for of in mask.values() for rle in (of if isinstance(of, list) else [of])]
-            fits = len(regions) <= MOST_REGIONS and all(list(lengths(rle)[:2]) == size for rle in regions)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            fits = False
-        if not fits:
-            raise Refused(wrong, f"A mask is {{class: run lengths of COCO}} of {size[1]} x {size[0]} pixels.")
-        return "mask", mask
-    if "label" not in told or task == "segment":
-        need = "mask" if task == "segment" else "label"
-        raise Refused(wrong, f"This head is for {task}, and learns from a {need}.", f'Send {{"{need}": …}}.')
-    label: Any = told["label"]
-    kind = getattr(head.about, "kind", "class")
+    field = TEACHES.get(head.about.task, "label")
+    if field not in told:
+        raise Refused(
+            HTTPStatus.UNPROCESSABLE_ENTITY, f"This head is for {head.about.task}, and learns from {NAMES[field]}.",
+            f'Send {{"{field}": …}}.',
+        )  # fmt: skip
+    if field == "label":
+        _check_label(told[field], getattr(head.about, "kind", "class"))
+    elif not (_fits if field == "mask" else _are_boxes)(told[field], image):
+        size = f"{image.width} x {image.height} pixels"
+        what = f"A mask is {{class: run lengths of COCO}} of {size}." if field == "mask" else (
+            f"Boxes are a list of {{label, x0, y0, x1, y1}}, in pixels of an image of {size}, each with an area in it."
+        )  # fmt: skip
+        raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, what)
+    return field, cast(Value, told[field])
+
+
+def _fits(mask: Any, image: Known) -> bool:
+    """Whether a mask is run lengths of classes, of the size of the image."""
+    size = [image.height, image.width]
+    try:
+        regions = [rle for of in mask.values() for rle in (of if isinstance(of, list) else [of])]
+        return len(regions) <= MOST_REGIONS and all(list(lengths(rle)[:2]) == size for rle in regions)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return False
+
+
+def _are_boxes(boxes: Any, image: Known) -> bool:
+    """Whether these are boxes with an area in the image, each of a class."""
+    try:
+        known = [Box(**box) for box in boxes]
+        named = all(isinstance(box.label, str) and box.label.strip() and len(box.label) <= MOST_TEXT for box in known)
+        plain = all(type(value) in (int, float) for box in boxes for name, value in box.items() if name in EDGES)
+        return len(known) <= MOST_REGIONS and named and plain and not within("", known, image.width, image.height)[1]
+    except (ValueError, TypeError, AttributeError):
+        return False
+
+
+def _check_label(label: Any, kind: str) -> None:
+    """Raise `Refused` for what is no label of this kind."""
+    wrong = HTTPStatus.UNPROCESSABLE_ENTITY
     number = isinstance(label, int | float) and not isinstance(label, bool)
     if kind == "number" and not number:
         raise Refused(wrong, "This head estimates a number: the label is one.")
@@ -133,6 +162,5 @@ def checked(head: Voice, told: Mapping[str, object], image: Known) -> tuple[str,
         raise Refused(wrong, "This head names several classes: the label is a list of them.")
     if kind in ("class", "grade") and not (isinstance(label, str) and label.strip()):
         raise Refused(wrong, "The label is the name of a class, as text.")
-    if len(str(label)) > 2000:
+    if len(str(label)) > MOST_TEXT:
         raise Refused(wrong, "The label is longer than any class.")
-    return "label", label

@@ -216,16 +216,15 @@ def _of_json(body: bytes) -> dict[str, Any]:
 
 
 def _of_fields(told: dict[str, str], kind: str) -> dict[str, Any]:
-    """What the fields beside an image say: several labels as `a|b`, a mask as JSON."""
+    """What the fields beside an image say: several labels as `a|b`, a mask or boxes as JSON."""
     said: dict[str, Any] = dict(told)
     try:
-        if "mask" in said:
-            said["mask"] = json.loads(said["mask"])
-        elif "label" in said:
+        said |= {name: json.loads(said[name]) for name in ("mask", "boxes") if name in said}
+        if "label" in said:
             label = read_label(said["label"], kind)
             said["label"] = list(label) if isinstance(label, tuple) else label
     except (ValueError, RecursionError):
-        raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "The label or mask is not of this head's kind.") from None
+        raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, "That is not what this head learns from.") from None
     return said
 
 

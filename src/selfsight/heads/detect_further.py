@@ -20,6 +20,7 @@ from selfsight.heads.detect_modules import Calibrate, Centres, Detect
 from selfsight.heads.detect_objects import Found, matched
 from selfsight.heads.detect_scenes import BoxScene, BoxSight, piece_of
 from selfsight.heads.detect_tuning import BATCH, tuned_detector
+from selfsight.results import duration
 from selfsight.training.recipe import Budget
 
 PASSES, LEAST_STEPS, MOST_STEPS = 12, 100, 1500  # of a budget that is not given
@@ -54,8 +55,13 @@ def tuned(
     seen = boxed.take([scene.place for scene in shown])
     pieces = sight.inputs(work.items, seen, "Reading pictures")
     budget, started = budget or usual_budget(len(pieces)), time.monotonic() if started is None else started
-    made, net = tuned_detector(sight, start.readout, pieces, budget, work.seed, folder, seen.labels.digest, started)
-    sharp = BoxSight(made, sight.encoder.geometry.size, sight.encoder.geometry.rule)
+    ready = time.monotonic()
+    made = tuned_detector(sight, start.readout, pieces, budget, work.seed, folder, seen.labels.digest, started)
+    if made is None:
+        why = f"the frozen encoder is kept: {duration(ready - started)} went by before the first step of tuning"
+        return replace(frozen, notes=[*frozen.notes, f"{why}, so give more minutes, or steps"])
+    encoder, net = made
+    sharp = BoxSight(encoder, sight.encoder.geometry.size, sight.encoder.geometry.rule)
     task = Detect(net, sharp.used, start.found)
     part = boxed.take(before.places)
     scenes = sharp.scenes(work.items, part, False, {}, "Looking at pictures held out")

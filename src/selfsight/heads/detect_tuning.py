@@ -7,6 +7,7 @@ The network starts from a fit to the frozen maps: from a random one, the first s
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,6 @@ from selfsight.data.geometry import Geometry
 from selfsight.distributed import start_processes
 from selfsight.encoders.encoder import Encoder
 from selfsight.encoders.tokens import is_token_model
-from selfsight.errors import TrainingError
 from selfsight.heads.detect_fit import WEIGHT, Piece, Target, losses, target_of
 from selfsight.heads.detect_modules import Centres
 from selfsight.heads.detect_scenes import SEEN, BoxSight
@@ -30,6 +30,7 @@ from selfsight.heads.tuning import told
 from selfsight.heads.tuning_run import tuning_run
 from selfsight.heads.tuning_task import CLIP, COLOUR, WARMUP, WAYS, encoder_groups
 from selfsight.machine import has_bf16
+from selfsight.results import duration
 from selfsight.training.adaptation import Frozen
 from selfsight.training.build import computing
 from selfsight.training.clock import Clock
@@ -66,8 +67,9 @@ class TunedDetector(nn.Module):
 def tuned_detector(
     sight: BoxSight, net: Centres, pieces: Sequence[Piece], budget: Budget, seed: int, folder: Path | None,
     digest: str, started: float,
-) -> tuple[Encoder, Centres]:  # fmt: skip
-    """Copies of the encoder of `sight` and of `net`, in eval mode, which learnt together from inputs.
+) -> tuple[Encoder, Centres] | None:  # fmt: skip
+    """Copies of the encoder of `sight` and of `net`, in eval mode, which learnt together from inputs; None where the
+    minutes went by before the first step.
 
     pieces: whose one level is their pixels. folder: for checkpoints, from which the same call goes on; nothing is kept
     if not given. digest: of the boxes. started: `time.monotonic()` of the command, from which minutes count.
@@ -83,11 +85,15 @@ def tuned_detector(
         module = TunedDetector(copy.deepcopy(encoder), copy.deepcopy(net), sight.used)
         task = DetectTuning(module, pieces, encoder.geometry, seed, accelerator)
         clock = Clock(budget, started, task.steps_per_epoch)
-        title = f"Tuning {WAY.what} on {len(pieces):,} inputs for {told(budget, task.steps_per_epoch)}."
+        if budget.minutes is None:
+            title = f"Tuning {WAY.what} on {len(pieces):,} inputs for {told(budget, task.steps_per_epoch)}."
+        else:
+            left = 60 * budget.minutes - (time.monotonic() - started)
+            title = f"Tuning {WAY.what} on {len(pieces):,} inputs: {duration(max(0.0, left))} are left."
         with Show(title, {"loss": "loss {:.3f}"}) as show:
             done = fit(task, run, clock, accelerator, Recorder(run, accelerator.device, show), seed)
     if done.step == 0:
-        raise TrainingError(f"{budget.minutes:g} minutes went by before the first step of tuning. Give more --minutes.")
+        return None
     made = module.encoder.to(encoder.device).eval().requires_grad_(True)
     made.about |= {"tuned": "finetune"}
     return made, module.net.cpu().eval().to(memory_format=torch.contiguous_format)
