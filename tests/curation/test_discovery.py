@@ -102,3 +102,15 @@ def test_keys_are_what_the_last_block_multiplies_its_input_with() -> None:
     torch.testing.assert_close(keys.flatten(2).transpose(1, 2), slow)
     assert not attention.qkv._forward_hooks and isinstance(view_of(encoder), Keys)
     assert not isinstance(view_of(tiny_encoder()), Keys)
+
+
+@pytest.mark.parametrize("seed", range(4, 8))
+def test_patches_that_are_alike_but_for_rounding_are_not_cut(seed: int) -> None:
+    """As the ground of a drawing is, or what is left of it after a first cut."""
+    rng = np.random.default_rng(seed)
+    ground = np.tile(rng.normal(size=10), (14, 14, 1))
+    everywhere = np.ones((14, 14), bool)
+    assert not cut(ground.reshape(-1, 10)).any() and objects_in(ground, everywhere, (112, 112), 3) == []
+    ground[3:7, 3:7] = 4 * rng.normal(size=10)
+    first = objects_in(ground, everywhere, (112, 112), 3)[0]
+    assert [(side.start + side.stop) / 2 for side in first.place] == pytest.approx([40, 40], abs=4)

@@ -153,6 +153,13 @@ def test_of_one_class_nothing_is_wrong() -> None:
     assert not len(found.numbers) and found.estimated == 0
 
 
+def test_where_nothing_can_be_compared_no_label_is_called_wrong() -> None:
+    """Items of one group, as of one patient, are never asked of each other, so all classes are as likely."""
+    units, truth = kinds([20, 20, 20])
+    found = label_errors(units, truth, ["a", "b", "c"], np.zeros(60, int))
+    assert (found.low, found.estimated, found.high) == (0, 0, 0) and not sure(found, 0.05).any()
+
+
 def test_items_are_ranked_by_their_worst_region() -> None:
     units, truth = kinds([50, 50, 50])
     said, items = truth.copy(), np.arange(150) % 50  # an item has a region of each class

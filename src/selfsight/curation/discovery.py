@@ -26,6 +26,7 @@ EDGE = 0.75  # of the way from one side of a cut to the other, from where a pixe
 LEAST, MOST = 0.002, 0.5  # of the picture, that an object covers
 AROUND = 0.25  # of its longer side: how wide the surroundings are that it is compared with
 SAME, WITHIN = 0.3, 0.8  # of the union of two boxes, of the smaller one: from there they are of one object
+ALIKE = 1e-6  # between cosines, what is rounding only
 APART = 1e-5  # weight of two patches that do not look alike, so that the graph hangs together
 
 
@@ -89,14 +90,17 @@ def cut(patches: np.ndarray) -> np.ndarray:
     """[N] how far each of the patches [N, K] lies to one side of the normalised cut: the second eigenvector.
 
     Two patches are joined where their cosine is above a threshold of this picture (Otsu, IEEE Trans. Syst. Man Cybern.
-    1979).
+    1979). Where all look alike there is no cut: none lies to a side.
     """
     from skimage.filters import threshold_otsu
 
     units = patches / np.maximum(np.linalg.norm(patches, axis=1, keepdims=True), 1e-12)
     cosine = (units @ units.T).astype(np.float64)
     upper = cosine[np.triu_indices(len(cosine), 1)]
-    level = threshold_otsu(upper[:: max(1, len(upper) // 50_000)]) if upper.max() > upper.min() else 0.0
+    if np.ptp(upper) < ALIKE:
+        return np.zeros(len(cosine))
+    some = upper[:: max(1, len(upper) // 50_000)]
+    level = threshold_otsu(some) if np.ptp(some) >= ALIKE else (upper.min() + upper.max()) / 2
     weight = np.where(cosine > level, 1.0, APART)
     root = 1.0 / np.sqrt(weight.sum(1))
     joined = root[:, None] * weight * root[None]

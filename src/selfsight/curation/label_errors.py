@@ -99,12 +99,14 @@ def _wrong(doubt: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float, in
     """
     classes = doubt.shape[1]
     first, second = np.argsort(doubt, axis=1)[:, :2].T
+    every = np.arange(len(labels))
+    told = doubt[every, first] < doubt[every, second]  # where two classes are as likely, nothing says which it is
     members = [np.flatnonzero(labels == kind) for kind in range(classes)]
     hits, worth = np.zeros((2, len(PARTS), classes, classes))  # with another label; a hit, per right item of the class
     for kind, mine in enumerate(members):
         best = np.where(first == kind, second, first)
         for other in np.unique(best[mine]):
-            like = members[other][first[members[other]] == other]
+            like = members[other][(first[members[other]] == other) & told[members[other]]]
             if len(like) < FEWEST:
                 continue
             known, asked = np.sort(doubt[like, kind] - doubt[like, other]), mine[best[mine] == other]
