@@ -128,6 +128,21 @@ def test_no_more_right_labels_are_called_wrong_than_stated(share: float, level: 
     assert np.mean(false) <= 1.5 * level and np.mean(missed) <= most
 
 
+@pytest.mark.parametrize(("count", "classes"), [(60, 3), (180, 2), (600, 3), (600, 10)])
+def test_features_that_tell_no_class_make_no_label_wrong(count: int, classes: int) -> None:
+    for seed in range(3):
+        noise = np.random.default_rng(seed).normal(size=(count, 32))
+        found = label_errors(noise, np.arange(count) % classes, [str(kind) for kind in range(classes)])
+        assert found.estimated <= 2 and sure(found, 0.05).sum() <= 2
+
+
+def test_two_names_of_one_kind_are_no_wrong_labels() -> None:
+    """Where features tell other kinds well."""
+    units, truth = kinds([150, 150, 300], 0.5)
+    said = truth + (np.arange(600) % 2) * (truth == 2)
+    assert label_errors(units, said, ["a", "b", "c", "d"]).estimated <= 6
+
+
 def test_half_of_two_classes_exchanged_is_no_error() -> None:
     """Then nothing tells which label is right, and that is no reason to fail."""
     units, truth = kinds([40, 40, 40])

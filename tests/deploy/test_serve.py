@@ -64,7 +64,7 @@ def test_answers_are_those_of_predict(service: Any, place: Path, offline: Any, h
     """File by file, and all at once; of each file, whatever its format, size and depth."""
     files = sorted((place / "new").iterdir())
     fine = [file for file in files if file.name != "broken.png"]
-    pictures = ("map", "mask")
+    pictures = ("map", "mask", "overlay")
     for file in fine:
         reply = service.predict(head, file.read_bytes())
         assert reply.status == 200, reply

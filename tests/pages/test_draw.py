@@ -103,6 +103,18 @@ def test_undo_is_the_inverse_and_leaves_what_others_drew(items: Collection) -> N
     assert boxed(items).names == ("b",)
 
 
+def test_what_another_process_drew_is_seen_before_an_answer_is_compared_with_it(items: Collection) -> None:
+    """Anna draws a, ben b in a process of his own, and anna a again: that is an answer, and the last one."""
+    anna, ben = Drawn(items, "anna"), Drawn(items, "ben")
+    item, a, b = anna.ids[0], Box("dent", 4, 5, 20, 30), Box("dent", 8, 8, 12, 12)
+    for who, box in ((anna, a), (ben, b), (anna, a)):
+        who.give(item, [box])
+    first, second = [edges("dent", 4, 5, 20, 30)], [edges("dent", 8, 8, 12, 12)]
+    assert lines(items) == [(item, None, first), (item, first, second), (item, second, first)]
+    ben.refresh()
+    assert ben.boxes(item) == first
+
+
 def test_boxes_of_the_collection_are_corrected_and_come_back(plates: Path) -> None:
     given = [edges("dent", 3, 4, 20, 30), edges("dent", 30, 4, 40, 44, iscrowd=True)]
     objects = tuple(Outline(each["label"], None, Box(**each), "iscrowd" in each) for each in given)

@@ -229,6 +229,19 @@ def test_the_encoder_is_tuned_where_that_finds_more(
     assert one > other
 
 
+def test_a_tuning_without_time_for_a_step_leaves_the_frozen_detector(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selfsight.heads.detect_learnt.STEPS", (40, 40))
+    given = {"source": str(place / "train" / "images"), "model": str(place / "encoder"), "size": 128}
+    given |= {"labels": str(place / "train" / "cells.json"), "method": "finetune"}
+    found = selfsight.train.detect(**given, out=str(tmp_path / "head"), minutes=1e-4)
+    [told] = [note for note in found.notes if "before the first step of tuning" in note]
+    assert told.startswith("the frozen encoder is kept: ") and told.endswith("so give more minutes, or steps")
+    assert found.method == "centres" and load_head(tmp_path / "head").encoder.digest == load_head(
+        place / "head").encoder.digest  # fmt: skip
+
+
 def test_objects_of_pictures_without_boxes_are_guessed_and_kept_where_that_helps(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip

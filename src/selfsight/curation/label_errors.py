@@ -27,6 +27,8 @@ LEARNT = 10_000  # items that a classifier learns from at most, and among which 
 NEAREST = 3  # items of a class, whose mean distance is that of the class
 PARTS = (1.0, 0.5, 0.4, 0.3, 0.2)  # of the items of a class, its most typical ones, that wrong labels are counted by
 FEWEST = 4  # items of a class that tell how doubtful another label of theirs would be
+EVEN = 0.7  # items of a class with the label of another for each with its own, the mean of both ways
+ERRORS = 3.0  # standard errors that classes are told better than by chance
 BLOCK = 2**24  # distances in memory at a time
 
 
@@ -96,6 +98,9 @@ def _wrong(doubt: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float, in
     part, but a smaller part counts fewer. So the part is taken whose interval ends lowest (Blanchard et al.,
     "Semi-Supervised Novelty Detection", JMLR 2010, of the share of a mixture). The interval is that of the counts, for
     the parts that give the least and, but for the whole, the most.
+
+    Two classes that have the labels of each other about as often as their own are not told apart by the features, which
+    is no fault of labels; nor is anything, where features tell no class.
     """
     classes = doubt.shape[1]
     first, second = np.argsort(doubt, axis=1)[:, :2].T
@@ -116,14 +121,25 @@ def _wrong(doubt: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, float, in
             worth[:, other, kind] = [1.0 / (len(known) - start) for start in starts]
     sizes = np.array([len(mine) for mine in members], float)
     moved = hits * worth
+    even = np.sqrt(np.median(moved * moved.transpose(0, 2, 1), axis=0)) > EVEN
+    moved[:, even | (not tell_apart(first, labels))] = 0.0
     right = [np.linalg.lstsq(np.eye(classes) + each.T, sizes)[0].clip(0, sizes)[:, None] for each in moved]
-    worth *= right
-    found = (hits * worth).sum((1, 2))
-    reach = 2.0 * np.sqrt((hits * worth**2).sum((1, 2)) + worth.max((1, 2)) ** 2)  # one more may have been hit
+    worth, moved = worth * right, moved * right
+    found = moved.sum((1, 2))
+    reach = 2.0 * np.sqrt((moved * worth).sum((1, 2)) + worth.max((1, 2)) ** 2)  # one more may have been hit
     chosen = (found + reach).argmin()
     least, most = max(0.0, (found - reach).min()), (found + reach)[1:].max()
     many, error = min(found[chosen], len(labels)), reach[chosen] / 2.0 / max(found[chosen], 1.0)
-    return (hits * worth)[chosen], error, round(many), int(least), min(int(np.ceil(most)), len(labels))
+    return moved[chosen], error, round(many), int(least), min(int(np.ceil(most)), len(labels))
+
+
+def tell_apart(told: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether classes [N] told of items agree with their labels [N] more often than by chance, which Cohen's kappa is
+    above 0 by."""
+    many = int(max(told.max(), labels.max())) + 1
+    chance = float((np.bincount(told, minlength=many) * np.bincount(labels, minlength=many)).sum()) / len(labels) ** 2
+    error = np.sqrt(chance * (1.0 - chance) / len(labels))
+    return bool((told == labels).mean() - chance > ERRORS * error)
 
 
 def _alarms(doubt: np.ndarray, labels: np.ndarray, values: np.ndarray, moved: np.ndarray) -> np.ndarray:
@@ -139,7 +155,7 @@ def _alarms(doubt: np.ndarray, labels: np.ndarray, values: np.ndarray, moved: np
         known = np.sort(-like[own][:, said])
         wrong += moved[own, said] * np.searchsorted(known, -values, side="right") / len(known)
     sound = np.maximum.accumulate(np.arange(1, len(values) + 1) - wrong)
-    return np.asarray(sound.clip(0) / max(1.0, len(values) - moved.sum()))
+    return np.asarray((sound / max(1.0, len(values) - moved.sum())).clip(0, 1))
 
 
 def _others(values: np.ndarray) -> np.ndarray:

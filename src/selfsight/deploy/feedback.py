@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from http import HTTPStatus
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -146,9 +147,9 @@ def _are_boxes(boxes: Any, image: Known) -> bool:
     try:
         known = [Box(**box) for box in boxes]
         named = all(isinstance(box.label, str) and box.label.strip() and len(box.label) <= MOST_TEXT for box in known)
-        plain = all(type(value) in (int, float) for box in boxes for name, value in box.items() if name in EDGES)
+        plain = all(type(box[edge]) in (int, float) and isfinite(box[edge]) for box in boxes for edge in EDGES)
         return len(known) <= MOST_REGIONS and named and plain and not within("", known, image.width, image.height)[1]
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, OverflowError):
         return False
 
 

@@ -112,7 +112,7 @@ def fit_centres(net: Centres, pieces: Sequence[Piece], steps: int, seed: int, ti
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps, pct_start=0.15)
     net.train().to(memory_format=torch.channels_last)  # depthwise convolutions learn faster so
     batch = BATCH[len(pieces) > MANY]
-    for _ in track(range(steps), title, steps):
+    for _ in track(range(steps), f"{title}, step", steps):
         group = groups[int(rng.choice(len(groups), p=share))]
         some = rng.choice(group, min(batch, len(group)), replace=False).tolist()
         levels = [torch.stack([pieces[i].levels[j] for i in some]) for j in range(len(net.channels))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 from selfsight.data.boxed import within
@@ -52,9 +53,8 @@ class Drawn(Marked):
             if now is None or now.new != last.new:
                 who = f", by {now.by}" if now is not None else ""
                 raise SelfsightError(f"The boxes of this item were changed since{who}: nothing was taken back.")
-            self._journal.undo(last, self.by)
+            self._written(partial(self._journal.undo, last, self.by))
             self._given.pop()
-            self._count(last.id, last.old)
             return last.id
 
     @staticmethod

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, cast
 
 from selfsight.data.collection import Collection
@@ -33,12 +34,7 @@ class Marked(ABC):
                    if name in rows.column_names]  # fmt: skip
         self._rows = {row["id"]: row for row in rows.select(columns).to_pylist()}
         self._given: list[Decision] = []
-        decisions, self.damaged = self._journal.read()
-        current: dict[str, Any] = {item: row.get(self.field) for item, row in self._rows.items()}
-        for decision in decisions:
-            if decision.field == self.field and decision.id in self._rows:
-                current[decision.id] = decision.new
-        self._current = {item: self._parsed(value) for item, value in current.items() if value not in (None, "")}
+        self._read_journal()
 
     @property
     def given(self) -> int:
@@ -63,7 +59,25 @@ class Marked(ABC):
         """(height, width) of an item."""
         return self._rows[item]["height"], self._rows[item]["width"]
 
+    def refresh(self) -> None:
+        """Take in what others drew meanwhile."""
+        with self.lock:
+            if self._journal.sizes() != self._sizes:
+                self._read_journal()
+
+    def _read_journal(self) -> None:
+        """Everything anew."""
+        self._sizes = self._journal.sizes()
+        decisions, self.damaged = self._journal.read()
+        current: dict[str, Any] = {item: row.get(self.field) for item, row in self._rows.items()}
+        for decision in decisions:
+            if decision.field == self.field and decision.id in self._rows:
+                current[decision.id] = decision.new
+        self._current = {item: self._parsed(value) for item, value in current.items() if value not in (None, "")}
+
     def _known(self, item: str) -> None:
+        """Take in what others drew, and raise `SelfsightError` for an item that is not there."""
+        self.refresh()
         if item not in self._rows:
             raise SelfsightError(f"There is no item {item}. Load the page again.")
 
@@ -74,14 +88,21 @@ class Marked(ABC):
             return
         old = cast(Value, None if isinstance(before, str) else before)  # the path of a file is no decision
         content = self._rows[item]["content_hash"]
-        self._given.append(self._journal.decide(item, content, self.field, value, old=old, by=self.by))
-        self._count(item, value)
+        self._given.append(
+            self._written(partial(self._journal.decide, item, content, self.field, value, old=old, by=self.by))
+        )
 
-    def _count(self, item: str, value: Any) -> None:
-        if value is None:
-            self._current.pop(item, None)
+    def _written(self, write: Callable[[], Decision]) -> Decision:
+        """A decision that `write` puts into the journal, and that counts from now on."""
+        before, decision = self._sizes, write()
+        if decision.new is None:
+            self._current.pop(decision.id, None)
         else:
-            self._current[item] = value
+            self._current[decision.id] = decision.new
+        after = self._journal.sizes()
+        if sum(size != before.get(file) for file, size in after.items()) == 1:  # else others wrote too: to be read
+            self._sizes = after
+        return decision
 
     @staticmethod
     @abstractmethod

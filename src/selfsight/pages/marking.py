@@ -26,6 +26,7 @@ def marking(
     def state() -> Response:
         about = {"location": location, "by": marked.by, "order": list(order), "guesses": guesses}
         with marked.lock:
+            marked.refresh()
             drawn = {"marked": marked.marked, "classes": marked.counts, "damaged": marked.damaged}
         return JSONResponse(about | drawn)
 
