@@ -32,12 +32,11 @@ def results(soft_wrap: bool = False):  # type: ignore[no-untyped-def]
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows on stdout under their heads, figures to the right. The last column holds paths: they are never cut or
-    broken, so that they can be copied, and have lines of their own where they do not fit beside the rest on a terminal.
-    """
+    broken, so that they can be copied, and have lines of their own where they do not fit beside the rest."""
     console, lines = results(soft_wrap=True), [list(heads), *map(list, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     figures = [all(set(line[i]) <= set("0123456789.,-") for line in lines[1:]) for i in range(len(heads))]
-    beside = not console.is_terminal or sum(widths) + 2 * len(widths) - 2 <= console.width
+    beside = sum(widths) + 2 * len(widths) - 2 <= console.width
     for line in lines:
         cells = zip(line[:-1], widths, figures, strict=False)
         text = "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in cells)
