@@ -121,14 +121,18 @@ def checked(head: Voice, told: Mapping[str, object], image: Known) -> tuple[str,
             HTTPStatus.UNPROCESSABLE_ENTITY, f"This head is for {head.about.task}, and learns from {NAMES[field]}.",
             f'Send {{"{field}": …}}.',
         )  # fmt: skip
+    size = f"{image.width} x {image.height} pixels"
     if field == "label":
         _check_label(told[field], getattr(head.about, "kind", "class"))
-    elif not (_fits if field == "mask" else _are_boxes)(told[field], image):
-        size = f"{image.width} x {image.height} pixels"
-        what = f"A mask is {{class: run lengths of COCO}} of {size}." if field == "mask" else (
-            f"Boxes are a list of {{label, x0, y0, x1, y1}}, in pixels of an image of {size}, each with an area in it."
+    elif field == "mask" and not _fits(told[field], image):
+        raise Refused(
+            HTTPStatus.UNPROCESSABLE_ENTITY, f"A mask is {{class: run lengths of COCO}} of {size}."
         )  # fmt: skip
-        raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, what)
+    elif field == "boxes" and not _are_boxes(told[field], image):
+        raise Refused(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            f"Boxes are a list of {{label, x0, y0, x1, y1}}, in pixels of an image of {size}, each with an area in it.",
+        )
     return field, cast(Value, told[field])
 
 
